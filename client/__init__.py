@@ -1,0 +1,1 @@
+"""The hospital: everything that touches a patient's data lives here and only here."""

@@ -1,0 +1,56 @@
+"""The ``fedward`` command: it mounts the groups of those rooms that are installed."""
+
+import os
+import sys
+from importlib.metadata import entry_points
+
+import typer
+
+from shared.console import complain
+from shared.errors import FedwardError, OutputError
+
+# Nothing that a hospital starts may speak to anyone but the coordinator it chose.
+for _name, _value in (("FLWR_TELEMETRY_ENABLED", "0"), ("FLWR_DISABLE_UPDATE_CHECK", "1")):
+    os.environ.setdefault(_name, _value)
+
+INTERRUPTED = 130
+
+
+def build() -> typer.Typer:
+    """The command with every installed group (entry points ``fedward.commands``)."""
+    app = typer.Typer(
+        name="fedward",
+        help="Federated learning on medical images: nothing but updates and audit logs leaves a hospital.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        epilog="Exit codes: 0 done, 2 wrong use, 3 some files quarantined or refused, 4 no usable input, 5 output cannot "
+        "be written, 6 forbidden by policy, 7 privacy budget, 8 the other end failed, 9 the record failed, 130 interrupted.",
+    )
+    for point in sorted(entry_points(group="fedward.commands"), key=lambda entry: entry.name):
+        try:
+            group = point.load()
+        except ModuleNotFoundError as error:
+            if error.name and error.name.split(".")[0] == point.module.split(".")[0]:
+                continue  # this image was built without that room
+            raise
+        if isinstance(group, typer.Typer):
+            app.add_typer(group, name=point.name)
+        else:
+            app.command(name=point.name)(group)
+    return app
+
+
+def main() -> None:
+    """Run the command; an error becomes one line on standard error and a documented exit code."""
+    try:
+        build()()
+    except FedwardError as error:
+        complain(error.message, error.hint)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        complain("interrupted; what was finished is kept, run the same command again to go on")
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        complain(f"{error.filename or 'a file'}: {error.strerror or error}", "check the path, its permissions and the disk")
+        sys.exit(OutputError.exit_code)

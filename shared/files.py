@@ -1,0 +1,87 @@
+"""Files that are either whole or absent, and that say plainly when the disk will not take them."""
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import rfc8785
+
+from shared.errors import OutputError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` met while writing ``path`` into an :class:`OutputError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            hint = "free some space or choose another folder, then run the same command again"
+        elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            hint = "choose a folder that you may write to"
+        else:
+            hint = "check the folder and run the same command again"
+        raise OutputError(f"cannot write {path}: {error.strerror or error}", hint=hint) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside ``folder`` durable (POSIX: the directory entry needs its own fsync)."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, *, mode: int = 0o644, durable: bool = False) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside ``path`` that takes its place only when the block ends without an error.
+
+    Args:
+        path: The file to write; its folder is made where missing.
+        mode: Permission bits of the finished file.
+        durable: Also fsync the file and its folder, so that it survives a power cut.
+
+    Raises:
+        OutputError: The disk is full, or the folder may not be written.
+    """
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                yield stream
+                stream.flush()
+                if durable:
+                    os.fsync(stream.fileno())
+            temporary.chmod(mode)
+            temporary.replace(path)
+            if durable:
+                sync_folder(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = False) -> None:
+    """Write ``data`` to ``path``, whole or not at all (see :func:`atomic_file`)."""
+    with atomic_file(path, mode=mode, durable=durable) as stream:
+        stream.write(data)
+
+
+def write_json(path: Path, value: object, *, mode: int = 0o644) -> None:
+    """Write ``value`` as indented UTF-8 JSON for people, whole or not at all."""
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode(), mode=mode)
+
+
+def canonical_json(value: object) -> bytes:
+    """``value`` in the one byte form of RFC 8785 (JSON Canonicalization Scheme), fit for hashing and signing."""
+    return rfc8785.dumps(value)  # type: ignore[arg-type]  # the library's own recursive type is private
