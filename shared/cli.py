@@ -52,5 +52,8 @@ def main() -> None:
         complain("interrupted; what was finished is kept, run the same command again to go on")
         sys.exit(INTERRUPTED)
     except OSError as error:
-        complain(f"{error.filename or 'a file'}: {error.strerror or error}", "check the path, its permissions and the disk")
+        complain(
+            f"{error.filename or 'a file'}: {error.strerror or error}",
+            "check the path, its permissions and the disk",
+        )
         sys.exit(OutputError.exit_code)

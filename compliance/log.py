@@ -1,0 +1,291 @@
+"""The audit log: append, make durable, then act.
+
+One file of lines, each a JSON object in the canonical form of RFC 8785. Every entry carries the SHA-256 of the
+line before it (``prev``), so an entry that is changed, dropped, swapped or inserted breaks the chain at that place.
+An entry is on disk (``fsync``) before :meth:`AuditLog.append` returns; where that fails, :class:`RecordError` is raised
+and the caller must not act (45 CFR 164.312(b), audit controls; 164.312(c)(1), integrity).
+
+What the chain shows: nothing *inside* the file was altered without recomputing everything after it. What it does not
+show: that the tail was not cut off, or the whole file rewritten by someone who can write it.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Self
+
+from shared.errors import RecordError
+from shared.files import canonical_json, sync_folder
+
+VERSION = 1
+GENESIS = "0" * 64
+
+Scalar = str | int | float | bool | None
+
+
+class Action(StrEnum):
+    """Everything that is ever recorded; a new kind of act gets a new name here."""
+
+    LOG_OPEN = "log.open"
+    LOG_REPAIR = "log.repair"
+    INGEST = "ingest"
+    DEIDENTIFY = "deidentify"
+    COHORT_BUILD = "cohort.build"
+    TRAIN = "train"
+    PRIVACY_CHARGE = "privacy.charge"
+    EVALUATE = "evaluate"
+    MESSAGE_IN = "message.in"
+    MESSAGE_OUT = "message.out"
+    MODEL_WRITE = "model.write"
+    RUN_START = "run.start"
+    RUN_END = "run.end"
+    ROUND = "round"
+    REFUSAL = "refusal"
+
+
+class Outcome(StrEnum):
+    """``started`` is written before the act, ``ok``, ``failed`` or ``refused`` after it."""
+
+    STARTED = "started"
+    OK = "ok"
+    FAILED = "failed"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One act to be recorded.
+
+    Attributes:
+        action: What is done.
+        outcome: Whether it is about to be done, was done, failed or was refused.
+        run: The federation run that it belongs to, or empty.
+        round: The round of that run, or None.
+        subject: What it is done to: a kind (``patient``, ``batch``, ``model``) and a digest from :meth:`AuditLog.digest`.
+            Never a name, a pseudonym or a path.
+        detail: Facts about the act: counts, digests, reasons; flat, no identifiers.
+    """
+
+    action: Action
+    outcome: Outcome
+    run: str = ""
+    round: int | None = None
+    subject: tuple[str, str] | None = None
+    detail: Mapping[str, Scalar] | None = None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a walk over a log found: how many entries, and the hash of the last one (the head)."""
+
+    entries: int
+    head: str
+
+
+class AuditLog:
+    """The single writer of one audit log file.
+
+    Args:
+        path: The log file; made with mode 0600 where missing.
+        site: Who writes it, as it stands in every entry.
+        actor: The account or program that acts.
+        purpose: Why data is processed here (GDPR Art. 5(1)(b)).
+        subject_key: Key of the HMAC that turns a patient into a digest; destroying it unlinks the log from people.
+
+    Raises:
+        RecordError: Another process writes the log, the disk refuses, or the chain does not verify.
+    """
+
+    def __init__(
+        self, path: Path, *, site: str, actor: str = "fedward", purpose: str = "", subject_key: bytes
+    ) -> None:
+        self._path, self._site, self._actor, self._purpose, self._key = (
+            path,
+            site,
+            actor,
+            purpose,
+            subject_key,
+        )
+        with _record_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._file: IO[bytes] = os.fdopen(descriptor, "a+b", buffering=0)
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._file.close()
+                raise RecordError(
+                    f"{path} is being written by another process",
+                    hint="wait for it, or stop it, and try again",
+                ) from None
+        try:
+            self._begin()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _begin(self) -> None:
+        with _record_errors(self._path):
+            torn = _cut_torn_line(self._file)
+            found = verify(self._path)
+            self._next, self._head = found.entries, found.head
+            sync_folder(self._path.parent)
+        if torn:
+            self.append(Entry(Action.LOG_REPAIR, Outcome.OK, detail={"bytes_cut": torn}))
+
+    def append(self, entry: Entry) -> str:
+        """Record ``entry`` and return its hash once it is on disk."""
+        return self.append_many([entry])
+
+    def append_many(self, entries: Sequence[Entry]) -> str:
+        """Record ``entries`` with one fsync and return the hash of the last."""
+        lines, head, number = [], self._head, self._next
+        for entry in entries:
+            line = canonical_json(self._row(entry, number, head)) + b"\n"
+            head, number = hashlib.sha256(line).hexdigest(), number + 1
+            lines.append(line)
+        data = b"".join(lines)
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            written = self._file.write(data)
+            if written != len(data):
+                raise OSError(28, "short write")
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file.fileno(), size)
+            raise RecordError(
+                f"cannot write the audit log {self._path}: {error.strerror}",
+                hint="free some space; nothing was done that is not recorded",
+            ) from error
+        self._head, self._next = head, number
+        return head
+
+    def _row(self, entry: Entry, number: int, head: str) -> dict[str, object]:
+        subject = {"kind": entry.subject[0], "digest": entry.subject[1]} if entry.subject else None
+        return {
+            "v": VERSION,
+            "seq": number,
+            "time": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "site": self._site,
+            "actor": {"type": "software", "id": self._actor},
+            "action": entry.action.value,
+            "outcome": entry.outcome.value,
+            "purpose": self._purpose,
+            "run": entry.run,
+            "round": entry.round,
+            "subject": subject,
+            "detail": dict(entry.detail or {}),
+            "prev": head,
+        }
+
+    def digest(self, value: str) -> str:
+        """The keyed digest under which ``value`` (a pseudonym, a path) may stand in an entry."""
+        return hmac.new(self._key, value.encode(), hashlib.sha256).hexdigest()
+
+    @contextlib.contextmanager
+    def act(self, entry: Entry) -> Iterator[dict[str, Scalar]]:
+        """Record that ``entry`` starts, run the block, and record how it ended.
+
+        The block may add facts to the dictionary that it is given; they stand in the closing entry. An error in the
+        block is recorded as ``failed`` with its type (never its text, which may hold identifiers) and goes on upwards.
+        """
+        self.append(entry)
+        detail: dict[str, Scalar] = dict(entry.detail or {})
+        try:
+            yield detail
+        except BaseException as error:
+            with contextlib.suppress(RecordError):
+                self.append(_ended(entry, Outcome.FAILED, detail | {"error": type(error).__name__}))
+            raise
+        self.append(_ended(entry, Outcome.OK, detail))
+
+    @property
+    def head(self) -> str:
+        """The SHA-256 of the last line, 64 hexadecimal digits."""
+        return self._head
+
+    def __len__(self) -> int:
+        return self._next
+
+    def close(self) -> None:
+        """Release the file and its lock."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def verify(path: Path) -> Verified:
+    """Walk a log from its first line to its last and check form, order and chain.
+
+    Raises:
+        RecordError: The first line that is not canonical, out of order or not chained to the one before it.
+    """
+    import json  # noqa: PLC0415  # only the verifier parses; the writer never reads its own entries back
+
+    head, count = GENESIS, 0
+    try:
+        with path.open("rb") as stream:
+            for line in stream:
+                try:
+                    row = json.loads(line)
+                    sound = line.endswith(b"\n") and canonical_json(row) + b"\n" == line
+                except (ValueError, RecursionError):
+                    sound = False
+                if (
+                    not sound
+                    or not isinstance(row, dict)
+                    or row.get("prev") != head
+                    or row.get("seq") != count
+                ):
+                    raise RecordError(
+                        f"{path} does not verify at line {count + 1}",
+                        hint="keep the file as evidence and restore the log from a copy that verifies",
+                    )
+                head, count = hashlib.sha256(line).hexdigest(), count + 1
+    except OSError as error:
+        raise RecordError(
+            f"cannot read the audit log {path}: {error.strerror}", hint="check the path"
+        ) from error
+    return Verified(count, head)
+
+
+def _ended(entry: Entry, outcome: Outcome, detail: dict[str, Scalar]) -> Entry:
+    return Entry(entry.action, outcome, entry.run, entry.round, entry.subject, detail)
+
+
+def _cut_torn_line(stream: IO[bytes]) -> int:
+    """Cut a last line without a line end: its write never finished, so nothing was done under it."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    whole = 0
+    while chunk := stream.readline():
+        if chunk.endswith(b"\n"):
+            whole += len(chunk)
+    if whole < size:
+        os.ftruncate(stream.fileno(), whole)
+        os.fsync(stream.fileno())
+    stream.seek(0, os.SEEK_END)
+    return size - whole
+
+
+@contextlib.contextmanager
+def _record_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(
+            f"cannot open the audit log {path}: {error.strerror}",
+            hint="check the folder, its permissions and the disk",
+        ) from error

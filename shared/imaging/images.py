@@ -1,0 +1,56 @@
+"""What a task is given: one patient's images as arrays, without any header."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class StudyImages:
+    """The slices of one study, in order.
+
+    Attributes:
+        modality: ``MR`` or ``CT`` (DICOM Modality, C.7.3.1.1.1).
+        noisy: The fast or low-dose series, float32 ``[n, height, width]`` in [0, 1].
+        reference: The high-quality series of the same slices, same shape and scale.
+        label: Class of each pixel, uint8 ``[n, height, width]``, 0 is background; None where nobody segmented it.
+        spacing: Distance of pixel centres between rows and between columns, mm.
+    """
+
+    modality: str
+    noisy: NDArray[np.float32]
+    reference: NDArray[np.float32]
+    label: NDArray[np.uint8] | None
+    spacing: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        """Refuse arrays that do not belong together."""
+        shapes = {self.noisy.shape, self.reference.shape} | (
+            {self.label.shape} if self.label is not None else set()
+        )
+        if len(shapes) != 1 or self.noisy.ndim != 3:
+            raise ValueError(
+                f"the series of one study must be [n, height, width] alike, not {sorted(shapes)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.noisy)
+
+
+@dataclass(frozen=True)
+class PatientImages:
+    """All studies of one patient; the unit of the split, of sampling and of the privacy guarantee.
+
+    Attributes:
+        key: The patient's pseudonym at this site.
+        studies: At least one study.
+    """
+
+    key: str
+    studies: tuple[StudyImages, ...]
+
+    @property
+    def slices(self) -> int:
+        """The number of slices in all studies."""
+        return sum(len(study) for study in self.studies)
