@@ -1,0 +1,339 @@
+"""The record of one simulated run: the single source of ``summary.json`` and of the page ``report.html``.
+
+Whoever runs a simulation fills a :class:`RunRecord`; nothing on the page is computed from anywhere else, so a figure
+cannot differ between the two. Counts are plain integers, times seconds, sizes bytes, and a metric is named by the key
+that the tasks use: ``mse``, ``psnr`` (dB), ``ssim``, ``miou``, ``dice``, ``accuracy`` (the last five between 0 and 1
+except PSNR).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+Metrics = Mapping[str, float]
+"""Values by metric key, for example ``{"mse": 0.0004, "psnr": 34.0, "ssim": 0.93}``."""
+
+Role = Literal["input", "classical", "ours", "truth"]
+
+# The ways of training, in the order of every table. A run fills those that it ran.
+ARM_ORDER = ("initial", "local", "pooled", "federated", "federated_dp")
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """One virtual hospital, described without naming anybody.
+
+    Attributes:
+        id: The site's id in the federation, such as ``"H1"``.
+        modality: ``"MR"`` or ``"CT"``.
+        contrast: What a radiologist would call the series, such as ``"T1 spin echo"``.
+        field: Field strength or reconstruction kernel, such as ``"1.5 T"``.
+        noise: Degradation of the input series, such as ``"7 % Rician"``.
+        train_patients, held_out_patients: Patients on each side of the split, which is by patient.
+        studies, slices: Studies and slices in the cohort, both sides together.
+        member: False for a site that never trained: models are only tried on it.
+    """
+
+    id: str
+    modality: str
+    contrast: str
+    field: str
+    noise: str
+    train_patients: int
+    held_out_patients: int
+    studies: int
+    slices: int
+    member: bool = True
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Quality on held-out patients after ``round`` rounds (0: before the first), mean over the member sites."""
+
+    round: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class ArmRecord:
+    """What one way of training reached on held-out patients.
+
+    Attributes:
+        all_sites: Mean over all member sites. For local training every site's model is tried on every member site.
+        own_site: Mean of each model on the site that trained it. None where one model serves all sites: then it is
+            ``all_sites`` by definition.
+        unseen: Mean over the sites that never trained; None where there is no such site.
+        gradients: Patch gradients computed in all, so that arms are compared at equal work; None if unknown.
+        steps: Optimiser steps in all; None if unknown.
+        seconds: Wall time of training; None if not measured.
+        curve: Quality over rounds; empty where it was not followed.
+    """
+
+    all_sites: Metrics
+    own_site: Metrics | None = None
+    unseen: Metrics | None = None
+    gradients: int | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    curve: tuple[CurvePoint, ...] = ()
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One image of a picture row.
+
+    Attributes:
+        role: Which column it stands in.
+        method: Name of the classical method or of the arm; empty for input and truth.
+        png: The image as PNG bytes (see :mod:`simulation.pictures`).
+        metrics: Scores of exactly this image against the truth; empty for the truth itself.
+    """
+
+    role: Role
+    png: bytes
+    method: str = ""
+    metrics: Metrics = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One held-out slice of one site: input, best classical method, ours, truth, in that order."""
+
+    site: str
+    caption: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """Everything that a run shows about one task.
+
+    Attributes:
+        name, title: ``"denoise"`` and ``"Denoising"``.
+        main_metric: The metric that decides which method is best.
+        rounds: Federated rounds of this task.
+        classical: Metrics by method name, mean over member sites like ``ArmRecord.all_sites``. Names as in
+            ``Task.classical()``.
+        arms: By name, see :data:`ARM_ORDER`; ``"federated"`` must be there.
+        per_site: Metrics by site, then by arm or classical method name; the local arm is the site's own model.
+        local_matrix: Metrics of local models: ``local_matrix[trained on][tried on]``. Empty where not run.
+        pictures: At least one per site where there is one to show.
+        parameters: Trainable parameters of the network.
+        classes: Names of the label classes, background first; empty unless the task labels pixels.
+        setup: One line on how the arms were trained: optimisers, steps per round, batch, starting point.
+    """
+
+    name: str
+    title: str
+    main_metric: str
+    rounds: int
+    classical: Mapping[str, Metrics]
+    arms: Mapping[str, ArmRecord]
+    per_site: Mapping[str, Mapping[str, Metrics]]
+    local_matrix: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
+    pictures: tuple[Picture, ...] = ()
+    parameters: int | None = None
+    classes: tuple[str, ...] = ()
+    setup: str = ""
+
+
+@dataclass(frozen=True)
+class PrivacyRecord:
+    """What training cost the patients of one site, composed over the named tasks.
+
+    Attributes:
+        site: The site's id.
+        tasks: Names of the tasks that were trained under differential privacy and are composed here.
+        epsilon, delta: The guarantee, for the unit and the neighbouring relation below.
+        steps: Noisy steps charged, empty ones included.
+        sample_rate: Poisson inclusion probability of a patient per step (q).
+        noise_multiplier: Standard deviation of the noise over the clipping norm (sigma).
+        clip: Clipping norm of one patient's gradient; its kind in ``clipping``.
+        patients: Patients in training at this site.
+    """
+
+    site: str
+    tasks: tuple[str, ...]
+    epsilon: float
+    delta: float
+    steps: int
+    sample_rate: float
+    noise_multiplier: float
+    clip: float
+    patients: int
+    accountant: str = "PRV"
+    unit: str = "patient"
+    neighbouring: str = "add or remove one patient"
+    clipping: str = "automatic"
+
+
+@dataclass(frozen=True)
+class DeidRecord:
+    """De-identification of all sites together.
+
+    Attributes:
+        files, released, quarantined, refused: Counts of files; the last three add up to the first.
+        profile, profile_sha256: The rule table that was applied, and its hash.
+        reasons: How many files were held back, by reason.
+        rules: How often each action was applied to an element, by action or rule name.
+    """
+
+    files: int
+    released: int
+    quarantined: int
+    refused: int
+    profile: str
+    profile_sha256: str
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    rules: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """One audit log: whose, how long, whether its chain verified, and the hash of its last entry (hex)."""
+
+    owner: str
+    entries: int
+    verified: bool
+    head: str
+
+
+@dataclass(frozen=True)
+class WireRecord:
+    """Bytes of message content between coordinator and sites, headers of the transport not counted.
+
+    Attributes:
+        down, up: To the sites, and from them.
+        messages: Messages in both directions.
+        per_round: Content of one site's answer in one training round, by task name.
+    """
+
+    down: int
+    up: int
+    messages: int
+    per_round: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it ran: processor cores that were used, and what the platform calls itself."""
+
+    cores: int
+    platform: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run of ``fedward simulate``.
+
+    Attributes:
+        title: The run's name, for people.
+        started: When it began, in UTC.
+        seconds: Wall time of the whole run.
+        seed: The seed of sites, networks and sampling. Noise for privacy is not seeded unless ``limits`` says so.
+        rounds: Federated rounds of one task (the largest where tasks differ).
+        versions: Version by package name.
+        privacy: One entry per site that trained under differential privacy; empty where that arm was not run.
+        limits: What the page cannot show, one sentence each.
+        charter_sha256: Hash of the charter that every site pinned.
+        command: The command that makes this run again; empty if unknown.
+    """
+
+    title: str
+    started: datetime
+    seconds: float
+    seed: int
+    rounds: int
+    machine: Machine
+    versions: Mapping[str, str]
+    sites: tuple[SiteRecord, ...]
+    tasks: tuple[TaskRecord, ...]
+    privacy: tuple[PrivacyRecord, ...]
+    deid: DeidRecord
+    logs: tuple[LogRecord, ...]
+    wire: WireRecord
+    limits: tuple[str, ...]
+    charter_sha256: str = ""
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        if self.started.utcoffset() is None:
+            raise ValueError("the start of a run needs its time zone: a naive datetime says nothing in a record")
+
+    @property
+    def members(self) -> tuple[SiteRecord, ...]:
+        """The sites that trained."""
+        return tuple(site for site in self.sites if site.member)
+
+    @property
+    def unseen(self) -> tuple[SiteRecord, ...]:
+        """The sites that no model was trained on."""
+        return tuple(site for site in self.sites if not site.member)
+
+    @property
+    def entries(self) -> int:
+        """Audit entries of all logs together."""
+        return sum(log.entries for log in self.logs)
+
+    @property
+    def verified(self) -> bool:
+        """Whether there is a record and every log of it verified."""
+        return bool(self.logs) and all(log.verified for log in self.logs)
+
+
+def to_summary(record: RunRecord) -> dict[str, Any]:
+    """The run as the stable content of ``summary.json``: keys are only ever added.
+
+    A value that is not finite becomes ``null``, since JSON has no infinity. ``sites`` counts the members.
+    ``local`` and ``pooled`` hold the mean over all member sites, and under ``own_site`` and ``unseen`` the other two
+    numbers where they exist; ``federated`` and ``federated_dp`` hold the mean alone. An arm that was not run is absent.
+    """
+    return {
+        "seconds": _finite(record.seconds),
+        "sites": len(record.members),
+        "rounds": record.rounds,
+        "tasks": {task.name: _task(task) for task in record.tasks},
+        "privacy": {
+            site.site: {
+                "unit": site.unit,
+                "epsilon": _finite(site.epsilon),
+                "delta": site.delta,
+                "accountant": site.accountant,
+                "steps": site.steps,
+            }
+            for site in record.privacy
+        },
+        "deid": {
+            "files": record.deid.files,
+            "released": record.deid.released,
+            "quarantined": record.deid.quarantined,
+            "refused": record.deid.refused,
+        },
+        "audit": {"entries": record.entries, "verified": record.verified},
+    }
+
+
+def _task(task: TaskRecord) -> dict[str, Any]:
+    summary: dict[str, Any] = {"classical": {name: _metrics(values) for name, values in task.classical.items()}}
+    for name, arm in task.arms.items():
+        values: dict[str, Any] = dict(_metrics(arm.all_sites))
+        if not name.startswith("federated"):
+            for key, part in (("own_site", arm.own_site), ("unseen", arm.unseen)):
+                if part is not None:
+                    values[key] = _metrics(part)
+        summary[name] = values
+    summary["per_site"] = {
+        site: {method: _metrics(values) for method, values in methods.items()}
+        for site, methods in task.per_site.items()
+    }
+    return summary
+
+
+def _metrics(values: Metrics) -> dict[str, float | None]:
+    return {name: _finite(value) for name, value in values.items()}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
