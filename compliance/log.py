@@ -10,9 +10,11 @@ show: that the tail was not cut off, or the whole file rewritten by someone who 
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import hmac
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,8 +70,8 @@ class Entry:
         outcome: Whether it is about to be done, was done, failed or was refused.
         run: The federation run that it belongs to, or empty.
         round: The round of that run, or None.
-        subject: What it is done to: a kind (``patient``, ``batch``, ``model``) and a digest from :meth:`AuditLog.digest`.
-            Never a name, a pseudonym or a path.
+        subject: What it is done to: a kind (``patient``, ``batch``, ``model``) and a digest made by
+            :meth:`AuditLog.digest`. Never a name, a pseudonym or a path.
         detail: Facts about the act: counts, digests, reasons; flat, no identifiers.
     """
 
@@ -103,9 +105,7 @@ class AuditLog:
         RecordError: Another process writes the log, the disk refuses, or the chain does not verify.
     """
 
-    def __init__(
-        self, path: Path, *, site: str, actor: str = "fedward", purpose: str = "", subject_key: bytes
-    ) -> None:
+    def __init__(self, path: Path, *, site: str, actor: str = "fedward", purpose: str = "", subject_key: bytes) -> None:
         self._path, self._site, self._actor, self._purpose, self._key = (
             path,
             site,
@@ -154,10 +154,7 @@ class AuditLog:
         data = b"".join(lines)
         size = os.fstat(self._file.fileno()).st_size
         try:
-            written = self._file.write(data)
-            if written != len(data):
-                raise OSError(28, "short write")
-            os.fsync(self._file.fileno())
+            _write_all(self._file, data)
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file.fileno(), size)
@@ -232,8 +229,6 @@ def verify(path: Path) -> Verified:
     Raises:
         RecordError: The first line that is not canonical, out of order or not chained to the one before it.
     """
-    import json  # noqa: PLC0415  # only the verifier parses; the writer never reads its own entries back
-
     head, count = GENESIS, 0
     try:
         with path.open("rb") as stream:
@@ -243,22 +238,22 @@ def verify(path: Path) -> Verified:
                     sound = line.endswith(b"\n") and canonical_json(row) + b"\n" == line
                 except (ValueError, RecursionError):
                     sound = False
-                if (
-                    not sound
-                    or not isinstance(row, dict)
-                    or row.get("prev") != head
-                    or row.get("seq") != count
-                ):
+                if not sound or not isinstance(row, dict) or row.get("prev") != head or row.get("seq") != count:
                     raise RecordError(
                         f"{path} does not verify at line {count + 1}",
                         hint="keep the file as evidence and restore the log from a copy that verifies",
                     )
                 head, count = hashlib.sha256(line).hexdigest(), count + 1
     except OSError as error:
-        raise RecordError(
-            f"cannot read the audit log {path}: {error.strerror}", hint="check the path"
-        ) from error
+        raise RecordError(f"cannot read the audit log {path}: {error.strerror}", hint="check the path") from error
     return Verified(count, head)
+
+
+def _write_all(stream: IO[bytes], data: bytes) -> None:
+    """Write and fsync, or raise: a raw write on a filling disk may take only a part without an error."""
+    if stream.write(data) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.fsync(stream.fileno())
 
 
 def _ended(entry: Entry, outcome: Outcome, detail: dict[str, Scalar]) -> Entry:

@@ -24,8 +24,9 @@ def build() -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         add_completion=False,
-        epilog="Exit codes: 0 done, 2 wrong use, 3 some files quarantined or refused, 4 no usable input, 5 output cannot "
-        "be written, 6 forbidden by policy, 7 privacy budget, 8 the other end failed, 9 the record failed, 130 interrupted.",
+        epilog="Exit codes: 0 done, 2 wrong use, 3 some files quarantined or refused, 4 no usable input, "
+        "5 output cannot be written, 6 forbidden by policy, 7 privacy budget, 8 the other end failed, "
+        "9 the record failed, 130 interrupted.",
     )
     for point in sorted(entry_points(group="fedward.commands"), key=lambda entry: entry.name):
         try:

@@ -26,13 +26,9 @@ class StudyImages:
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together."""
-        shapes = {self.noisy.shape, self.reference.shape} | (
-            {self.label.shape} if self.label is not None else set()
-        )
+        shapes = {self.noisy.shape, self.reference.shape} | ({self.label.shape} if self.label is not None else set())
         if len(shapes) != 1 or self.noisy.ndim != 3:
-            raise ValueError(
-                f"the series of one study must be [n, height, width] alike, not {sorted(shapes)}"
-            )
+            raise ValueError(f"the series of one study must be [n, height, width] alike, not {sorted(shapes)}")
 
     def __len__(self) -> int:
         return len(self.noisy)

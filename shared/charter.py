@@ -1,0 +1,240 @@
+"""The federation's charter: one TOML file that every member reads before it joins and pins by its hash.
+
+A hospital trains only what the charter that it pinned asks for, and takes the settings of training and privacy from its
+own copy, never from a message.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared.errors import CharterError
+from shared.files import canonical_json
+
+PrivacyMode = Literal["off", "patient"]
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """How one task is trained.
+
+    Attributes:
+        name: A registered task: ``denoise``, ``superres`` or ``segment``.
+        rounds: Rounds of the federation.
+        local_steps: Optimiser steps that each hospital takes in a round.
+        batch: Patches in a step (without differential privacy).
+        local_optimizer: Class name in ``torch.optim`` that a hospital uses within a round.
+        local_lr: Its learning rate at the first round; it falls along a half cosine over the rounds.
+        server_optimizer: Class name in ``torch.optim`` that the coordinator applies to the averaged update
+            (Reddi et al. 2021, "Adaptive Federated Optimization"); ``SGD`` with rate 1 is federated averaging.
+        server_lr: Its learning rate, on the same cosine.
+        proximal: Weight mu of the FedProx term mu/2 |w - w_round|^2 (Li et al. 2020); 0 switches it off.
+        evaluate_every: Hospitals evaluate on their held-out patients every so many rounds, and after the last.
+    """
+
+    name: str
+    rounds: int
+    local_steps: int
+    batch: int = 8
+    local_optimizer: str = "SGD"
+    local_lr: float = 0.1
+    server_optimizer: str = "SGD"
+    server_lr: float = 1.0
+    proximal: float = 0.0
+    evaluate_every: int = 5
+
+
+@dataclass(frozen=True)
+class PrivacyPlan:
+    """Patient-level differential privacy of every training step at every hospital.
+
+    Attributes:
+        mode: ``off``, or ``patient``: one patient more or less changes what leaves by no more than epsilon tells.
+        clip: Bound C on the L2 norm of one patient's gradient.
+        sample_rate: Chance q of each patient to be in a step (Poisson sampling).
+        slices_per_patient: Patches drawn from a sampled patient; costs no privacy.
+        noise_multiplier: Standard deviation of the noise on the sum, in units of C.
+        delta: The delta of the guarantee, or None for min(1e-5, 1/(10 N)) with N patients.
+    """
+
+    mode: PrivacyMode = "off"
+    clip: float = 1.0
+    sample_rate: float = 0.5
+    slices_per_patient: int = 4
+    noise_multiplier: float = 1.0
+    delta: float | None = None
+
+
+@dataclass(frozen=True)
+class Charter:
+    """What the members of a federation agreed on.
+
+    Attributes:
+        id: Name of the federation, in every message.
+        purpose: Why the data is processed (GDPR Art. 5(1)(b)); each hospital compares it with its own.
+        tasks: The tasks in the order in which they are trained.
+        privacy: Differential privacy of the training.
+        min_sites: A round with fewer answers than this ends the run with an error.
+        min_patients: A hospital with fewer training patients does not take part.
+        deadline: Seconds that a phase of a round waits for answers.
+        seed: Seed of the initial model and of training without differential privacy.
+    """
+
+    id: str
+    purpose: str
+    tasks: tuple[TaskPlan, ...]
+    privacy: PrivacyPlan = PrivacyPlan()
+    min_sites: int = 2
+    min_patients: int = 2
+    deadline: float = 600.0
+    seed: int = 0
+
+    @classmethod
+    def load(cls, path: Path) -> "Charter":
+        """Read and check a charter file.
+
+        Raises:
+            CharterError: The file cannot be read, is not TOML, or has an unknown, missing or impossible entry.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CharterError(
+                f"cannot read the charter {path}: {error}", hint="give the path of a TOML file"
+            ) from error
+        return cls.parse(text, source=str(path))
+
+    @classmethod
+    def parse(cls, text: str, *, source: str = "charter") -> "Charter":
+        """The charter that ``text`` (TOML) describes; ``source`` names it in errors."""
+        try:
+            model = _CharterFile.model_validate(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise CharterError(f"{source} is not valid TOML: {error}", hint="mend the line that it names") from error
+        except ValidationError as error:
+            raise _explain(error, source) from error
+        names = [task.name for task in model.task]
+        if len(set(names)) != len(names):
+            raise CharterError(f"{source}: a task stands twice: {', '.join(names)}", hint="name each task once")
+        federation = model.federation
+        return cls(
+            id=federation.id,
+            purpose=federation.purpose,
+            tasks=tuple(TaskPlan(**task.model_dump()) for task in model.task),
+            privacy=PrivacyPlan(**model.privacy.model_dump()),
+            min_sites=federation.min_sites,
+            min_patients=federation.min_patients,
+            deadline=federation.deadline,
+            seed=federation.seed,
+        )
+
+    def to_toml(self) -> str:
+        """The charter as the TOML text that :meth:`parse` reads back to an equal charter."""
+        federation = {
+            name: getattr(self, name) for name in ("id", "purpose", "min_sites", "min_patients", "deadline", "seed")
+        }
+        parts = [_table("[federation]", federation), _table("[privacy]", dataclasses.asdict(self.privacy))]
+        parts += [_table("[[task]]", dataclasses.asdict(task)) for task in self.tasks]
+        return "\n".join(parts)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the charter's content in canonical form (RFC 8785): layout and comments do not matter."""
+        return hashlib.sha256(canonical_json(dataclasses.asdict(self))).hexdigest()
+
+    def task(self, name: str) -> TaskPlan:
+        """The plan of task ``name``.
+
+        Raises:
+            CharterError: The charter does not have that task.
+        """
+        for plan in self.tasks:
+            if plan.name == name:
+                return plan
+        known = ", ".join(plan.name for plan in self.tasks)
+        raise CharterError(f"the charter {self.id} has no task '{name}'", hint=f"its tasks are {known}")
+
+
+def _table(head: str, values: Mapping[str, object]) -> str:
+    rows = [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
+    return "\n".join([head, *rows, ""])
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, str):
+        # TOML basic strings share JSON's escapes; DEL is the one character that JSON leaves bare and TOML forbids.
+        return canonical_json(value).decode().replace("\x7f", "\\u007f")
+    return repr(value)
+
+
+# --- the file's form (pydantic at the edge; inside, only the dataclasses above) ---------------------------------------
+
+_Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+_Count = Annotated[int, Field(ge=1, le=100_000)]
+_Rate = Annotated[float, Field(gt=0, le=100)]
+_Optimizer = Literal["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "NAdam", "RAdam", "Adamax"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _TaskTable(_Strict):
+    name: _Name
+    rounds: _Count
+    local_steps: _Count
+    batch: Annotated[int, Field(ge=1, le=4096)] = TaskPlan.batch
+    local_optimizer: _Optimizer = "SGD"
+    local_lr: _Rate = TaskPlan.local_lr
+    server_optimizer: _Optimizer = "SGD"
+    server_lr: _Rate = TaskPlan.server_lr
+    proximal: Annotated[float, Field(ge=0, le=1000)] = TaskPlan.proximal
+    evaluate_every: _Count = TaskPlan.evaluate_every
+
+
+class _PrivacyTable(_Strict):
+    mode: PrivacyMode = PrivacyPlan.mode
+    clip: _Rate = PrivacyPlan.clip
+    sample_rate: Annotated[float, Field(gt=0, le=1)] = PrivacyPlan.sample_rate
+    slices_per_patient: Annotated[int, Field(ge=1, le=1024)] = PrivacyPlan.slices_per_patient
+    noise_multiplier: Annotated[float, Field(gt=0, le=10_000)] = PrivacyPlan.noise_multiplier
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = PrivacyPlan.delta
+
+
+class _FederationTable(_Strict):
+    id: _Name
+    purpose: Annotated[str, Field(min_length=3, max_length=200)]
+    min_sites: _Count = 2
+    min_patients: _Count = 2
+    deadline: Annotated[float, Field(gt=0, le=604_800)] = 600.0
+    seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
+
+
+class _CharterFile(_Strict):
+    federation: _FederationTable
+    privacy: _PrivacyTable = _PrivacyTable()
+    task: Annotated[list[_TaskTable], Field(min_length=1)]
+
+
+_TABLES: dict[str, type[_Strict]] = {"federation": _FederationTable, "privacy": _PrivacyTable, "task": _TaskTable}
+
+
+def _explain(error: ValidationError, source: str) -> CharterError:
+    """The first mistake that pydantic found, as one line for the person who wrote the file."""
+    found: Any = error.errors(include_url=False)[0]
+    place: Sequence[str | int] = found["loc"]
+    where = ".".join(str(part) for part in place)
+    if found["type"] != "extra_forbidden":
+        return CharterError(f"{source}: {where}: {found['msg'].lower()}", hint="mend that entry")
+    model = _CharterFile if len(place) == 1 else _TABLES[str(place[0])]
+    known = list(model.model_fields)
+    close = difflib.get_close_matches(str(place[-1]), known, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
+    return CharterError(f"{source}: unknown key '{where}'", hint=hint)

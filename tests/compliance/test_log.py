@@ -1,0 +1,179 @@
+"""The audit log: durable before the act, one writer, and no change that goes unseen inside it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from compliance.log import GENESIS, Action, AuditLog, Entry, Outcome, verify
+from shared.errors import RecordError
+
+KEY = bytes(range(32))
+
+
+def open_log(path: Path) -> AuditLog:
+    return AuditLog(path, site="H1", purpose="research", subject_key=KEY)
+
+
+def fill(path: Path, count: int) -> None:
+    with open_log(path) as log:
+        for number in range(count):
+            log.append(Entry(Action.INGEST, Outcome.OK, detail={"number": number}))
+
+
+def test_entries_are_chained_numbered_timed_and_name_who_and_why(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    fill(path, 3)
+    rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+    assert [row["seq"] for row in rows] == [0, 1, 2]
+    assert rows[0]["prev"] == GENESIS
+    assert all(row["time"].endswith("Z") and row["site"] == "H1" and row["purpose"] == "research" for row in rows)
+    assert verify(path).entries == 3
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_log_goes_on_where_it_ended(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    fill(path, 2)
+    fill(path, 2)
+    assert verify(path).entries == 4
+
+
+def test_an_act_is_recorded_before_and_after(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    with open_log(path) as log, log.act(Entry(Action.TRAIN, Outcome.STARTED)) as detail:
+        assert json.loads(path.read_bytes().splitlines()[-1])["outcome"] == "started"
+        detail["slices"] = 7
+    last = json.loads(path.read_bytes().splitlines()[-1])
+    assert (last["outcome"], last["detail"]) == ("ok", {"slices": 7})
+
+
+def test_a_failed_act_is_recorded_by_the_type_of_its_error_and_not_its_text(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    with (
+        open_log(path) as log,
+        pytest.raises(ValueError, match="Haldane"),
+        log.act(Entry(Action.TRAIN, Outcome.STARTED)),
+    ):
+        raise ValueError("Haldane^Ada")
+    assert json.loads(path.read_bytes().splitlines()[-1])["detail"] == {"error": "ValueError"}
+    assert b"Haldane" not in path.read_bytes()
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    with open_log(tmp_path / "log.jsonl"), pytest.raises(RecordError, match="another process"):
+        open_log(tmp_path / "log.jsonl")
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_no_byte_can_change_unseen(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "log.jsonl"
+    path.unlink(missing_ok=True)
+    fill(path, 3)
+    raw = bytearray(path.read_bytes())
+    last = raw.rstrip(b"\n").rfind(b"\n") + 1
+    place = data.draw(st.integers(0, last - 1))  # the last line has no successor: its head is what a checkpoint holds
+    raw[place] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(raw)
+    with pytest.raises(RecordError, match="does not verify"):
+        verify(path)
+
+
+@pytest.mark.parametrize("change", ["drop", "swap", "insert", "repeat"])
+def test_lines_cannot_be_dropped_swapped_inserted_or_repeated(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "log.jsonl"
+    fill(path, 4)
+    lines = path.read_bytes().splitlines(keepends=True)
+    changed = {
+        "drop": [lines[0], *lines[2:]],
+        "swap": [lines[0], lines[2], lines[1], lines[3]],
+        "insert": [*lines[:2], lines[1].replace(b'"number":1', b'"number":9'), *lines[2:]],
+        "repeat": [*lines, lines[3]],
+    }[change]
+    path.write_bytes(b"".join(changed))
+    with pytest.raises(RecordError):
+        open_log(path)
+
+
+def test_a_head_shows_what_the_chain_alone_cannot_a_changed_last_line(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    fill(path, 2)
+    head = verify(path).head
+    path.write_bytes(path.read_bytes().replace(b'"number":1', b'"number":2'))
+    assert verify(path).head != head
+
+
+def test_a_torn_last_line_is_cut_and_the_cut_is_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    fill(path, 2)
+    with path.open("ab") as stream:
+        stream.write(b'{"action":"train"')
+    with open_log(path):
+        pass
+    last = json.loads(path.read_bytes().splitlines()[-1])
+    assert last["action"] == "log.repair"
+    assert last["detail"] == {"bytes_cut": 17}
+    assert verify(path).entries == 3
+
+
+def test_on_a_full_disk_nothing_is_half_written_and_the_act_does_not_happen(tmp_path: Path) -> None:
+    """A file-size limit stands for the full disk: the write fails with an error of the same family."""
+    code = f"""
+import resource, signal, sys
+from pathlib import Path
+from compliance.log import *
+from shared.errors import RecordError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+log = AuditLog(Path({str(tmp_path / "log.jsonl")!r}), site="H1", subject_key=bytes(32))
+log.append(Entry(Action.INGEST, Outcome.OK))
+resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
+acted = False
+try:
+    for _ in range(5):
+        with log.act(Entry(Action.TRAIN, Outcome.STARTED)):
+            acted = True
+            break
+except RecordError as error:
+    sys.exit(0 if "cannot write the audit log" in str(error) else 5)
+sys.exit(7)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, cwd=Path.cwd())
+    assert done.returncode == 0, done.stderr.decode()
+    assert (tmp_path / "log.jsonl").read_bytes().endswith(b"\n")
+    assert verify(tmp_path / "log.jsonl").entries in {1, 2}
+
+
+def test_kill_minus_nine_leaves_a_log_that_verifies_and_holds_what_was_acknowledged(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    code = f"""
+from pathlib import Path
+from compliance.log import *
+log = AuditLog(Path({str(path)!r}), site="H1", subject_key=bytes(32))
+while True:
+    log.append(Entry(Action.INGEST, Outcome.OK))
+    print(len(log), flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path.cwd())
+    assert process.stdout is not None
+    acknowledged = 0
+    while acknowledged < 20:
+        acknowledged = int(process.stdout.readline())
+    os.kill(process.pid, 9)
+    process.wait()
+    with open_log(path) as log:
+        assert len(log) >= acknowledged
+
+
+def test_a_subject_stands_as_a_keyed_digest(tmp_path: Path) -> None:
+    with open_log(tmp_path / "a.jsonl") as log:
+        digest = log.digest("H1-12345")
+        log.append(Entry(Action.INGEST, Outcome.OK, subject=("patient", digest)))
+    assert b"H1-12345" not in (tmp_path / "a.jsonl").read_bytes()
+    with AuditLog(tmp_path / "b.jsonl", site="H1", subject_key=bytes(32)) as other:
+        assert other.digest("H1-12345") != digest

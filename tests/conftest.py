@@ -1,0 +1,30 @@
+"""What every test shares: programs from Debian packages are required where the run says so, threads are few."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+PROGRAMS = {"dicom3tools": "dciodvfy", "chromium": "chromium"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out a test whose Debian package is missing, unless FEDWARD_REQUIRE_SYSTEM=1: then it runs and fails."""
+    if os.environ.get("FEDWARD_REQUIRE_SYSTEM") == "1":
+        return
+    for item in items:
+        for mark in item.iter_markers("system"):
+            package = str(mark.args[0])
+            if shutil.which(PROGRAMS[package]) is None:
+                item.add_marker(pytest.mark.skip(reason=f"needs the Debian package {package}"))
+
+
+@pytest.fixture(autouse=True)
+def _quiet_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    home: Path = tmp_path_factory.getbasetemp() / "flwr"
+    monkeypatch.setenv("FLWR_HOME", str(home))
