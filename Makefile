@@ -1,0 +1,41 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both make the environment first where it is missing.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO ?= runs/demo
+
+.PHONY: demo test lint check benchmark clean help
+
+help: ## what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet torch==2.13.0 --constraint constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+env: $(READY) ## the environment alone
+.PHONY: env
+
+demo: $(READY) ## a whole federation on this machine, on generated DICOM; ends with runs/demo/report.html
+	$(BIN)/fedward simulate --out $(DEMO) --overwrite
+
+test: $(READY) ## the tests
+	$(BIN)/python -m pytest -q
+
+lint: $(READY) ## style, types, floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test ## all that CI runs
+
+benchmark: $(READY) ## the full comparison on ten sites (about an hour) and the round overhead
+	$(BIN)/fedward simulate --charter benchmark --out runs/benchmark --overwrite
+	$(BIN)/python benchmarks/local_grid.py
+
+clean: ## remove the environment and all runs
+	rm -rf $(VENV) runs

@@ -1,0 +1,343 @@
+"""The cohort: what was de-identified, indexed by patient, split by patient, and cached as tensors.
+
+A study takes part when it holds a pair of series of the same slices, one acquired with less effort (the input) and one
+with more (the reference). Effort is read from the acquisition itself, since descriptions do not survive
+de-identification: NumberOfAverages (0018,0083) for MR, Exposure (0018,1152) in mAs for CT. Labels come from DICOM SEG
+objects that refer to slices of the study (PS3.3 A.51).
+
+Training reads the cached tensors and never DICOM; a patient is in training or held out, with all studies, for ever.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pydicom
+import safetensors.numpy
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from safetensors import SafetensorError
+
+from compliance.log import Action, AuditLog, Entry, Outcome
+from shared.errors import DataError
+from shared.files import write_bytes, write_json
+from shared.imaging.images import PatientImages, StudyImages
+
+SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
+EFFORT = {"MR": "NumberOfAverages", "CT": "Exposure"}
+CT_WINDOW = (-160.0, 240.0)  # Hounsfield units: the usual abdominal window (level 40, width 400)
+MR_PERCENTILE = 99.5
+HEADER_TAGS = [
+    *("SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
+    *("Modality", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"),
+    *EFFORT.values(),
+]
+
+Progress = Callable[[int, int], None]
+
+
+class Split(StrEnum):
+    """Which patients: those trained on, or those kept for evaluation only."""
+
+    TRAIN = "train"
+    HELD_OUT = "held_out"
+
+
+@dataclass(frozen=True)
+class StudyEntry:
+    """One cached study: its file below ``images/``, what it holds, and the digest of what it was made from."""
+
+    file: str
+    modality: str
+    slices: int
+    height: int
+    width: int
+    spacing: tuple[float, float]
+    labelled: bool
+    source: str
+
+
+@dataclass(frozen=True)
+class PatientEntry:
+    """One patient of the index, by pseudonym."""
+
+    key: str
+    split: Split
+    studies: tuple[StudyEntry, ...]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """An index of patients and their cached tensors in ``folder``.
+
+    Attributes:
+        folder: Where ``index.json`` and ``images/`` lie.
+        entries: The patients, ordered by pseudonym.
+        left_out: Why studies were not taken, with how many of each.
+    """
+
+    folder: Path
+    entries: tuple[PatientEntry, ...]
+    left_out: Mapping[str, int]
+
+    @classmethod
+    def open(cls, folder: Path) -> "Cohort":
+        """Read the index of a cohort that :func:`build_cohort` wrote.
+
+        Raises:
+            DataError: There is no index, or it cannot be read.
+        """
+        try:
+            raw = json.loads((folder / "index.json").read_bytes())
+            entries = tuple(_entry(row) for row in raw["patients"])
+            return cls(folder, entries, dict(raw["left_out"]))
+        except FileNotFoundError:
+            raise DataError(f"{folder} holds no cohort", hint="fill it with 'fedward node ingest'") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"the cohort index in {folder} is damaged", hint="build it again") from error
+
+    def patients(self, split: Split) -> tuple[str, ...]:
+        """The pseudonyms of one side of the split, in order."""
+        return tuple(entry.key for entry in self.entries if entry.split is split)
+
+    def load(self, key: str) -> PatientImages:
+        """The images of patient ``key`` from the cache.
+
+        Raises:
+            DataError: A cached file is gone or damaged.
+        """
+        entry = next(entry for entry in self.entries if entry.key == key)
+        return PatientImages(key, tuple(self._study(study) for study in entry.studies))
+
+    def load_split(self, split: Split) -> tuple[PatientImages, ...]:
+        """All patients of one side of the split."""
+        return tuple(self.load(key) for key in self.patients(split))
+
+    def _study(self, entry: StudyEntry) -> StudyImages:
+        path = self.folder / "images" / entry.file
+        try:
+            arrays = safetensors.numpy.load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"the cached images {path} cannot be read", hint="build the cohort again") from error
+        return StudyImages(entry.modality, arrays["noisy"], arrays["reference"], arrays.get("label"), entry.spacing)
+
+
+def build_cohort(
+    released: Path,
+    folder: Path,
+    *,
+    log: AuditLog,
+    holdout: float = 0.25,
+    on_progress: Progress | None = None,
+) -> Cohort:
+    """Index the de-identified files below ``released`` and cache their images in ``folder``.
+
+    A study that was cached before from the same instances is not read again. A patient who was held out stays held out.
+
+    Args:
+        released: De-identified DICOM files, at any depth.
+        folder: Where the index and the cache are written.
+        log: The hospital's audit log.
+        holdout: Share of patients kept for evaluation, at least one of three or more.
+        on_progress: Called with the studies done and the studies in all.
+
+    Raises:
+        DataError: No study has a pair of series that can be used; the message says why.
+    """
+    known = _known(folder)
+    with log.act(Entry(Action.COHORT_BUILD, Outcome.STARTED)) as detail:
+        studies = _scan(released)
+        kept: dict[str, list[StudyEntry]] = defaultdict(list)
+        left_out: dict[str, int] = defaultdict(int)
+        for number, ((patient, study), instances) in enumerate(sorted(studies.items()), start=1):
+            outcome = _cache_study(folder, study, instances, known)
+            if isinstance(outcome, str):
+                left_out[outcome] += 1
+            else:
+                kept[patient].append(outcome)
+            if on_progress:
+                on_progress(number, len(studies))
+        if not kept:
+            reasons = "; ".join(f"{reason} ({count})" for reason, count in sorted(left_out.items()))
+            raise DataError(
+                f"no study below {released} can be used: {reasons or 'there are no DICOM images'}",
+                hint="a study needs two series of the same slices that differ in averages (MR) or exposure (CT)",
+            )
+        splits = _split(sorted(kept), {entry.key: entry.split for entry in known}, holdout)
+        entries = tuple(PatientEntry(key, splits[key], tuple(kept[key])) for key in sorted(kept))
+        cohort = Cohort(folder, entries, dict(left_out))
+        write_json(folder / "index.json", _index(cohort))
+        detail |= {
+            "patients": len(entries),
+            "held_out": len(cohort.patients(Split.HELD_OUT)),
+            "studies": sum(len(entry.studies) for entry in entries),
+            "left_out": sum(left_out.values()),
+        }
+    return cohort
+
+
+# --- index ------------------------------------------------------------------------------------------------------------
+
+
+def _entry(row: Mapping[str, object]) -> PatientEntry:
+    studies = row["studies"]
+    assert isinstance(studies, list)  # noqa: S101  # a damaged index; the caller turns it into a DataError
+    rows = [StudyEntry(**{**study, "spacing": tuple(study["spacing"])}) for study in studies]
+    return PatientEntry(str(row["key"]), Split(str(row["split"])), tuple(rows))
+
+
+def _index(cohort: Cohort) -> dict[str, object]:
+    patients = [
+        {"key": entry.key, "split": entry.split.value, "studies": [vars(study) for study in entry.studies]}
+        for entry in cohort.entries
+    ]
+    return {"version": 1, "patients": patients, "left_out": dict(cohort.left_out)}
+
+
+def _known(folder: Path) -> tuple[PatientEntry, ...]:
+    return Cohort.open(folder).entries if (folder / "index.json").exists() else ()
+
+
+def _split(patients: Sequence[str], before: Mapping[str, Split], holdout: float) -> dict[str, Split]:
+    """Assign patients that are new, in an order that only their pseudonyms decide; leave the others as they are."""
+    splits = {key: before[key] for key in patients if key in before}
+    wanted = max(round(holdout * len(patients)), 1 if len(patients) > 2 else 0)
+    held = sum(split is Split.HELD_OUT for split in splits.values())
+    for key in sorted(set(patients) - set(splits), key=lambda key: hashlib.sha256(f"split|{key}".encode()).digest()):
+        splits[key] = Split.HELD_OUT if held < wanted else Split.TRAIN
+        held += splits[key] is Split.HELD_OUT
+    return splits
+
+
+# --- reading DICOM ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Instance:
+    path: Path
+    header: Dataset
+
+
+def _scan(released: Path) -> dict[tuple[str, str], list[_Instance]]:
+    """Headers of all files, grouped by patient and study."""
+    studies: dict[tuple[str, str], list[_Instance]] = defaultdict(list)
+    for path in sorted(released.rglob("*.dcm")):
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
+        studies[str(header.PatientID), str(header.StudyInstanceUID)].append(_Instance(path, header))
+    return studies
+
+
+def _cache_study(
+    folder: Path, study: str, instances: Sequence[_Instance], known: Iterable[PatientEntry]
+) -> StudyEntry | str:
+    """The index entry of a study, cached anew unless it was before; or the reason why it cannot be used."""
+    source = hashlib.sha256("|".join(sorted(str(one.header.SOPInstanceUID) for one in instances)).encode()).hexdigest()
+    name = hashlib.sha256(study.encode()).hexdigest()[:24] + ".safetensors"
+    path = folder / "images" / name
+    for entry in known:
+        for cached in entry.studies:
+            if cached.source == source and cached.file == name and path.exists():
+                return cached
+    pair = _pair(instances)
+    if isinstance(pair, str):
+        return pair
+    low, high = pair
+    modality = str(low[0].header.Modality)
+    noisy, reference = _scaled(modality, _pixels(low), _pixels(high))
+    arrays: dict[str, NDArray[np.generic]] = {"noisy": noisy, "reference": reference}
+    label = _label(instances, high)
+    if label is not None:
+        arrays["label"] = label
+    write_bytes(path, safetensors.numpy.save(arrays))
+    rows, columns = (float(value) for value in low[0].header.PixelSpacing)
+    count, height, width = noisy.shape
+    return StudyEntry(name, modality, count, height, width, (rows, columns), label is not None, source)
+
+
+def _pair(instances: Sequence[_Instance]) -> tuple[list[_Instance], list[_Instance]] | str:
+    """The two series of the same slices with the least and the most effort, each in slice order."""
+    series: dict[str, list[_Instance]] = defaultdict(list)
+    for one in instances:
+        if str(one.header.get("Modality", "")) in EFFORT and "ImagePositionPatient" in one.header:
+            series[str(one.header.SeriesInstanceUID)].append(one)
+    if not series:
+        return "no MR or CT series with slice positions"
+    alike: dict[object, list[list[_Instance]]] = defaultdict(list)
+    for members in series.values():
+        ordered = sorted(members, key=_position)
+        alike[_geometry(ordered)].append(ordered)
+    for group in alike.values():
+        ranked = sorted((_effort(one), number) for number, one in enumerate(group) if _effort(one) is not None)
+        if len(ranked) > 1 and ranked[0][0] != ranked[-1][0]:
+            return group[ranked[0][1]], group[ranked[-1][1]]
+    return "no two series of the same slices that differ in acquisition effort"
+
+
+def _position(one: _Instance) -> float:
+    """Distance along the slice normal (PS3.3 C.7.6.2.1.1), mm."""
+    orientation = np.asarray(one.header.ImageOrientationPatient, float)
+    return float(np.cross(orientation[:3], orientation[3:]) @ np.asarray(one.header.ImagePositionPatient, float))
+
+
+def _geometry(ordered: Sequence[_Instance]) -> object:
+    first = ordered[0].header
+    return (
+        str(first.get("FrameOfReferenceUID", "")),
+        str(first.Modality),
+        int(first.Rows),
+        int(first.Columns),
+        tuple(round(_position(one), 2) for one in ordered),
+    )
+
+
+def _effort(ordered: Sequence[_Instance]) -> float | None:
+    header = ordered[0].header
+    value = header.get(EFFORT[str(header.Modality)])
+    return None if value in (None, "") else float(value)
+
+
+def _pixels(ordered: Sequence[_Instance]) -> NDArray[np.float32]:
+    """Stored values through the modality's rescale (PS3.3 C.11.1), float32 ``[n, rows, columns]``."""
+    slices = []
+    for one in ordered:
+        image = pydicom.dcmread(one.path)
+        slope, intercept = float(image.get("RescaleSlope", 1)), float(image.get("RescaleIntercept", 0))
+        slices.append(image.pixel_array.astype(np.float32) * np.float32(slope) + np.float32(intercept))
+    return np.stack(slices)
+
+
+def _scaled(
+    modality: str, noisy: NDArray[np.float32], reference: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Both series on one scale in [0, 1], set by the input alone: it is all there is when a model is applied."""
+    if modality == "CT":
+        low, high = CT_WINDOW
+    else:
+        low, high = 0.0, max(float(np.percentile(noisy, MR_PERCENTILE)), 1e-6)
+
+    def unit(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(np.clip((image - low) / (high - low), 0, 1), np.float32)
+
+    return unit(noisy), unit(reference)
+
+
+def _label(instances: Sequence[_Instance], ordered: Sequence[_Instance]) -> NDArray[np.uint8] | None:
+    """The classes of the slices in ``ordered`` from a SEG object that refers to them, or None."""
+    uids = [str(one.header.SOPInstanceUID) for one in ordered]
+    for one in instances:
+        if str(one.header.SOPClassUID) != SEGMENTATION_STORAGE:
+            continue
+        segmentation = highdicom.seg.segread(one.path)
+        sources = {str(source[2]) for source in segmentation.get_source_image_uids()}
+        if sources >= set(uids):
+            pixels = segmentation.get_pixels_by_source_instance(
+                source_sop_instance_uids=uids, combine_segments=True, relabel=False
+            )
+            return np.asarray(pixels, np.uint8)
+    return None
