@@ -31,6 +31,7 @@ def grayscale(image: NDArray[Any], *, size: tuple[int, int] | None = None) -> by
     """``image`` ([h, w], intensities in [0, 1], clipped) as an 8-bit greyscale PNG.
 
     Args:
+        image: The plane, [h, w].
         size: Height and width to enlarge to by repeating pixels, so that an input of half the resolution keeps its
             coarse pixels visible beside the others.
 
