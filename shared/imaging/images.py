@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StudyImages:
-    """The slices of one study, in order.
+    """The slices of one study, in order. Studies are compared by identity, so that they can be keys of a cache.
 
     Attributes:
         modality: ``MR`` or ``CT`` (DICOM Modality, C.7.3.1.1.1).

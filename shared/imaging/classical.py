@@ -1,0 +1,12 @@
+"""What people call the classical methods of all tasks. The methods themselves are in ``classical_<task>.py``."""
+
+from collections.abc import Mapping
+
+from shared.imaging import classical_denoise, classical_segment, classical_superres
+
+TITLES: Mapping[str, str] = {**classical_denoise.TITLES, **classical_superres.TITLES, **classical_segment.TITLES}
+
+
+def title(method: str) -> str:
+    """The title of a method's key; the key itself for an unknown one."""
+    return TITLES.get(method, method)

@@ -1,0 +1,37 @@
+"""Run a network over whole slices of any size."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+BATCH = 8
+# The coarsest scale of the deepest network that the house ships: three halvings.
+MULTIPLE = 8
+
+
+def run(network: nn.Module, images: NDArray[np.float32], *, scale: int = 1) -> NDArray[np.float32]:
+    """The network's outputs for whole slices.
+
+    Borders are repeated up to a multiple of eight pixels and cropped away afterwards. The network runs in evaluation
+    mode and is left in the mode in which it came.
+
+    Args:
+        network: ``[n, 1, h, w]`` to ``[n, channels, scale h, scale w]``.
+        images: ``[n, h, w]``.
+        scale: Output pixels to one input pixel.
+
+    Returns:
+        ``[n, channels, scale h, scale w]``.
+    """
+    _, height, width = images.shape
+    padded = np.pad(images, ((0, 0), (0, -height % MULTIPLE), (0, -width % MULTIPLE)), mode="edge")
+    tensor = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))[:, None]
+    training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode():
+            outputs = torch.cat([network(part) for part in torch.split(tensor, BATCH)])
+    finally:
+        network.train(training)
+    return outputs[:, :, : height * scale, : width * scale].numpy()

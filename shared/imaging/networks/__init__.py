@@ -1,0 +1,9 @@
+"""The networks, one idea a file; all of them small enough for a hospital's processor."""
+
+from shared.imaging.networks.blocks import seeded
+from shared.imaging.networks.dncnn import DnCNN
+from shared.imaging.networks.edsr import EDSR
+from shared.imaging.networks.fcn import FCN
+from shared.imaging.networks.unet import UNet
+
+__all__ = ["EDSR", "FCN", "DnCNN", "UNet", "seeded"]

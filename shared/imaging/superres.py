@@ -1,0 +1,72 @@
+"""Super-resolution by two: the reference image from a quarter of its k-space."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shared.imaging import classical_superres, inference
+from shared.imaging.images import PatientImages, StudyImages
+from shared.imaging.lowres import FACTOR, low_resolution
+from shared.imaging.metrics import Sums, image_sums
+from shared.imaging.networks import EDSR, seeded
+from shared.imaging.patches import draw_windows, eligible_studies, stacked
+from shared.imaging.tasks import Batch, Method, register
+
+PATCH = 32
+
+
+@register
+class SuperResolution:
+    """An EDSR-like generator under the L1 loss (Lim et al. 2017)."""
+
+    name = "superres"
+    title = "Super-resolution ×2"
+    modalities = frozenset({"MR"})
+    main_metric = "psnr"
+
+    def network(self, seed: int) -> nn.Module:
+        """A generator that starts as bicubic interpolation."""
+        return seeded(EDSR, seed)
+
+    def eligible(self, study: StudyImages) -> bool:
+        """MR only: k-space truncation is not how CT loses resolution."""
+        return study.modality in self.modalities
+
+    def draw(self, patient: PatientImages, count: int, rng: np.random.Generator) -> Batch:
+        """Patches ``[count, 1, 32, 32]`` of low and ``[count, 1, 64, 64]`` of full resolution."""
+        studies = eligible_studies(self, patient)
+        small = [low_resolution(study) for study in studies]
+        windows = draw_windows([images.shape for images in small], count, PATCH, rng)
+        inputs = stacked(windows, small, PATCH)
+        targets = stacked(windows, [study.reference for study in studies], PATCH, FACTOR)
+        return torch.from_numpy(inputs)[:, None], torch.from_numpy(targets)[:, None]
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean absolute error: the content loss; an adversarial one would be added here."""
+        return F.l1_loss(outputs, targets)
+
+    def inputs(self, study: StudyImages) -> NDArray[np.float32]:
+        """The low-resolution images ``[n, ceil(h / 2), ceil(w / 2)]``."""
+        return low_resolution(study)
+
+    def predict(self, network: nn.Module, study: StudyImages) -> NDArray[np.float32]:
+        """Slices at full resolution, in [0, 1]."""
+        _, height, width = study.reference.shape
+        images = inference.run(network, self.inputs(study), scale=FACTOR)[:, 0, :height, :width]
+        return np.clip(images, 0.0, 1.0)
+
+    def truth(self, study: StudyImages) -> NDArray[np.float32]:
+        """The reference series."""
+        return study.reference
+
+    def score(self, predictions: NDArray[np.float32], study: StudyImages) -> Sums:
+        """Sums of MSE, PSNR and SSIM."""
+        return image_sums(predictions, self.truth(study))
+
+    def classical(self) -> Mapping[str, Method]:
+        """Interpolations of the low-resolution images."""
+        return classical_superres.METHODS

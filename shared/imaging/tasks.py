@@ -1,0 +1,134 @@
+"""The tasks that hospitals can train together: what each one needs, shows its network, and is judged by.
+
+A task is one class in one file of this folder, registered by :func:`register`. Everything that differs between
+denoising, super-resolution and segmentation is behind :class:`Task`; training, privacy and the federation know no task
+by name.
+"""
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shared.errors import UsageError
+from shared.imaging.images import PatientImages, StudyImages
+from shared.imaging.metrics import Sums, summarise
+
+__all__ = [
+    "Batch",
+    "Method",
+    "Predictions",
+    "Sums",
+    "Task",
+    "get_task",
+    "register",
+    "summarise",
+    "task_names",
+]
+
+# Inputs [n, 1, h, w] float32, and what the network should have made of them.
+Batch = tuple[Tensor, Tensor]
+# Images [n, h, w] float32 in [0, 1], or classes [n, h, w] uint8.
+Predictions = NDArray[Any]
+# A classical method: no training, one study in, predictions out.
+Method = Callable[[StudyImages], Predictions]
+
+# One module a task, in the order of tables.
+_MODULES = ("denoise", "superres", "segment")
+
+
+class Task(Protocol):
+    """One thing that a network can learn to do with a study.
+
+    Attributes:
+        name: What charters and commands call it.
+        title: What people call it.
+        modalities: DICOM modalities (C.7.3.1.1.1) it is for.
+        main_metric: The figure of :func:`~shared.imaging.metrics.summarise` that decides; more is better.
+    """
+
+    name: str
+    title: str
+    modalities: frozenset[str]
+    main_metric: str
+
+    def network(self, seed: int) -> nn.Module:
+        """A fresh network whose weights depend on ``seed`` alone."""
+
+    def eligible(self, study: StudyImages) -> bool:
+        """Whether the study has the modality, and the labels where they are needed."""
+
+    def draw(self, patient: PatientImages, count: int, rng: np.random.Generator) -> Batch:
+        """``count`` augmented patches of one patient, of one size whatever the size of the images.
+
+        Raises:
+            DataError: No study of this patient is eligible.
+        """
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """A scalar: the mean over the rows of a loss that depends on that row alone.
+
+        Patient-level privacy rests on this: the loss of a patient must not depend on another one's patches.
+        """
+
+    def inputs(self, study: StudyImages) -> NDArray[np.float32]:
+        """What the network sees of a study, ``[n, h, w]``."""
+
+    def predict(self, network: nn.Module, study: StudyImages) -> Predictions:
+        """What the network makes of a study of any size; the network's mode is left as it was."""
+
+    def truth(self, study: StudyImages) -> NDArray[Any]:
+        """What it should have made of it, same shape as the predictions."""
+
+    def score(self, predictions: Predictions, study: StudyImages) -> Sums:
+        """How well it did, as sums that can be added over studies."""
+
+    def classical(self) -> Mapping[str, Method]:
+        """The methods without training that stand beside the network, by key, in the order of tables."""
+
+
+_tasks: dict[str, Task] = {}
+
+Registered = TypeVar("Registered", bound=Task)
+
+
+def register(task: type[Registered]) -> type[Registered]:
+    """Make a task known under its name (a class decorator).
+
+    Raises:
+        ValueError: Another task has the name.
+    """
+    if task.name in _tasks:
+        raise ValueError(f"two tasks are called {task.name}")
+    _tasks[task.name] = task()
+    return task
+
+
+def task_names() -> tuple[str, ...]:
+    """The names of all tasks, in the order of tables."""
+    return tuple(_all())
+
+
+def get_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        UsageError: There is none; the hint names the nearest, or all.
+    """
+    tasks = _all()
+    if name not in tasks:
+        near = difflib.get_close_matches(name, tasks, n=1)
+        hint = f"did you mean {near[0]}?" if near else "known tasks: " + ", ".join(tasks)
+        raise UsageError(f"there is no task called {name!r}", hint=hint)
+    return tasks[name]
+
+
+def _all() -> dict[str, Task]:
+    """All tasks. Their modules import this one, so they are loaded on first use."""
+    for module in _MODULES:
+        importlib.import_module(f"shared.imaging.{module}")
+    return {module: _tasks[module] for module in _MODULES} | _tasks
