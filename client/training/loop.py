@@ -1,0 +1,343 @@
+"""One round of training at a hospital, and the ordinary training that federated runs are compared with."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import torch
+from opacus.accountants import PRVAccountant
+from torch import nn
+
+from client.training.accounting import Mechanism
+from client.training.charges import Charge, Receipt
+from client.training.patient_dp import PatientDPOptimizer
+from client.training.sampling import PatientSampler
+from client.training.secure_noise import NoiseSource, SecureNoise
+from shared.charter import PrivacyPlan, TaskPlan
+from shared.errors import BudgetError, CharterError, DataError, PolicyError, UsageError
+from shared.imaging.images import PatientImages
+from shared.imaging.tasks import Batch, Task
+
+GRADIENT_NORM: Final = 5.0  # without privacy; keeps one odd batch from undoing a round
+_FLOOR: Final = 0.05  # of the learning rate, at the end of its cosine
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What a round of training did; the network was changed in place.
+
+    Attributes:
+        loss_sum: Sum of the loss over all patches; None under differential privacy, where the exact losses are
+            withheld: the guarantee covers the update, not them.
+        samples: Patches used; under differential privacy their expected number, which tells nothing of who was drawn.
+        steps: Optimiser steps.
+        seconds: Wall-clock time; under differential privacy it depends on how many patients were drawn.
+        patients: Patients of the site that the task can use.
+        history: The mechanisms that the accountant saw, step by step; empty without differential privacy.
+        noise: Source of the noise, for the record; empty without differential privacy.
+    """
+
+    loss_sum: float | None
+    samples: int
+    steps: int
+    seconds: float
+    patients: int
+    history: tuple[Mechanism, ...] = ()
+    noise: str = ""
+
+
+def cosine(done: float) -> float:
+    """Factor of the learning rate when the share ``done`` in [0, 1] of the training is over: from 1 down to 0.05."""
+    return _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def usable(task: Task, patients: Sequence[PatientImages]) -> list[PatientImages]:
+    """The patients with the studies that ``task`` can use, without those that have none."""
+    kept = [replace(p, studies=tuple(s for s in p.studies if task.eligible(s))) for p in patients]
+    return [patient for patient in kept if patient.studies]
+
+
+def price(
+    task: Task, patients: Sequence[PatientImages], plan: TaskPlan, privacy: PrivacyPlan, *, round_number: int
+) -> Charge:
+    """The charge that pays for :func:`train_round` with the same arguments.
+
+    Raises:
+        DataError: No patient has a study that the task can use.
+    """
+    return Charge(
+        task=task.name,
+        round=round_number,
+        noise_multiplier=privacy.noise_multiplier,
+        sample_rate=privacy.sample_rate,
+        steps=plan.local_steps,
+        patients=len(_people(task, patients)),
+    )
+
+
+def train_round(
+    task: Task,
+    network: nn.Module,
+    patients: Sequence[PatientImages],
+    plan: TaskPlan,
+    *,
+    round_number: int,
+    privacy: PrivacyPlan | None,
+    seed: int | None,
+    receipt: Receipt | None = None,
+) -> TrainOutcome:
+    """Train ``network`` in place for ``plan.local_steps`` steps on the patients of one site.
+
+    Args:
+        task: What is learnt.
+        network: The global model of the round.
+        patients: The site's training patients; those without a study for the task are left out.
+        plan: Steps, batch, optimiser and rate.
+        round_number: From 1 to ``plan.rounds``; the rate falls along a half cosine from the first round on.
+        privacy: None or mode ``off`` for ordinary training.
+        seed: Ordinary training is the same for the same seed and round; None takes the operating system's randomness.
+            Under privacy it must be None: randomness that somebody else knows protects nobody.
+        receipt: Under privacy, the receipt of the charge for exactly this round's steps
+            (``charges.append(price(...))``).
+
+    Raises:
+        DataError: No patient has a study that the task can use.
+        BudgetError: Training under privacy without a charge that pays for it.
+        PolicyError: Training under privacy with a seed, or of a network that keeps statistics of its inputs.
+        UsageError: The round is not one of the plan's.
+    """
+    if not 1 <= round_number <= plan.rounds:
+        raise UsageError(f"round {round_number} is not one of 1 to {plan.rounds}", hint="count rounds from 1")
+    people = _people(task, patients)
+    rate = plan.local_lr * cosine((round_number - 1) / plan.rounds)
+    if privacy is None or privacy.mode == "off":
+        return _ordinary_round(task, network, people, plan, rate=rate, rng=_generator(seed, round_number))
+    if seed is not None:
+        raise PolicyError("training under differential privacy takes no seed", hint="pass seed=None")
+    return _private_round(task, network, people, plan, rate=rate, privacy=privacy, receipt=receipt, noise=SecureNoise())
+
+
+def train_centrally(
+    task: Task,
+    network: nn.Module,
+    patients_by_site: Mapping[str, Sequence[PatientImages]],
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+) -> TrainOutcome:
+    """Train ``network`` in place as one hospital alone, or one that held everybody's images, would.
+
+    These are the arms that federated training is compared with. Adam with the rate on a half cosine;
+    batches are drawn over all sites in proportion to their slices.
+
+    Args:
+        task: What is learnt.
+        network: Changed in place.
+        patients_by_site: Training patients; one site for local training, all for pooled training.
+        steps: Optimiser steps.
+        batch: Patches in a step.
+        lr: Learning rate at the first step.
+        seed: The same seed gives the same network.
+
+    Raises:
+        DataError: No patient has a study that the task can use.
+    """
+    people = _people(task, [patient for site in patients_by_site.values() for patient in site])
+    began = time.perf_counter()
+    rng = np.random.default_rng([seed, 0])
+    optimizer = torch.optim.Adam(_trained(network), lr=lr)
+    network.train()
+    loss_sum = 0.0
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = lr * cosine(step / steps)
+        loss_sum += batch * _ordinary_step(task, network, optimizer, _draw(task, people, batch, rng))
+    return TrainOutcome(loss_sum, steps * batch, steps, time.perf_counter() - began, len(people))
+
+
+def _ordinary_round(
+    task: Task,
+    network: nn.Module,
+    people: Sequence[PatientImages],
+    plan: TaskPlan,
+    *,
+    rate: float,
+    rng: np.random.Generator,
+) -> TrainOutcome:
+    began = time.perf_counter()
+    optimizer = _optimizer(plan.local_optimizer, network, rate)
+    pull = _proximal(network, plan.proximal)
+    network.train()
+    loss_sum = 0.0
+    for _ in range(plan.local_steps):
+        loss_sum += plan.batch * _ordinary_step(task, network, optimizer, _draw(task, people, plan.batch, rng), pull)
+    seconds = time.perf_counter() - began
+    return TrainOutcome(loss_sum, plan.local_steps * plan.batch, plan.local_steps, seconds, len(people))
+
+
+def _ordinary_step(
+    task: Task,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    pull: Callable[[], None] | None = None,
+) -> float:
+    optimizer.zero_grad(set_to_none=True)
+    loss = _loss(task, network, batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(_trained(network), GRADIENT_NORM)
+    if not bool(torch.isfinite(norm)):
+        return 0.0  # a batch without a usable gradient changes nothing
+    if pull:
+        pull()
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _private_round(
+    task: Task,
+    network: nn.Module,
+    people: Sequence[PatientImages],
+    plan: TaskPlan,
+    *,
+    rate: float,
+    privacy: PrivacyPlan,
+    receipt: Receipt | None,
+    noise: NoiseSource,
+) -> TrainOutcome:
+    """As :func:`train_round`; ``noise`` is a parameter so that tests, and only they, can replay it."""
+    paid = _paid(receipt, privacy, plan.local_steps, len(people))
+    began = time.perf_counter()
+    optimizer = PatientDPOptimizer(
+        _optimizer(plan.local_optimizer, network, rate),
+        noise_multiplier=privacy.noise_multiplier,
+        max_grad_norm=privacy.clip,
+        expected_batch_size=privacy.sample_rate * len(people),
+        noise=noise,
+    )
+    accountant = PRVAccountant()
+    account = accountant.get_optimizer_hook_fn(sample_rate=privacy.sample_rate)
+    pull = _proximal(network, plan.proximal)
+
+    def after_noise(stepping: PatientDPOptimizer) -> None:
+        paid.take(stepping.noise_multiplier, privacy.sample_rate)
+        account(stepping)
+        pull()  # depends on earlier noisy steps only, so adding it after the noise is post-processing
+
+    optimizer.attach_step_hook(after_noise)
+    rng = _generator(None, 0)
+    with _Buffers(network):
+        network.train()
+        for chosen in PatientSampler(len(people), privacy.sample_rate, plan.local_steps):
+            optimizer.zero_grad()
+            for index in chosen:
+                optimizer.backward(_loss(task, network, task.draw(people[index], privacy.slices_per_patient, rng)))
+            optimizer.step()
+    return TrainOutcome(
+        loss_sum=None,
+        samples=round(plan.local_steps * privacy.sample_rate * len(people) * privacy.slices_per_patient),
+        steps=plan.local_steps,
+        seconds=time.perf_counter() - began,
+        patients=len(people),
+        history=tuple(Mechanism(*entry) for entry in accountant.history),
+        noise=noise.kind,
+    )
+
+
+def _paid(receipt: Receipt | None, privacy: PrivacyPlan, steps: int, patients: int) -> Receipt:
+    if receipt is None:
+        raise BudgetError("training under differential privacy needs a charge", hint="append it to the charges first")
+    paid = receipt.charge
+    if (paid.noise_multiplier, paid.sample_rate, paid.patients, receipt.left) != (
+        privacy.noise_multiplier,
+        privacy.sample_rate,
+        patients,
+        steps,
+    ):
+        raise BudgetError(
+            f"the charge ({receipt.left} steps left of {paid}) does not pay for {steps} steps on {patients} patients",
+            hint="charge each round once, with the plan's own figures",
+        )
+    return receipt
+
+
+class _Buffers:
+    """Fail closed where a network keeps statistics of images beside its parameters, as batch normalisation does.
+
+    Buffers leave with the model but carry no noise; a changed one is put back, and the round is refused.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._before = {name: value.clone() for name, value in network.named_buffers()}
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        now = dict(self._network.named_buffers())
+        changed = [name for name, value in self._before.items() if not torch.equal(now[name], value)]
+        for name in changed:
+            now[name].copy_(self._before[name])
+        if changed and kind is None:
+            raise PolicyError(
+                f"the network keeps statistics of the images in {changed[0]}, which carry no noise",
+                hint="use a network without batch normalisation (GroupNorm instead)",
+            )
+
+
+def _people(task: Task, patients: Sequence[PatientImages]) -> list[PatientImages]:
+    people = usable(task, patients)
+    if not people:
+        raise DataError(f"no patient here has a study for the task {task.name}", hint="leave this site out of the task")
+    return people
+
+
+def _draw(task: Task, people: Sequence[PatientImages], count: int, rng: np.random.Generator) -> Batch:
+    """``count`` patches of patients drawn in proportion to their slices."""
+    slices = np.array([patient.slices for patient in people], dtype=np.float64)
+    counts = rng.multinomial(count, slices / slices.sum())
+    parts = [task.draw(patient, int(n), rng) for patient, n in zip(people, counts, strict=True) if n]
+    return torch.cat([inputs for inputs, _ in parts]), torch.cat([targets for _, targets in parts])
+
+
+def _loss(task: Task, network: nn.Module, batch: Batch) -> torch.Tensor:
+    device = _trained(network)[0].device
+    inputs, targets = batch
+    return task.loss(network(inputs.to(device)), targets.to(device))
+
+
+def _trained(network: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def _optimizer(name: str, network: nn.Module, rate: float) -> torch.optim.Optimizer:
+    kind = getattr(torch.optim, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+        raise CharterError(f"there is no optimiser '{name}' in torch.optim", hint="SGD and Adam are usual")
+    made: torch.optim.Optimizer = kind(_trained(network), lr=rate)  # type: ignore[call-arg]
+    return made
+
+
+def _proximal(network: nn.Module, mu: float) -> Callable[[], None]:
+    """What adds the gradient of mu/2 |w - w_round|^2 (FedProx, Li et al. 2020) to the parameters' gradients."""
+    trained = _trained(network)
+    anchors = [parameter.detach().clone() for parameter in trained] if mu > 0 else []
+
+    @torch.no_grad()
+    def pull() -> None:
+        for parameter, anchor in zip(trained, anchors, strict=False):
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter - anchor, alpha=mu)
+
+    return pull
+
+
+def _generator(seed: int | None, round_number: int) -> np.random.Generator:
+    entropy = [int.from_bytes(os.urandom(16), "big")] if seed is None else [seed, round_number]
+    return np.random.default_rng(entropy)
