@@ -1,0 +1,82 @@
+"""Rules that every shipped network keeps, because patient-level privacy and any image size rest on them."""
+
+import inspect
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from shared.imaging import networks
+from shared.imaging.networks import EDSR, FCN, DnCNN, UNet, seeded
+
+SHIPPED: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
+    "denoising U-Net": (lambda: UNet(1, (16, 32, 64), residual=True), 1, 1),
+    "segmenting U-Net": (lambda: UNet(4, (8, 16, 32, 64)), 4, 1),
+    "DnCNN": (DnCNN, 1, 1),
+    "EDSR": (EDSR, 1, 2),
+    "FCN": (lambda: FCN(4), 4, 1),
+}
+
+
+@pytest.fixture(params=SHIPPED, name="shipped")
+def _shipped(request: pytest.FixtureRequest) -> tuple[nn.Module, int, int]:
+    build, channels, scale = SHIPPED[request.param]
+    return seeded(build, 0), channels, scale
+
+
+def test_the_list_above_is_complete() -> None:
+    classes = {value for value in vars(networks).values() if inspect.isclass(value) and issubclass(value, nn.Module)}
+    assert classes == {type(build()) for build, _, _ in SHIPPED.values()}
+
+
+def test_layers_keep_the_house_rules(shipped: tuple[nn.Module, int, int]) -> None:
+    for module in shipped[0].modules():
+        assert not isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.instancenorm._InstanceNorm)
+        assert not getattr(module, "inplace", False)
+        assert getattr(module, "padding_mode", "zeros") == "zeros"
+    assert not list(shipped[0].buffers())
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (24, 40)])
+def test_shapes(shipped: tuple[nn.Module, int, int], height: int, width: int) -> None:
+    network, channels, scale = shipped
+    assert network(torch.rand(2, 1, height, width)).shape == (2, channels, scale * height, scale * width)
+
+
+def test_the_rows_of_a_batch_do_not_meet(shipped: tuple[nn.Module, int, int]) -> None:
+    network = shipped[0].train()
+    images = torch.rand(3, 1, 16, 16)
+    alone = network(images[:1])
+    torch.testing.assert_close(network(images)[:1], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_every_weight_learns(shipped: tuple[nn.Module, int, int]) -> None:
+    network = shipped[0]
+    for parameter in network.parameters():  # wake the layers that start at zero
+        nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
+    network(torch.rand(2, 1, 16, 16)).pow(2).sum().backward()
+    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in network.parameters())
+
+
+def test_residual_networks_start_as_the_identity_or_as_bicubic() -> None:
+    image = torch.rand(1, 1, 16, 16)
+    for network in (seeded(SHIPPED["denoising U-Net"][0], 3), seeded(DnCNN, 3)):
+        torch.testing.assert_close(network(image), image)
+    bicubic = nn.functional.interpolate(image, scale_factor=2, mode="bicubic", align_corners=False)
+    torch.testing.assert_close(seeded(EDSR, 3)(image), bicubic)
+
+
+def test_the_seed_alone_decides_the_weights_and_the_global_generator_is_left_alone() -> None:
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    first = seeded(FCN_4, 5)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(2)
+    second, third = seeded(FCN_4, 5), seeded(FCN_4, 6)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), third.parameters(), strict=True))
+
+
+def FCN_4() -> FCN:  # noqa: N802
+    return FCN(4)

@@ -1,0 +1,190 @@
+"""What every task promises to training, privacy and the federation; then what is special to each."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from shared.errors import DataError, UsageError
+from shared.imaging.lowres import low_resolution
+from shared.imaging.memo import once_per_study
+from shared.imaging.segment import standardised
+from shared.imaging.tasks import Task, get_task, register, summarise, task_names
+from tests.shared.imaging.phantoms import patient, study
+
+
+@pytest.fixture(params=["denoise", "superres", "segment"], name="task")
+def _task(request: pytest.FixtureRequest) -> Task:
+    return get_task(request.param)
+
+
+def test_the_tasks_in_the_order_of_tables() -> None:
+    assert task_names() == ("denoise", "superres", "segment")
+    assert [get_task(name).name for name in task_names()] == list(task_names())
+
+
+def test_a_typo_is_answered_with_the_nearest_name() -> None:
+    with pytest.raises(UsageError) as caught:
+        get_task("segmnet")
+    assert caught.value.message == "there is no task called 'segmnet'"
+    assert caught.value.hint == "did you mean segment?"
+    with pytest.raises(UsageError) as caught:
+        get_task("xyz")
+    assert caught.value.hint == "known tasks: denoise, superres, segment"
+
+
+def test_no_two_tasks_share_a_name() -> None:
+    with pytest.raises(ValueError, match="two tasks are called denoise"):
+        register(type(get_task("denoise")))
+
+
+def test_draws_depend_on_the_generator_alone(task: Task) -> None:
+    one = patient(study(80, 72, seed=1), study(64, 64, seed=2))
+    first, second, third = (task.draw(one, 4, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not torch.equal(first[0], third[0])
+    assert first[0].dtype == torch.float32
+    assert first[0].shape[:2] == (4, 1)
+
+
+def test_patches_have_one_size_whatever_the_size_of_the_images(task: Task) -> None:
+    rng = np.random.default_rng(0)
+    small, odd, large = (task.draw(patient(study(h, w)), 3, rng) for h, w in ((20, 30), (61, 73), (130, 150)))
+    assert {batch[0].shape for batch in (small, odd, large)} == {large[0].shape}
+    assert {batch[1].shape for batch in (small, odd, large)} == {large[1].shape}
+
+
+def test_the_loss_is_the_mean_of_the_losses_of_its_rows(task: Task) -> None:
+    inputs, targets = task.draw(patient(study(96, 96)), 4, np.random.default_rng(0))
+    outputs = task.network(0)(inputs).detach() + torch.rand(4, 1, 1, 1)
+    rows = [task.loss(outputs[i : i + 1], targets[i : i + 1]) for i in range(4)]
+    torch.testing.assert_close(task.loss(outputs, targets), torch.stack(rows).mean())
+
+
+def test_the_gradient_of_one_row_does_not_reach_another(task: Task) -> None:
+    inputs, targets = task.draw(patient(study(96, 96)), 3, np.random.default_rng(0))
+    outputs = task.network(0)(inputs).detach().requires_grad_()
+    (all_rows,) = torch.autograd.grad(task.loss(outputs, targets), outputs)
+    alone = outputs[:1].detach().requires_grad_()
+    (one_row,) = torch.autograd.grad(task.loss(alone, targets[:1]), alone)
+    torch.testing.assert_close(all_rows[:1] * 3, one_row)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (37, 51)])
+def test_predictions_have_the_shape_of_the_truth(task: Task, height: int, width: int) -> None:
+    images = study(height, width, slices=9)
+    network = task.network(0).train()
+    predictions = task.predict(network, images)
+    assert network.training
+    assert predictions.shape == task.truth(images).shape == (9, height, width)
+    assert np.isfinite(list(summarise(task.name, task.score(predictions, images)).values())).all()
+
+
+def test_the_truth_scores_best(task: Task) -> None:
+    images = study()
+    figures = summarise(task.name, task.score(task.truth(images), images))
+    assert figures[task.main_metric] == (100.0 if task.main_metric == "psnr" else 1.0)
+
+
+def test_classical_methods_predict_like_the_network(task: Task) -> None:
+    images = study(45, 52)
+    for method in task.classical().values():
+        predictions = method(images)
+        assert predictions.shape == task.truth(images).shape
+        assert predictions.dtype == task.truth(images).dtype
+        assert 0 <= predictions.min() <= predictions.max() <= (3 if task.name == "segment" else 1)
+
+
+def test_a_few_steps_of_training_beat_the_start(task: Task) -> None:
+    torch.manual_seed(0)
+    images = study(96, 96)
+    network, rng = task.network(0), np.random.default_rng(0)
+    optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(12):
+        inputs, targets = task.draw(patient(images), 2, rng)
+        loss = task.loss(network(inputs), targets)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
+
+
+def test_who_is_eligible_for_what() -> None:
+    magnetic, computed, unlabelled = study(), study(modality="CT"), study(labelled=False)
+    eligible = {
+        name: [get_task(name).eligible(images) for images in (magnetic, computed, unlabelled)] for name in task_names()
+    }
+    assert eligible == {
+        "denoise": [True, True, True],
+        "superres": [True, False, True],
+        "segment": [True, False, False],
+    }
+
+
+def test_a_patient_without_an_eligible_study_is_an_error_that_says_what_is_needed() -> None:
+    with pytest.raises(DataError, match="the task segment") as caught:
+        get_task("segment").draw(patient(study(modality="CT")), 1, np.random.default_rng(0))
+    assert "MR" in caught.value.hint
+
+
+def test_only_eligible_studies_of_a_patient_are_drawn() -> None:
+    blank = study(96, 96, modality="CT", sigma=0.0)
+    marked = study(96, 96, sigma=0.0)
+    marked.reference[:] = 0.75
+    _, targets = get_task("superres").draw(patient(blank, marked), 8, np.random.default_rng(0))
+    assert bool((targets == 0.75).all())
+
+
+def test_denoising_pairs_the_same_window_of_both_series() -> None:
+    inputs, targets = get_task("denoise").draw(patient(study(80, 90, sigma=0.0)), 8, np.random.default_rng(0))
+    torch.testing.assert_close(inputs, targets)
+
+
+def test_super_resolution_pairs_the_same_window_at_both_resolutions() -> None:
+    inputs, targets = get_task("superres").draw(patient(study(80, 90)), 8, np.random.default_rng(0))
+    coarse = torch.nn.functional.avg_pool2d(targets, 2)
+    aligned = (coarse - inputs).abs().mean()
+    assert aligned < 0.5 * (coarse.roll(1, dims=-1) - inputs).abs().mean()
+    assert aligned < 0.5 * (coarse.roll(1, dims=-2) - inputs).abs().mean()
+
+
+def test_segmentation_pairs_the_same_window_of_image_and_classes() -> None:
+    inputs, targets = get_task("segment").draw(patient(study(120, 110, sigma=0.0)), 6, np.random.default_rng(0))
+    for image, classes in zip(inputs[:, 0], targets, strict=True):
+        means = [float(image[classes == tissue].mean()) for tissue in range(4) if bool((classes == tissue).any())]
+        assert means == sorted(means)
+        assert all(float(image[classes == tissue].std()) < 1e-4 for tissue in range(4) if (classes == tissue).sum() > 1)
+
+
+def test_standardised_intensities_do_not_depend_on_the_scale_of_the_scanner() -> None:
+    images = study(80, 80)
+    darker = type(images)("MR", images.noisy * np.float32(0.4), images.reference, images.label, (1.0, 1.0))
+    np.testing.assert_allclose(standardised(darker), standardised(images), atol=1e-3)
+    assert abs(float(np.median(standardised(images)[images.label > 0]))) < 0.5
+
+
+def test_a_blank_study_is_standardised_without_a_fault() -> None:
+    blank = study()
+    blank.noisy[:] = 0
+    assert np.isfinite(standardised(blank)).all()
+
+
+def test_low_resolution_images_are_the_same_in_every_run() -> None:
+    first, second = study(50, 41), study(50, 41)
+    assert low_resolution(first).shape == (2, 25, 21)
+    np.testing.assert_array_equal(low_resolution(first), low_resolution(second))
+
+
+def test_what_is_remembered_of_a_study_goes_with_it() -> None:
+    calls = []
+    measure = once_per_study(lambda images: calls.append(len(images)) or len(images))
+    images = study()
+    assert (measure(images), measure(images), calls) == (2, 2, [2])
+    gone = weakref.ref(images)
+    del images
+    gc.collect()
+    assert gone() is None
