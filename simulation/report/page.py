@@ -1,0 +1,228 @@
+"""From the record of a run to its page: no figure is computed here that the record does not hold, only compared."""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from shared.files import write_bytes
+from simulation.pictures import CLASS_COLOURS
+from simulation.record import Panel, RunRecord, TaskRecord
+from simulation.report import charts, tables, words
+
+_PICTURES_OPEN = 3
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A line under a fact; ``tone`` is ``"up"``, ``"down"`` or empty, and never the only carrier of the meaning."""
+
+    text: str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that matters: what it is about, the figure, its unit, what to make of it, and where it is shown."""
+
+    label: str
+    value: str
+    unit: str
+    remarks: tuple[Remark, ...]
+    anchor: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing of one metric over rounds."""
+
+    title: str
+    drawing: Markup
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """One task as the template prints it."""
+
+    record: TaskRecord
+    meaning: str
+    arms: tuple[str, ...]
+    definitions: tuple[words.MetricNote, ...]
+    quality: tables.Table
+    three_numbers: tables.Table
+    per_site: tables.Table
+    per_site_full: tables.Table
+    travel: tables.Table | None
+    curve_numbers: tables.Table | None
+    charts: tuple[Chart, ...]
+    keys: tuple[tuple[str, Markup], ...]
+    classes: tuple[tuple[str, str], ...]
+
+
+def write_report(record: RunRecord, path: Path) -> None:
+    """Write the page of ``record`` to ``path``, whole or not at all.
+
+    Raises:
+        OutputError: The disk is full, or the folder may not be written.
+    """
+    write_bytes(path, render(record).encode())
+
+
+def render(record: RunRecord) -> str:
+    """The page as one HTML document that asks the network for nothing.
+
+    Everything it needs is inside it: styles, drawings and pictures (``data:`` URIs). It has no script, and its
+    Content-Security-Policy lets no other style and no other source in, so that a name in the data that looks like
+    markup stays text.
+    """
+    environment = Environment(
+        loader=PackageLoader("simulation", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    source, _, _ = PackageLoader("simulation", "templates").get_source(environment, "report.css")
+    style = source.strip()
+    environment.globals.update(w=words, counts=tables.counts, panel_scores=_panel_scores, data_uri=_data_uri)
+    return environment.get_template("report.html").render(
+        run=record,
+        facts=_facts(record),
+        tasks=[_task_view(record, task) for task in record.tasks],
+        arms=[(name, words.ARMS[name]) for name in words.ARMS if any(name in task.arms for task in record.tasks)],
+        style=Markup(style),  # noqa: S704  our own file, not data
+        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        task_title={task.name: task.title for task in record.tasks},
+        pictures_open=_PICTURES_OPEN,
+    )
+
+
+def _task_view(record: RunRecord, task: TaskRecord) -> TaskView:
+    unseen = [site.id for site in record.unseen]
+    drawn, keys = _charts(task)
+    return TaskView(
+        record=task,
+        meaning=words.TASKS.get(task.name, ""),
+        arms=tuple(tables.arms_of(task)),
+        definitions=tuple(words.metric_note(name) for name in tables.metrics_of(task)),
+        quality=tables.quality(task),
+        three_numbers=tables.three_numbers(task),
+        per_site=tables.per_site(task, unseen),
+        per_site_full=tables.per_site_full(task, unseen),
+        travel=tables.travel(task),
+        curve_numbers=tables.curve_numbers(task),
+        charts=drawn,
+        keys=keys,
+        classes=tuple(
+            (name, "#{:02x}{:02x}{:02x}".format(*colour))
+            for name, colour in list(zip(task.classes, CLASS_COLOURS, strict=False))[1:]
+        ),
+    )
+
+
+def _charts(task: TaskRecord) -> tuple[tuple[Chart, ...], tuple[tuple[str, Markup], ...]]:
+    """Curves of every metric that was followed, and the legend that they share."""
+    followed = [name for name in tables.arms_of(task) if task.arms[name].curve]
+    reference = tables.best_classical(task, stronger=False)
+    drawn = []
+    for metric in tables.metrics_of(task):
+        lines = [
+            charts.Line(name, tuple((p.round, p.metrics[metric]) for p in task.arms[name].curve if metric in p.metrics))
+            for name in followed
+        ]
+        lines = [line for line in lines if line.points]
+        if not lines:
+            continue
+        levels = []
+        if reference is not None and metric in task.classical[reference]:
+            levels.append(charts.Level("classical", task.classical[reference][metric]))
+        title = words.metric_note(metric).title
+        drawn.append(Chart(title, charts.curves(f"{task.title}: {title} over rounds", metric, lines, levels)))
+    keys = [(words.method_title(name), charts.key(name)) for name in followed]
+    if reference is not None and followed:
+        keys.append((f"Best survey method: {words.classical_title(reference)}", charts.key("classical")))
+    return tuple(drawn), tuple(keys)
+
+
+def _facts(record: RunRecord) -> tuple[Fact, ...]:
+    return (*(_task_fact(task) for task in record.tasks), _privacy_fact(record), _deid_fact(record), _log_fact(record))
+
+
+def _task_fact(task: TaskRecord) -> Fact:
+    metric = task.main_metric
+    note = words.metric_note(metric)
+    ours = task.arms["federated"].all_sites[metric]
+    remarks = []
+    for stronger, kind in ((False, "the best survey method"), (True, "the strongest comparator")):
+        name = tables.best_classical(task, stronger=stronger)
+        if name is not None:
+            theirs = task.classical[name][metric]
+            gain = (ours - theirs) if note.higher_better else (theirs - ours)
+            word, tone = ("better", "up") if gain > 0 else ("worse", "down")
+            amount = f"{words.number(metric, abs(gain))}{note.unit} {word} than" if gain else "equal to"
+            remarks.append(
+                Remark(f"{amount} {kind}: {words.classical_title(name)}, {words.number(metric, theirs)}", tone)
+            )
+    private = task.arms.get("federated_dp")
+    if private is not None:
+        remarks.append(
+            Remark(f"{words.number(metric, private.all_sites.get(metric))}{note.unit} with patient-level DP")
+        )
+    unit = note.title if not note.unit else f"{note.unit.strip()} {note.title.split(',')[0]}"
+    return Fact(task.title, words.number(metric, ours), unit, tuple(remarks), f"task-{task.name}")
+
+
+def _privacy_fact(record: RunRecord) -> Fact:
+    if not record.privacy:
+        remark = Remark("No model of this run was trained under differential privacy.", "down")
+        return Fact("Patient-level privacy", "none", "", (remark,), "privacy")
+    worst = max(record.privacy, key=lambda site: site.epsilon)
+    titles = {task.name: task.title for task in record.tasks}
+    covered = dict.fromkeys(titles.get(name, name) for site in record.privacy for name in site.tasks)
+    return Fact(
+        "Patient-level privacy",
+        f"ε = {words.plain(worst.epsilon)}",
+        f"per {worst.unit}",
+        (
+            Remark(f"the largest of {words.plural(len(record.privacy), 'site')}, at δ = {words.plain(worst.delta)}"),
+            Remark(f"covers only the private model of: {', '.join(covered)}"),
+        ),
+        "privacy",
+    )
+
+
+def _deid_fact(record: RunRecord) -> Fact:
+    deid = record.deid
+    held = [(deid.quarantined, "quarantined"), (deid.refused, "refused")]
+    remarks = [Remark(f"{words.count(number)} {name}") for number, name in held]
+    return Fact(
+        "DICOM files de-identified", words.count(deid.released), f"of {words.count(deid.files)}", tuple(remarks), "deid"
+    )
+
+
+def _log_fact(record: RunRecord) -> Fact:
+    logs = words.plural(len(record.logs), "audit log")
+    if record.verified:
+        remark = Remark(f"{logs}, every hash chain verified", "up")
+    else:
+        failed = [log.owner for log in record.logs if not log.verified]
+        remark = Remark(f"not verified: {', '.join(failed) or 'no log was kept'}", "down")
+    return Fact("Actions on record", words.count(record.entries), "entries", (remark,), "record")
+
+
+def _panel_scores(task: TaskRecord, panel: Panel) -> Sequence[str]:
+    shown = []
+    for name in tables.metrics_of(task):
+        if name in panel.metrics and name != "mse":
+            note = words.metric_note(name)
+            figure = words.number(name, panel.metrics[name])
+            shown.append(f"{figure}{note.unit}" if note.unit else f"{note.title} {figure}")
+    return shown
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
