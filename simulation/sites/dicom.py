@@ -31,6 +31,7 @@ KERNEL_NAME = {Kernel.SOFT: "B30f", Kernel.SHARP: "B70f"}
 FAST, REFERENCE = 1, 2  # series numbers
 CT_OFFSET = -1024
 SECONDS_PER_SERIES = 240
+DECIMALS = 6  # of lengths in mm; a decimal string holds 16 characters (PS3.5 6.2)
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _series_header(context: Context, acquired: Acquisition, number: int) -> Data
     ds.PatientPosition = "HFS"
     ds.ImageComments = f"Patient {context.person.name.plain}, {context.person.id}"
     ds.AcquisitionNumber = 1
-    ds.PixelSpacing = [acquired.spacing, acquired.spacing]
+    ds.PixelSpacing = [round(acquired.spacing, DECIMALS)] * 2
     ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     ds.SliceThickness = site.protocol.thickness
     ds.Rows, ds.Columns = acquired.label.shape[1:]
@@ -141,7 +142,7 @@ def _add_slice(ds: Dataset, context: Context, acquired: Acquisition, number: int
     rows, columns = acquired.label.shape[1:]
     ds.SOPInstanceUID = context.uid("image", number, index)
     ds.InstanceNumber = index + 1
-    corner = [-(size - 1) / 2 * acquired.spacing for size in (columns, rows)]
+    corner = [round(-(size - 1) / 2 * acquired.spacing, DECIMALS) for size in (columns, rows)]
     ds.ImagePositionPatient = [*corner, float(acquired.heights[index])]
     ds.SliceLocation = float(acquired.heights[index])
     moment = clock(context.visit.start + SECONDS_PER_SERIES * number + 2 * index)

@@ -56,6 +56,14 @@ def _descriptions(modality: str) -> list[SegmentDescription]:
     ]
 
 
+def _in_unicode(image: Dataset) -> Dataset:
+    """The same header without its character set, whose legal empty first value (PS3.5 6.1.2.5.3) highdicom refuses."""
+    copy = Dataset()
+    copy.update(image)
+    copy.SpecificCharacterSet = "ISO_IR 192"
+    return copy
+
+
 def write_segmentation(path: Path, context: Context, images: list[Dataset], label: NDArray[np.uint8]) -> None:
     """Write ``label`` (``[n, height, width]``) as binary segments that refer to ``images``, slice by slice.
 
@@ -64,7 +72,7 @@ def write_segmentation(path: Path, context: Context, images: list[Dataset], labe
     """
     visit = context.visit
     seg = Segmentation(
-        images,
+        [_in_unicode(image) for image in images],
         label,
         SegmentationTypeValues.BINARY,
         _descriptions(context.site.protocol.modality),
@@ -85,6 +93,7 @@ def write_segmentation(path: Path, context: Context, images: list[Dataset], labe
     seg.DimensionOrganizationSequence[0].DimensionOrganizationUID = context.uid("dimensions")
     for item in seg.DimensionIndexSequence:
         item.DimensionOrganizationUID = context.uid("dimensions")
+    seg.pop("SpecificCharacterSet")
     if context.site.charset:
         seg.SpecificCharacterSet = images[0].SpecificCharacterSet
     moment = clock(visit.start + SECONDS_PER_SERIES * 2 + MINUTES_AFTER)

@@ -258,7 +258,7 @@ SITES: tuple[SiteSpec, ...] = (
         vendor="GE MEDICAL SYSTEMS",
         model="LightSpeed",
         description="ABD NC",
-        charset=("", "ISO 2022 IR 149"),
+        charset=("ISO 2022 IR 6", "ISO 2022 IR 149"),
         script="korean",
     ),
 )
