@@ -16,8 +16,10 @@ from simulation.report import words
 
 _WIDTH, _HEIGHT = 380, 236
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 34
-_STRIP_WIDTH, _STRIP_HEIGHT = 120, 14
+_STRIP_WIDTH, _STRIP_HEIGHT = 200, 14
 _LEVELS = 6
+# The two kinds of classical method that the curves are held against.
+CLASSICAL = ("classical", "stronger")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Level:
-    """A horizontal line for something that does not change over rounds, such as the best classical method."""
+    """A horizontal line for what was not followed over rounds: a classical method, or an arm's final figure."""
 
     name: str
     value: float
@@ -88,6 +90,8 @@ def strip(scale: Scale, value: float | None, *, kind: str) -> Markup:
         return Markup("")
     x = 7 + scale.place(value) * (_STRIP_WIDTH - 14)
     middle = _STRIP_HEIGHT / 2
+    beyond = value < scale.low or value > scale.high
+    marker = _beyond(x, middle, left=value < scale.low) if beyond else _marker(kind, x, middle, 4.5)
     return Markup(
         '<svg class="strip {kind}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" aria-hidden="true">'
         '<line class="rail" x1="7" x2="{end}" y1="{middle}" y2="{middle}"/>{marker}</svg>'
@@ -97,7 +101,15 @@ def strip(scale: Scale, value: float | None, *, kind: str) -> Markup:
         height=_STRIP_HEIGHT,
         end=_STRIP_WIDTH - 7,
         middle=f"{middle:g}",
-        marker=_marker(kind, x, middle, 4.5),
+        marker=marker,
+    )
+
+
+def _beyond(x: float, y: float, *, left: bool) -> Markup:
+    """An open arrow head: the figure lies outside the strip."""
+    way = 5 if left else -5
+    return Markup('<polyline class="beyond" points="{:.1f},{:.1f} {:.1f},{:.1f} {:.1f},{:.1f}"/>').format(
+        x + way, y - 4.5, x, y, x + way, y + 4.5
     )
 
 
@@ -128,8 +140,8 @@ def curves(title: str, metric: str, lines: Sequence[Line], levels: Sequence[Leve
     for level in levels:
         _, y = at(rounds.low, level.value)
         parts.append(
-            Markup('<line class="level {}" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(
-                style(level.name), _LEFT, _WIDTH - _RIGHT, y, y
+            Markup('<g class="{}"><line class="level" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>{}</g>').format(
+                style(level.name), _LEFT, _WIDTH - _RIGHT, y, y, _level_mark(level.name, _WIDTH - _RIGHT, y)
             )
         )
     for line in lines:
@@ -146,17 +158,19 @@ def curves(title: str, metric: str, lines: Sequence[Line], levels: Sequence[Leve
     )
 
 
-def key(name: str) -> Markup:
-    """The sample of a line for the legend: its colour, dashes and marker."""
-    marker = Markup("") if name == "classical" else _marker(name, 15, 7, 3.6)
-    body = (
-        Markup('<line class="level" x1="1" x2="29" y1="7" y2="7"/>')
-        if name == "classical"
-        else Markup('<polyline points="1,7 29,7"{}/>').format(_dashes(name))
+def key(name: str, *, level: bool = False) -> Markup:
+    """The sample of a line for the legend: its colour, dashes and marker; ``level`` for a horizontal line."""
+    if level:
+        body = Markup('<line class="level" x1="1" x2="29" y1="7" y2="7"/>{}').format(_level_mark(name, 24, 7))
+    else:
+        body = Markup('<polyline points="1,7 29,7"{}/>{}').format(_dashes(name), _marker(name, 15, 7, 3.6))
+    return Markup('<svg class="key {}" viewBox="0 0 30 14" width="30" height="14" aria-hidden="true">{}</svg>').format(
+        style(name), body
     )
-    return Markup(
-        '<svg class="key {}" viewBox="0 0 30 14" width="30" height="14" aria-hidden="true">{}{}</svg>'
-    ).format(style(name), body, marker)
+
+
+def _level_mark(name: str, x: float, y: float) -> Markup:
+    return Markup("") if name in CLASSICAL else _marker(name, x, y, 3.6)
 
 
 def _grid(axis: Scale, rounds: Scale) -> Markup:
@@ -216,6 +230,4 @@ def _marker(name: str, x: float, y: float, radius: float) -> Markup:
 
 def style(name: str) -> str:
     """The CSS class of an arm; an unknown arm shares the plain one, so that no name from a file becomes a class."""
-    if name == "classical":
-        return "arm-classical"
-    return f"arm-{name}" if name in ARM_ORDER else "arm-other"
+    return f"arm-{name}" if name in (*ARM_ORDER, *CLASSICAL) else "arm-other"

@@ -19,7 +19,7 @@ _PICTURES_OPEN = 3
 
 @dataclass(frozen=True)
 class Remark:
-    """A line under a fact; ``tone`` is ``"up"``, ``"down"`` or empty, and never the only carrier of the meaning."""
+    """A line under a fact; ``tone`` (a CSS class) never carries the meaning alone."""
 
     text: str
     tone: str = ""
@@ -98,6 +98,7 @@ def render(record: RunRecord) -> str:
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         task_title={task.name: task.title for task in record.tasks},
         pictures_open=_PICTURES_OPEN,
+        hero=next((task for task in record.tasks if task.pictures), None),
     )
 
 
@@ -125,9 +126,19 @@ def _task_view(record: RunRecord, task: TaskRecord) -> TaskView:
 
 
 def _charts(task: TaskRecord) -> tuple[tuple[Chart, ...], tuple[tuple[str, Markup], ...]]:
-    """Curves of every metric that was followed, and the legend that they share."""
+    """Curves of every metric that was followed, and the legend that they share.
+
+    MSE is left out beside PSNR, which is its logarithm.
+    """
     followed = [name for name in tables.arms_of(task) if task.arms[name].curve]
-    reference = tables.best_classical(task, stronger=False)
+    levels = [(name, words.method_title(name), task.arms[name].all_sites) for name in task.arms if name not in followed]
+    for stronger, style, kind in (
+        (False, "classical", "Best survey method"),
+        (True, "stronger", "Strongest comparator"),
+    ):
+        name = tables.best_classical(task, stronger=stronger)
+        if name is not None:
+            levels.append((style, f"{kind}: {words.classical_title(name)}", task.classical[name]))
     drawn = []
     for metric in tables.metrics_of(task):
         lines = [
@@ -135,16 +146,13 @@ def _charts(task: TaskRecord) -> tuple[tuple[Chart, ...], tuple[tuple[str, Marku
             for name in followed
         ]
         lines = [line for line in lines if line.points]
-        if not lines:
+        if not lines or metric == "mse":
             continue
-        levels = []
-        if reference is not None and metric in task.classical[reference]:
-            levels.append(charts.Level("classical", task.classical[reference][metric]))
+        held = [charts.Level(name, values[metric]) for name, _, values in levels if metric in values]
         title = words.metric_note(metric).title
-        drawn.append(Chart(title, charts.curves(f"{task.title}: {title} over rounds", metric, lines, levels)))
+        drawn.append(Chart(title, charts.curves(f"{task.title}: {title} over rounds", metric, lines, held)))
     keys = [(words.method_title(name), charts.key(name)) for name in followed]
-    if reference is not None and followed:
-        keys.append((f"Best survey method: {words.classical_title(reference)}", charts.key("classical")))
+    keys += [(title, charts.key(name, level=True)) for name, title, _ in levels]
     return tuple(drawn), tuple(keys)
 
 
@@ -172,20 +180,20 @@ def _task_fact(task: TaskRecord) -> Fact:
         remarks.append(
             Remark(f"{words.number(metric, private.all_sites.get(metric))}{note.unit} with patient-level DP")
         )
-    unit = note.title if not note.unit else f"{note.unit.strip()} {note.title.split(',')[0]}"
+    unit = f"{note.unit.strip()} {note.title.split(',')[0]}".strip() + ", federated"
     return Fact(task.title, words.number(metric, ours), unit, tuple(remarks), f"task-{task.name}")
 
 
 def _privacy_fact(record: RunRecord) -> Fact:
     if not record.privacy:
-        remark = Remark("No model of this run was trained under differential privacy.", "down")
+        remark = Remark("No model of this run was trained under differential privacy.", "bad")
         return Fact("Patient-level privacy", "none", "", (remark,), "privacy")
     worst = max(record.privacy, key=lambda site: site.epsilon)
     titles = {task.name: task.title for task in record.tasks}
     covered = dict.fromkeys(titles.get(name, name) for site in record.privacy for name in site.tasks)
     return Fact(
         "Patient-level privacy",
-        f"ε = {words.plain(worst.epsilon)}",
+        f"ε = {words.bound(worst.epsilon)}",
         f"per {worst.unit}",
         (
             Remark(f"the largest of {words.plural(len(record.privacy), 'site')}, at δ = {words.plain(worst.delta)}"),
@@ -207,17 +215,17 @@ def _deid_fact(record: RunRecord) -> Fact:
 def _log_fact(record: RunRecord) -> Fact:
     logs = words.plural(len(record.logs), "audit log")
     if record.verified:
-        remark = Remark(f"{logs}, every hash chain verified", "up")
+        remark = Remark(f"{logs}, every hash chain verified", "good")
     else:
         failed = [log.owner for log in record.logs if not log.verified]
-        remark = Remark(f"not verified: {', '.join(failed) or 'no log was kept'}", "down")
+        remark = Remark(f"not verified: {', '.join(failed) or 'no log was kept'}", "bad")
     return Fact("Actions on record", words.count(record.entries), "entries", (remark,), "record")
 
 
-def _panel_scores(task: TaskRecord, panel: Panel) -> Sequence[str]:
+def _panel_scores(panel: Panel) -> Sequence[str]:
     shown = []
-    for name in tables.metrics_of(task):
-        if name in panel.metrics and name != "mse":
+    for name in words.PICTURE_METRICS:
+        if name in panel.metrics:
             note = words.metric_note(name)
             figure = words.number(name, panel.metrics[name])
             shown.append(f"{figure}{note.unit}" if note.unit else f"{note.title} {figure}")

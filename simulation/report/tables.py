@@ -95,7 +95,8 @@ def quality(task: TaskRecord) -> Table:
     names = metrics_of(task)
     rows = [*task.classical.items(), *((name, task.arms[name].all_sites) for name in arms_of(task))]
     tops = {metric: best(metric, (values.get(metric) for _, values in rows)) for metric in names}
-    scale = charts.Scale.around(values.get(task.main_metric) for _, values in rows)
+    untouched = [n for n in task.classical if words.is_untouched(n)]
+    scale = _scale(task, untouched)
     champions = {best_classical(task, stronger=False), best_classical(task, stronger=True)} - {None}
 
     def row(name: str, values: Metrics, remark: str = "") -> Row:
@@ -106,7 +107,6 @@ def quality(task: TaskRecord) -> Table:
     def classical(title: str, chosen: Sequence[str]) -> Group:
         return Group(title, tuple(row(n, task.classical[n], "best of these" if n in champions else "") for n in chosen))
 
-    untouched = [n for n in task.classical if words.is_untouched(n)]
     survey = [n for n in task.classical if not words.is_stronger(n) and n not in untouched]
     stronger = [n for n in task.classical if words.is_stronger(n)]
     arms = Group("Trained in this run", tuple(row(name, task.arms[name].all_sites) for name in arms_of(task)))
@@ -117,12 +117,25 @@ def quality(task: TaskRecord) -> Table:
         arms,
     ]
     return Table(
-        caption=f"{task.title}: every method, mean over the held-out patients of all member sites",
+        caption=f"{task.title}: every method, mean over the member sites; the best of each column is marked",
         corner="Method",
         columns=tuple(words.metric_note(metric).title for metric in names),
         groups=tuple(group for group in groups if group.rows),
-        strip=scale.caption(task.main_metric),
+        strip=f"{words.metric_note(task.main_metric).title}: {scale.caption(task.main_metric)}",
     )
+
+
+def _scale(task: TaskRecord, untouched: Sequence[str]) -> charts.Scale:
+    """The axis of the strips: from doing nothing to the best, so that what matters is not squeezed by an outlier.
+
+    Where the record has no untouched input, from the lowest to the highest figure.
+    """
+    metric = task.main_metric
+    figures = [values.get(metric) for values in task.classical.values()]
+    figures += [arm.all_sites.get(metric) for arm in task.arms.values()]
+    if not untouched:
+        return charts.Scale.around(figures)
+    return charts.Scale.around([task.classical[untouched[0]].get(metric), best(metric, figures)])
 
 
 def three_numbers(task: TaskRecord) -> Table:
@@ -131,6 +144,8 @@ def three_numbers(task: TaskRecord) -> Table:
     arms = [(name, task.arms[name]) for name in arms_of(task)]
     parts = [(name, (arm.own_site or arm.all_sites, arm.all_sites, arm.unseen or {})) for name, arm in arms]
     tops = [best(metric, (values[column].get(metric) for _, values in parts)) for column in range(3)]
+    if len(parts) < 2:
+        tops = [None] * 3
     rows = tuple(
         Row(
             words.method_title(name),
@@ -144,7 +159,7 @@ def three_numbers(task: TaskRecord) -> Table:
         for name, values in parts
     )
     return Table(
-        caption=f"{task.title}: {words.metric_note(metric).title} at home, everywhere, and where no model trained",
+        caption=f"{task.title}: {words.metric_note(metric).title} at home, over all sites, and where nobody trained",
         corner="Training",
         columns=("At its own site", "Over all sites", "At unseen sites", "Gradients computed", "Optimiser steps"),
         groups=(Group("", rows),),
@@ -216,7 +231,7 @@ def travel(task: TaskRecord) -> Table | None:
             cells.append(Cell(words.number(metric, value), "home" if site == home else "", scale.level(value)))
         rows.append(Row(home, tuple(cells)))
     return Table(
-        caption=f"{task.title}: {words.metric_note(metric).title} of each site's own model (rows) at every site",
+        caption=f"{task.title}: {words.metric_note(metric).title} of each site's model at every site (framed: at home)",
         corner="Trained at",
         columns=tuple(tried),
         groups=(Group("", tuple(rows)),),
@@ -253,7 +268,7 @@ def curve_numbers(task: TaskRecord) -> Table | None:
 def counts(values: Mapping[str, int], caption: str, corner: str, column: str) -> Table:
     """Counts by name, most frequent first."""
     ordered = sorted(values.items(), key=lambda item: (-item[1], item[0]))
-    rows = tuple(Row(words.humanise(name), (Cell(words.count(value)),)) for name, value in ordered)
+    rows = tuple(Row(words.rule_title(name), (Cell(words.count(value)),)) for name, value in ordered)
     return Table(caption, corner, (column,), (Group("", rows),))
 
 

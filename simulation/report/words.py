@@ -36,7 +36,7 @@ METRICS: Mapping[str, MetricNote] = {
         " dB",
         True,
         2,
-        "Peak signal-to-noise ratio, 10 log₁₀(1/MSE), of each slice, then the mean; data range 1. Higher is better. "
+        "Peak signal-to-noise ratio, −10 log10(MSE), of each slice, then the mean; data range 1. Higher is better. "
         "3 dB is half the squared error.",
     ),
     "ssim": MetricNote(
@@ -89,6 +89,8 @@ METRICS: Mapping[str, MetricNote] = {
 
 # The main metric first, then the one most often quoted beside it.
 METRIC_ORDER = tuple(METRICS)
+# What stands under a picture: one slice has room for two figures.
+PICTURE_METRICS = ("psnr", "ssim", "dice", "miou")
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,16 @@ _STRONGER = frozenset({"tv", "nlm", "nlm_rician", "gmm", "gmm_brain"})
 _UNTOUCHED = frozenset({"noisy"})
 
 
+_ACTIONS: Mapping[str, str] = {
+    "X": "Removed",
+    "Z": "Emptied",
+    "D": "Replaced by a dummy value",
+    "K": "Kept",
+    "C": "Cleaned",
+    "U": "UID replaced",
+}
+
+
 def classical_title(name: str) -> str:
     """What a classical method is called; an unknown name is shown as it is, with its underscores as blanks."""
     return classical.TITLES.get(name) or humanise(name)
@@ -148,6 +160,11 @@ def is_untouched(name: str) -> bool:
 def method_title(name: str) -> str:
     """What an arm or a classical method is called."""
     return ARMS[name].title if name in ARMS else classical_title(name)
+
+
+def rule_title(name: str) -> str:
+    """What a de-identification rule does, where its name is an action code of DICOM PS3.15 Table E.1-1a."""
+    return f"{_ACTIONS[name]} ({name})" if name in _ACTIONS else humanise(name)
 
 
 def humanise(name: str) -> str:
@@ -179,6 +196,14 @@ def signed(text: str) -> str:
 def count(value: int) -> str:
     """An integer with thin no-break spaces between thousands (ISO 80000-1, section 7.3.1)."""
     return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def spelled(value: int, one: str, many: str = "") -> str:
+    """:func:`plural` as a sentence begins or reads: small numbers in words."""
+    names = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+    return (
+        f"{names[value]} {one if value == 1 else many or one + 's'}" if value < len(names) else plural(value, one, many)
+    )
 
 
 def plural(value: int, one: str, many: str = "") -> str:
@@ -217,6 +242,11 @@ def plain(value: float, digits: int = 3) -> str:
         raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
         return f"{mantissa.removesuffix('.0')} × 10{raised}" if mantissa.removesuffix(".0") != "1" else f"10{raised}"
     return signed(f"{value:.{digits}g}")
+
+
+def bound(value: float) -> str:
+    """An upper bound such as epsilon with two decimals, rounded up: a rounded guarantee must not promise more."""
+    return "∞" if math.isinf(value) else f"{math.ceil(value * 100 - 1e-9) / 100:.2f}"
 
 
 def certainty(epsilon: float, delta: float) -> float:

@@ -34,7 +34,7 @@ CLASSES = ("background", "cerebrospinal fluid", "grey matter", "white matter")
 
 def quality(psnr: float) -> Metrics:
     """Consistent made-up metrics of an image."""
-    return {"mse": 10 ** (-psnr / 10), "psnr": psnr, "ssim": round(1 - 10 ** (-(psnr - 20) / 12), 4)}
+    return {"mse": 10 ** (-psnr / 10), "psnr": psnr, "ssim": round(1 / (1 + 10 ** ((25.7 - psnr) / 8)), 4)}
 
 
 def overlap(miou: float) -> Metrics:
