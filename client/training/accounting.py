@@ -53,7 +53,7 @@ class PrivacyStatement:
         sample_rate: Chance of a patient to be in a step; the largest where it varied.
         noise_multiplier: Standard deviation of the noise in units of the clipping bound; the smallest where it varied.
         steps: Steps charged.
-        patients: Patients of the site when it was charged last.
+        patients: Patients of the site that took part; the largest number where it varied.
         history: All charged mechanisms, which epsilon is computed from.
         covers: What the guarantee holds for.
         not_covered: What it does not hold for.

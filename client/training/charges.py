@@ -166,8 +166,8 @@ class Charges:
         return epsilon(self.history(), delta)[0]
 
     def statement(self, delta: float | None = None) -> PrivacyStatement:
-        """The guarantee of all charges; ``delta`` None stands for the default of the smallest number of patients."""
-        patients = min((charge.patients for charge in self._charges), default=1)
+        """The guarantee of all charges; ``delta`` None stands for the default of the largest number of patients."""
+        patients = max((charge.patients for charge in self._charges), default=1)
         return statement(self.history(), delta, patients=patients)
 
     def _lock(self) -> None:

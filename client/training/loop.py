@@ -97,7 +97,8 @@ def train_round(
         network: The global model of the round.
         patients: The site's training patients; those without a study for the task are left out.
         plan: Steps, batch, optimiser and rate.
-        round_number: From 1 to ``plan.rounds``; the rate falls along a half cosine from the first round on.
+        round_number: From 1 to ``plan.rounds``. Where the coordinator averages (SGD), the local rate falls along a half
+            cosine from the first round on; where its own optimiser sets the step, that one's rate falls instead.
         privacy: None or mode ``off`` for ordinary training.
         seed: Ordinary training is the same for the same seed and round; None takes the operating system's randomness.
             Under privacy it must be None: randomness that somebody else knows protects nobody.
@@ -113,7 +114,8 @@ def train_round(
     if not 1 <= round_number <= plan.rounds:
         raise UsageError(f"round {round_number} is not one of 1 to {plan.rounds}", hint="count rounds from 1")
     people = _people(task, patients)
-    rate = plan.local_lr * cosine((round_number - 1) / plan.rounds)
+    averaged = plan.server_optimizer == "SGD"
+    rate = plan.local_lr * (cosine((round_number - 1) / plan.rounds) if averaged else 1.0)
     if privacy is None or privacy.mode == "off":
         return _ordinary_round(task, network, people, plan, rate=rate, rng=_generator(seed, round_number))
     if seed is not None:
