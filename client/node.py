@@ -1,0 +1,162 @@
+"""The folder of a hospital's node: who it is, its keys, the charter that it pinned, its record and its cohort.
+
+``node.json`` (site, purpose), ``keys/`` (0600), ``charter.toml``, ``audit/log.jsonl``, ``cohort/``, ``privacy/``.
+"""
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compliance.log import AuditLog
+from shared.charter import Charter
+from shared.errors import PolicyError, UsageError
+from shared.files import write_bytes, write_json
+
+if TYPE_CHECKING:
+    from client.cohort import Cohort
+
+KEYS = ("pseudonym", "audit")
+KEY_BYTES = 32
+PRIVATE = 0o600
+_SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One hospital's node; every property is read from its folder when it is asked for.
+
+    Attributes:
+        folder: Where the node keeps everything.
+        site: The hospital's name in the federation.
+        purpose: Why data is processed here (GDPR Art. 5(1)(b)); must be the charter's.
+    """
+
+    folder: Path
+    site: str
+    purpose: str
+
+    @classmethod
+    def create(cls, folder: Path, *, site: str, purpose: str, seed: int | None = None) -> "Node":
+        """Make a node with fresh keys, or open the one that is there if it is the same site and purpose.
+
+        Args:
+            folder: Made with mode 0700 where missing.
+            site: Letters, digits, dots and dashes, at most 64.
+            purpose: As in the charter.
+            seed: Only for virtual hospitals: keys that anybody can compute again, for runs that can be repeated.
+
+        Raises:
+            UsageError: The name is no name, or the folder is another node.
+        """
+        if not _SITE.fullmatch(site):
+            raise UsageError(f"'{site}' is not the name of a site", hint="use 1 to 64 letters, digits, dots and dashes")
+        if (folder / "node.json").exists():
+            node = cls.open(folder)
+            if (node.site, node.purpose) != (site, purpose):
+                raise UsageError(f"{folder} is the node of {node.site}", hint="choose another folder")
+            return node
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in KEYS:
+            path = folder / "keys" / f"{name}.key"
+            if not path.exists():
+                write_bytes(path, _key(name, site, seed).hex().encode(), mode=PRIVATE, durable=True)
+        write_json(folder / "node.json", {"site": site, "purpose": purpose})
+        return cls(folder, site, purpose)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Node":
+        """The node in ``folder``.
+
+        Raises:
+            UsageError: There is none, or its description is damaged.
+        """
+        try:
+            raw = json.loads((folder / "node.json").read_bytes())
+            site, purpose = raw["site"], raw["purpose"]
+        except FileNotFoundError:
+            raise UsageError(f"{folder} is not a node", hint="make one with 'fedward node init'") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{folder / 'node.json'} is damaged", hint="restore it from a copy") from error
+        if not (isinstance(site, str) and _SITE.fullmatch(site) and isinstance(purpose, str)):
+            raise UsageError(f"{folder / 'node.json'} is damaged", hint="restore it from a copy")
+        return cls(folder, site, purpose)
+
+    def key(self, name: str) -> bytes:
+        """The 32 bytes of key ``name``.
+
+        Raises:
+            UsageError: It is missing or damaged.
+            PolicyError: Others than its owner may read it (45 CFR 164.312(a)(1), access control).
+        """
+        path = self.folder / "keys" / f"{name}.key"
+        try:
+            mode, text = path.stat().st_mode, path.read_text(encoding="ascii")
+            key = bytes.fromhex(text)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"the key {path} cannot be read", hint="restore it from a copy") from error
+        if mode & 0o077:
+            raise PolicyError(f"others may read the key {path}", hint=f"run: chmod 600 {path}")
+        if len(key) != KEY_BYTES:
+            raise UsageError(f"the key {path} is damaged", hint="restore it from a copy")
+        return key
+
+    def open_log(self) -> AuditLog:
+        """The node's audit log, for its single writer; close it.
+
+        Raises:
+            RecordError: Another process writes it, or it does not verify.
+        """
+        path = self.folder / "audit" / "log.jsonl"
+        return AuditLog(path, site=self.site, purpose=self.purpose, subject_key=self.key("audit"))
+
+    def pin(self, charter: Charter) -> None:
+        """Make ``charter`` the one that this node follows, whatever a message says later.
+
+        Raises:
+            PolicyError: Its purpose is not this node's.
+        """
+        if charter.purpose != self.purpose:
+            raise PolicyError(
+                f"the charter's purpose '{charter.purpose}' is not that of {self.site}, '{self.purpose}'",
+                hint="agree on one purpose before you join",
+            )
+        write_bytes(self.folder / "charter.toml", charter.to_toml().encode(), durable=True)
+
+    @property
+    def charter(self) -> Charter:
+        """The pinned charter.
+
+        Raises:
+            PolicyError: None is pinned.
+            CharterError: It was damaged.
+        """
+        path = self.folder / "charter.toml"
+        if not path.exists():
+            raise PolicyError(f"{self.site} has pinned no charter", hint="join a federation with 'fedward node join'")
+        return Charter.load(path)
+
+    @property
+    def cohort(self) -> "Cohort":
+        """The index of the node's de-identified patients.
+
+        Raises:
+            DataError: There is none.
+        """
+        from client.cohort import Cohort  # noqa: PLC0415  # brings the DICOM libraries: seconds that few need
+
+        return Cohort.open(self.folder / "cohort")
+
+    def charges(self, run: str) -> Path:
+        """The file of the privacy charges of ``run``."""
+        return self.folder / "privacy" / f"{run}.jsonl"
+
+
+def _key(name: str, site: str, seed: int | None) -> bytes:
+    if seed is None:
+        return secrets.token_bytes(KEY_BYTES)
+    return hmac.new(str(seed).encode(), f"{site}|{name}".encode(), hashlib.sha256).digest()

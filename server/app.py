@@ -1,0 +1,175 @@
+"""The Flower ServerApp of the coordinator: one task of a charter, from an initial model to a written one."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import safetensors
+import safetensors.numpy
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from compliance.log import Action, AuditLog, Entry, Outcome
+from server.exchange import Exchange
+from server.history import HISTORY
+from server.release import ModelCard, write_model
+from server.strategy import FederatedTraining, OnRound, Result
+from shared.charter import Charter
+from shared.errors import FedwardError, ProtocolError, UsageError
+from shared.files import write_json
+from shared.imaging.tasks import get_task
+from shared.vector import Layout, State
+from shared.weights import weights_of
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run of the coordinator needs to be told.
+
+    Attributes:
+        charter: File of the charter.
+        task: Name of one of its tasks.
+        out: Folder for ``history.json``, ``model.safetensors`` and ``model.json``.
+        run: Id of the run, the same in every task of it: a hospital's privacy charges are kept by it.
+        log: File of the coordinator's audit log.
+        initial: Weights to start from (safetensors); None starts from the task's network and the charter's seed.
+        poll: Seconds between two looks for answers.
+    """
+
+    charter: Path
+    task: str
+    out: Path
+    run: str
+    log: Path
+    initial: Path | None = None
+    poll: float = 0.01
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Settings":
+        """The settings in a Flower run configuration: ``charter``, ``task``, ``out``, ``run``, and, where they are not
+        the defaults, ``log`` (``OUT/audit/log.jsonl``), ``initial`` and ``poll``.
+
+        Raises:
+            UsageError: A key is missing or unknown.
+        """
+        known = {name.name for name in dataclasses.fields(cls)}
+        missing, unknown = {"charter", "task", "out", "run"} - set(config), set(config) - known
+        if missing or unknown:
+            name, what = (min(missing), "lacks") if missing else (min(unknown), "does not know")
+            raise UsageError(f"the run configuration {what} '{name}'", hint=f"its keys are {', '.join(sorted(known))}")
+        out = Path(str(config["out"]))
+        return cls(
+            charter=Path(str(config["charter"])),
+            task=str(config["task"]),
+            out=out,
+            run=str(config["run"]),
+            log=Path(str(config.get("log", out / "audit" / "log.jsonl"))),
+            initial=Path(str(config["initial"])) if config.get("initial") else None,
+            poll=float(config.get("poll", cls.poll)),
+        )
+
+
+def make_app(on_round: OnRound | None = None) -> ServerApp:
+    """The ServerApp; ``on_round`` is called after every round, for progress."""
+    made = ServerApp()
+
+    @made.main()
+    def main(grid: Grid, context: Context) -> None:
+        run_task(grid, Settings.of(context.run_config), on_round=on_round)
+
+    return made
+
+
+app = make_app()
+
+
+def run_task(grid: Grid, settings: Settings, *, on_round: OnRound | None = None) -> Result:
+    """Train one task with the sites that ``grid`` knows, and write what happened and the model.
+
+    ``history.json`` is written whatever happens; the model only by a run that trained.
+
+    Raises:
+        FedwardError: The charter or the initial model cannot be used, too few sites answered, nothing was learnt, or
+            the output or the record cannot be written.
+    """
+    charter = Charter.load(settings.charter)
+    charter.task(settings.task)
+    state = _initial(charter, settings)
+    layout = Layout.of(state)
+    begin = Entry(
+        Action.RUN_START, Outcome.STARTED, run=settings.run, detail={"task": settings.task, "charter": charter.sha256}
+    )
+    with AuditLog(settings.log, site="coordinator", purpose=charter.purpose, subject_key=b"") as log:
+        training = FederatedTraining(
+            charter, settings.task, run=settings.run, layout=layout, log=log, on_round=on_round
+        )
+        log.append(begin)
+        try:
+            result = training.start(Exchange(grid, site_names(grid), poll=settings.poll), layout.flatten(state))
+            write_json(settings.out / HISTORY, result.history.to_json())
+            write_model(settings.out, layout, result.model, _card(result, charter), log=log)
+        except BaseException as error:
+            log.append(dataclasses.replace(begin, action=Action.RUN_END, outcome=Outcome.FAILED))
+            text = error.message if isinstance(error, FedwardError) else type(error).__name__
+            failed = dataclasses.replace(training.history, outcome="failed", error=text)
+            write_json(settings.out / HISTORY, failed.to_json())
+            raise
+        log.append(dataclasses.replace(begin, action=Action.RUN_END, outcome=Outcome.OK))
+    return result
+
+
+class _Node(Protocol):
+    """What Flower's ``NodeInfo`` tells of a node."""
+
+    @property
+    def node_id(self) -> int: ...
+
+    @property
+    def name(self) -> str: ...
+
+
+def site_names(grid: Grid) -> dict[int, str]:
+    """The site behind each node id, by the name under which its node was registered (``flwr supernode register``).
+
+    Raises:
+        ProtocolError: A node has no name, or two have the same.
+    """
+    nodes: Iterable[_Node] = grid.get_nodes()
+    names = {node.node_id: node.name for node in nodes}
+    if not all(names.values()) or len(set(names.values())) != len(names):
+        raise ProtocolError(
+            "the nodes that are connected have no names, or two have the same",
+            hint="register every node under the name of its site",
+        )
+    return names
+
+
+def _initial(charter: Charter, settings: Settings) -> State:
+    """The weights to start from, in the network's own order."""
+    fresh = weights_of(get_task(settings.task).network(charter.seed))
+    if settings.initial is None:
+        return fresh
+    try:
+        loaded = safetensors.numpy.load_file(settings.initial)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UsageError(f"cannot read the initial model {settings.initial}", hint="give a safetensors file") from error
+    layout = Layout.of(fresh)
+    return layout.restore(layout.flatten(loaded))
+
+
+def _card(result: Result, charter: Charter) -> ModelCard:
+    history = result.history
+    trained = [one.train for one in history.rounds if one.train]
+    return ModelCard(
+        federation=history.federation,
+        charter=history.charter,
+        run=history.run,
+        task=history.task,
+        rounds=len(trained),
+        sites=tuple(sorted({site for phase in trained for site in phase.answered})),
+        privacy=charter.privacy.mode,
+        parameters=history.parameters,
+        model=history.rounds[-1].model,
+    )

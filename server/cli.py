@@ -1,0 +1,77 @@
+"""``fedward server``: what the coordinator's runs came to."""
+
+import json as jsonlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from server.history import HISTORY, VERSION
+from shared.console import emit_json, say
+from shared.errors import DataError
+
+app = typer.Typer(help="The coordinator: look at its runs.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep ``show`` a command of its own: the group grows."""
+
+
+@app.command()
+def show(
+    run: Annotated[Path, typer.Argument(help="Folder of a run: anywhere above its history.json files.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print what the record of RUN says: per task the rounds, who answered, who did not, and why it ended."""
+    histories = {str(path.parent.relative_to(run)): _read(path) for path in sorted(run.rglob(HISTORY))}
+    if not histories:
+        raise DataError(f"{run} holds no {HISTORY}", hint="give the folder of a run")
+    if json:
+        emit_json(histories)
+        return
+    for folder, history in histories.items():
+        for line in describe(history):
+            say(line if folder == "." else f"{folder}: {line}")
+
+
+def describe(history: Mapping[str, Any]) -> list[str]:
+    """A history in a few lines for people."""
+    rounds = [one for one in history["rounds"] if one["train"]]
+    seconds = sum(one["seconds"] for one in history["rounds"])
+    head = f"{history['task']}, run {history['run']} of {history['federation']}: {history['outcome']}"
+    lines = [f"{head}, {len(rounds)} rounds in {seconds:.1f} s" + (f"; {history['error']}" if history["error"] else "")]
+    answers: dict[str, int] = {}
+    for one in rounds:
+        for site in one["train"]["answered"]:
+            answers[site] = answers.get(site, 0) + 1
+    if answers:
+        lines.append("answers: " + ", ".join(f"{site} {count}" for site, count in sorted(answers.items())))
+    for one in history["rounds"]:
+        for phase in ("train", "evaluation"):
+            lines += _trouble(one["round"], phase, one[phase])
+    if history["failed"]:
+        lines += _trouble(len(history["rounds"]), "last", history["failed"])
+    return lines
+
+
+def _trouble(number: int, name: str, phase: Mapping[str, Any] | None) -> list[str]:
+    if phase is None:
+        return []
+    reasons = [f"{site} did not answer in time" for site in phase["missing"]]
+    reasons += [f"{site} refused ({reason})" for site, reason in phase["refused"].items()]
+    reasons += [f"{site} was left out ({reason})" for site, reason in phase["dropped"].items()]
+    return [f"round {number}, {name}: {reason}" for reason in reasons]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        history = jsonlib.loads(path.read_bytes())
+        known = history["version"] == VERSION
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} cannot be read", hint="restore it from a copy") from error
+    if not known:
+        raise DataError(f"{path} was written by another release", hint="show it with that release")
+    found: dict[str, Any] = history
+    return found

@@ -1,0 +1,101 @@
+"""What happened in each round, as it goes into ``history.json``."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+VERSION = 1
+HISTORY = "history.json"
+
+
+@dataclass(frozen=True)
+class PhaseRecord:
+    """One phase: everybody was asked once.
+
+    Attributes:
+        seconds: Wall time.
+        asked: Sites that were asked, in order.
+        answered: Sites whose answer was taken.
+        missing: Sites that did not answer in time.
+        refused: Sites that refused, with their reason.
+        dropped: Sites that sent what was not taken, with the reason; a site may stand here and in ``answered``.
+        bytes_down, bytes_up: Content sent to all sites, and received from them.
+        sums: Sum of the sites' sums, by name: of the training, or of the metrics on held-out slices.
+    """
+
+    seconds: float
+    asked: tuple[str, ...]
+    answered: tuple[str, ...]
+    missing: tuple[str, ...]
+    refused: Mapping[str, str]
+    dropped: Mapping[str, str]
+    bytes_down: int
+    bytes_up: int
+    sums: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One round.
+
+    Attributes:
+        round: From 1; 0 is the evaluation of the initial model.
+        train: The training phase; None in round 0.
+        evaluation: The evaluation phase; None where the plan asks for none in this round.
+        weight: Sum of the weights in the average.
+        update_norm: Euclidean length of the averaged update.
+        model: Digest of the model after the round.
+    """
+
+    round: int
+    train: PhaseRecord | None
+    evaluation: PhaseRecord | None
+    weight: float
+    update_norm: float
+    model: str
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of both phases."""
+        return sum(phase.seconds for phase in (self.train, self.evaluation) if phase)
+
+    @property
+    def bytes_down(self) -> int:
+        """Content sent to all sites."""
+        return sum(phase.bytes_down for phase in (self.train, self.evaluation) if phase)
+
+    @property
+    def bytes_up(self) -> int:
+        """Content received from all sites."""
+        return sum(phase.bytes_up for phase in (self.train, self.evaluation) if phase)
+
+
+@dataclass(frozen=True)
+class History:
+    """A run from its first round to its last.
+
+    Attributes:
+        federation, charter, run, task: As in the header of every message.
+        parameters: Length of the model's vector.
+        optimiser: Name of the coordinator's optimiser.
+        rounds: In order.
+        failed: The phase that ended the run, where too few sites answered in it.
+        outcome: ``ok`` or ``failed``.
+        error: Why it failed, in one line; empty otherwise.
+    """
+
+    federation: str
+    charter: str
+    run: str
+    task: str
+    parameters: int
+    optimiser: str
+    rounds: tuple[RoundRecord, ...] = field(default=())
+    failed: PhaseRecord | None = None
+    outcome: str = "ok"
+    error: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The history as it stands in ``history.json``."""
+        rows = [{**asdict(one), "seconds": one.seconds} for one in self.rounds]
+        return {"version": VERSION, **asdict(self), "rounds": rows}

@@ -1,0 +1,73 @@
+"""The coordinator's step: an optimiser of ``torch.optim`` that takes the averaged update for a gradient.
+
+With D the weighted average of the hospitals' updates (local minus global model), the pseudo-gradient is g = -D, without
+any other scale (Reddi et al. 2021, "Adaptive Federated Optimization", algorithm 2). ``SGD`` at rate 1 therefore moves
+the model to w + D, the weighted average of the local models: federated averaging (McMahan et al. 2017).
+"""
+
+import math
+from typing import Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from shared.charter import TaskPlan
+from shared.errors import CharterError
+from shared.vector import Vector
+
+# Those that need one gradient and nothing else; LBFGS wants a closure, SparseAdam sparse gradients, Muon matrices.
+OPTIMISERS: Final = ("SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "NAdam", "RAdam", "Adamax")
+_FLOOR: Final = 0.05  # of the learning rate, at the end of its cosine
+
+
+def cosine(done: float) -> float:
+    """Factor of the learning rate when the share ``done`` in [0, 1] of the rounds is over: from 1 down to 0.05."""
+    return _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class ServerOptimiser:
+    """The global model as one flat parameter, and the optimiser that moves it.
+
+    Args:
+        vector: The initial model, float32 ``[d]``; copied.
+        name: One of :data:`OPTIMISERS`.
+        rate: Learning rate.
+        rounds: Length of the half cosine along which the rate falls; None keeps it as it is.
+
+    Raises:
+        CharterError: There is no such optimiser.
+    """
+
+    def __init__(self, vector: Vector, *, name: str, rate: float, rounds: int | None = None) -> None:
+        if name not in OPTIMISERS:
+            raise CharterError(f"the coordinator has no optimiser '{name}'", hint=f"use one of {', '.join(OPTIMISERS)}")
+        self._parameter = nn.Parameter(torch.from_numpy(vector.astype(np.float32)))
+        self._optimiser: torch.optim.Optimizer = getattr(torch.optim, name)([self._parameter], lr=rate)
+        self._rate, self._rounds, self._done = rate, rounds, 0
+
+    @classmethod
+    def of(cls, plan: TaskPlan, vector: Vector) -> "ServerOptimiser":
+        """The optimiser that ``plan`` asks for.
+
+        ``SGD`` keeps its rate: updates shrink with the hospitals' own falling rates, and rate 1 stays federated
+        averaging in every round. The others make steps of the same size whatever the updates', so their rate falls.
+        """
+        rounds = None if plan.server_optimizer == "SGD" else plan.rounds
+        return cls(vector, name=plan.server_optimizer, rate=plan.server_lr, rounds=rounds)
+
+    def step(self, average: Vector) -> Vector:
+        """Move the model by the averaged update, float32 ``[d]``, and return it (see :attr:`vector`)."""
+        if self._rounds:
+            self._optimiser.param_groups[0]["lr"] = self._rate * cosine(self._done / self._rounds)
+        self._parameter.grad = torch.from_numpy(-average)
+        self._optimiser.step()
+        self._parameter.grad = None
+        self._done += 1
+        return self.vector
+
+    @property
+    def vector(self) -> Vector:
+        """A copy of the model, float32 ``[d]``."""
+        copy: Vector = self._parameter.detach().numpy().copy()
+        return copy

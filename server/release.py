@@ -1,0 +1,71 @@
+"""A model leaves the coordinator: weights and a description of where they come from, both whole or neither."""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors.numpy
+
+from compliance.log import Action, AuditLog, Entry, Outcome
+from shared.errors import OutputError
+from shared.files import output_errors, write_bytes, write_json
+from shared.vector import Flat, Layout
+
+WEIGHTS, CARD = "model.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Where a model comes from.
+
+    Attributes:
+        federation, charter, run, task: As in the header of every message of its training.
+        rounds: Rounds of training.
+        sites: Sites that gave at least one update.
+        privacy: ``off`` or ``patient``: what the charter asked of every site.
+        parameters: Length of its vector.
+        model: Digest of layout and numbers, as in the messages.
+    """
+
+    federation: str
+    charter: str
+    run: str
+    task: str
+    rounds: int
+    sites: tuple[str, ...]
+    privacy: str
+    parameters: int
+    model: str
+
+
+def write_model(folder: Path, layout: Layout, model: Flat, card: ModelCard, *, log: AuditLog) -> Path:
+    """Write ``model.safetensors``, then ``model.json`` with its hash: a model without its description is unfinished.
+
+    Returns:
+        The file of the weights.
+
+    Raises:
+        OutputError: The folder cannot be written; an earlier model in it is kept or gone, never mixed with this one.
+        RecordError: The record cannot be written; then neither is the model.
+    """
+    data = safetensors.numpy.save(layout.restore(model), {"run": card.run, "task": card.task, "charter": card.charter})
+    digest = hashlib.sha256(data).hexdigest()
+    entry = Entry(
+        Action.MODEL_WRITE,
+        Outcome.STARTED,
+        run=card.run,
+        round=card.rounds,
+        subject=("model", card.model),
+        detail={"task": card.task, "bytes": len(data), "sha256": digest},
+    )
+    weights, described = folder / WEIGHTS, folder / CARD
+    with log.act(entry):
+        with output_errors(described):
+            described.unlink(missing_ok=True)
+        write_bytes(weights, data, durable=True)
+        try:
+            write_json(described, {"version": 1, **asdict(card), "weights_sha256": digest})
+        except OutputError:
+            weights.unlink(missing_ok=True)
+            raise
+    return weights
