@@ -100,4 +100,7 @@ def write_segmentation(path: Path, context: Context, images: list[Dataset], labe
     seg.InstanceCreationDate = seg.ContentDate = seg.SeriesDate = day(visit.day)
     seg.InstanceCreationTime = seg.ContentTime = seg.SeriesTime = moment
     seg.InstitutionName, seg.StationName = context.site.title, f"{context.site.id}WS1"
+    for item in seg.ContributingEquipmentSequence:
+        if "ContributionDateTime" in item:  # highdicom enters the present
+            item.ContributionDateTime = day(visit.day) + moment
     path.write_bytes(encode(seg, seg.StationName))

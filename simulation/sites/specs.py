@@ -204,7 +204,7 @@ SITES: tuple[SiteSpec, ...] = (
         "H5",
         "Kettering Eastside",
         MrProtocol(
-            PulseSequence.SPIN_ECHO, 1.5, tr=2800, te=20, noise=0.05, kept_phase=0.75, kept_read=0.90, shading=0.25
+            PulseSequence.SPIN_ECHO, 1.5, tr=3300, te=30, noise=0.05, kept_phase=0.75, kept_read=0.90, shading=0.25
         ),
         patients=10,
         fov=250,
@@ -252,7 +252,7 @@ SITES: tuple[SiteSpec, ...] = (
     SiteSpec(
         "H8",
         "Marrow Bay Hospital",
-        CtProtocol(ContrastPhase.NATIVE, Kernel.SHARP, photons=1.1e5, signed=True),
+        CtProtocol(ContrastPhase.NATIVE, Kernel.SHARP, photons=4e4, signed=True),
         patients=10,
         fov=400,
         vendor="GE MEDICAL SYSTEMS",

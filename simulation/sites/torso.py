@@ -17,6 +17,8 @@ from simulation.sites.warp import Points, RandomField, Warp
 Array = NDArray[np.float32]
 Triple = tuple[float, float, float]
 
+SCANNED = (-28.0, 22.0)  # mm; tumours lie where the usual number of slices sees them
+
 _NAMES = ("liver", "spleen", "kidney", "aorta", "cava", "muscle", "tumour", "vessel")
 ORGANS: MappingProxyType[ContrastPhase, dict[str, float]] = MappingProxyType(
     {
@@ -114,9 +116,12 @@ def _draw_tumours(rng: np.random.Generator, lobes: tuple[float, float]) -> tuple
     """Most patients have some; their centres lie inside the right lobe."""
     found = []
     for _ in range(int(rng.poisson(3.4)) if rng.random() < 0.85 else 0):
-        direction = rng.normal(size=3)
-        direction *= lobes[0] * 0.75 * rng.random() ** (1 / 3) / np.linalg.norm(direction)
-        x, y, z = np.array(_RIGHT_LOBE[0]) + direction * np.array(_RIGHT_LOBE[1]) * (1, 1, 0.7)
+        z = rng.uniform(*SCANNED)
+        middle, axes = _RIGHT_LOBE
+        width = 0.75 * np.sqrt(max(0.0, 1 - ((z - middle[2]) / axes[2]) ** 2) * rng.random())
+        angle = rng.uniform(0, 2 * np.pi)
+        x = middle[0] + lobes[0] * axes[0] * width * float(np.cos(angle))
+        y = middle[1] + lobes[0] * axes[1] * width * float(np.sin(angle))
         radius = float(np.exp(rng.uniform(np.log(5), np.log(21))))
         first, second, third = radius * rng.uniform(0.75, 1.25, 3)
         onset = int(rng.choice(3, p=(0.8, 0.1, 0.1)))
@@ -225,6 +230,8 @@ def _spine(canvas: _Canvas, torso: Torso, places: Points) -> Array:
 def _bowel(canvas: _Canvas, torso: Torso, places: Points, cavity: Array) -> None:
     """Loops of bowel and the stomach, with gas on top (patients lie on their back)."""
     y = places[1]
+    strands = np.clip(1 - np.abs(torso.vessels.on_slices(places)[0]) / np.float32(0.06), 0, 1)
+    canvas.put(strands * _soft(1 + 8 * torso.region.on_slices(places)[0], 1.0) * cavity, 30)  # vessels of the mesentery
     stomach = Loop((50, -38, 25), (42, 30, 40), 1 / 3)
     for loop in (*torso.bowel, stomach):
         shape = _ellipsoid(places, loop.centre, loop.axes)
@@ -254,8 +261,8 @@ def _liver(canvas: _Canvas, torso: Torso, places: Points, room: Array, organs: d
     union = -np.log(np.exp(-3.5 * lobes[0]) + np.exp(-3.5 * lobes[1]) + np.float32(1e-12)) / np.float32(3.5)
     liver = _soft(union + np.float32(0.12) * torso.edge.on_slices(places)[0], 0.04) * room
     canvas.put(liver, organs["liver"])
-    thin = np.clip(1 - np.abs(torso.vessels.on_slices(places)[0]) / np.float32(0.05), 0, 1)
-    somewhere = _soft(1 - 8 * (torso.region.on_slices(places)[0] - np.float32(0.1)), 1.0)
+    thin = np.clip(1 - np.abs(torso.vessels.on_slices(places)[0]) / np.float32(0.1), 0, 1)
+    somewhere = _soft(1 - 8 * torso.region.on_slices(places)[0], 1.0)
     canvas.put(thin * somewhere * liver, organs["liver"] + organs["vessel"])
     bladder = _soft(_ellipsoid(places, (-48, -52, -18), (17, 15, 22)), 0.1)
     canvas.put(bladder * room, 12)
