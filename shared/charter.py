@@ -31,10 +31,10 @@ class TaskPlan:
         local_steps: Optimiser steps that each hospital takes in a round.
         batch: Patches in a step (without differential privacy).
         local_optimizer: Class name in ``torch.optim`` that a hospital uses within a round.
-        local_lr: Its learning rate at the first round; it falls along a half cosine over the rounds.
+        local_lr: Its learning rate; with ``SGD`` at the coordinator it falls along a half cosine over the rounds.
         server_optimizer: Class name in ``torch.optim`` that the coordinator applies to the averaged update
             (Reddi et al. 2021, "Adaptive Federated Optimization"); ``SGD`` with rate 1 is federated averaging.
-        server_lr: Its learning rate, on the same cosine.
+        server_lr: Its learning rate; for any but ``SGD`` it falls along a half cosine over the rounds.
         proximal: Weight mu of the FedProx term mu/2 |w - w_round|^2 (Li et al. 2020); 0 switches it off.
         evaluate_every: Hospitals evaluate on their held-out patients every so many rounds, and after the last.
     """
