@@ -50,21 +50,25 @@ class Atlas:
         return fractions / np.float32(255), distance
 
 
-def _folder() -> Path:
-    """Where nilearn keeps its atlas, found without importing it."""
+def atlas_file(name: str) -> Path:
+    """The file of one map (``t1``, ``gm``, ``wm``) in the installed nilearn, found without importing it.
+
+    Raises:
+        DataError: nilearn is not installed, or does not hold the atlas.
+    """
     spec = find_spec("nilearn")
     if spec is None or spec.origin is None:
         raise DataError(
             "the brain atlas is missing: nilearn is not installed", hint="pip install 'fedward[simulation]'"
         )
-    return Path(spec.origin).parent / "datasets" / "data"
+    path = Path(spec.origin).parent / "datasets" / "data" / FILE.format(name)
+    if not path.is_file():
+        raise DataError(f"the installed nilearn has no {path.name}", hint="pip install 'fedward[simulation]'")
+    return path
 
 
 def _read(name: str) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    path = _folder() / FILE.format(name)
-    if not path.is_file():
-        raise DataError(f"the installed nilearn has no {path.name}", hint="pip install 'fedward[simulation]'")
-    image = nibabel.load(path)
+    image = nibabel.load(atlas_file(name))
     return np.asarray(image.dataobj, np.uint8), np.asarray(image.affine, np.float64)
 
 

@@ -67,7 +67,7 @@ def project(image: Array) -> Array:
             share = np.where((place >= 0) & (place < size), part, np.float32(0)) / np.float32(abs(major))
             place = np.clip(place, 0, size - 1)
             flat = steps * size + place if steep else place * size + steps
-            total += np.einsum("dsn,ds->dn", by_row[flat], share, optimize=False)
+            total += np.einsum("dsn,ds->dn", by_row.take(flat, axis=0), share, optimize=False)
         sinogram[view] = total
     return sinogram
 
@@ -85,7 +85,8 @@ def ramp(size: int, kernel: Kernel) -> Array:
     response[odd] = -1 / (np.pi * place[odd]) ** 2
     frequency = scipy.fft.rfftfreq(size)
     taper = np.cos(np.pi * frequency) ** 2 if kernel is Kernel.SOFT else np.cos(np.pi * frequency)
-    return (2 * scipy.fft.rfft(response, workers=1).real * taper).astype(np.float32)
+    filtered: Array = (2 * scipy.fft.rfft(response, workers=1).real * taper).astype(np.float32)
+    return filtered
 
 
 def back_project(sinogram: Array, kernel: Kernel) -> Array:

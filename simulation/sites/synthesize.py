@@ -17,7 +17,7 @@ import numpy as np
 from shared.errors import FedwardError, UsageError
 from shared.files import output_errors, write_json
 from simulation.sites.acquisition import Acquisition
-from simulation.sites.atlas import load_atlas
+from simulation.sites.atlas import atlas_file, load_atlas
 from simulation.sites.ct import simulate_ct
 from simulation.sites.dicom import FAST, REFERENCE, Context, write_series
 from simulation.sites.headers import Visit, draw_person, draw_visits
@@ -114,7 +114,7 @@ def synthesize(
     _check(patients=patients, size=size, slices=slices, seed=seed, workers=workers)
     _check_folder(out)
     if any(isinstance(site.protocol, MrProtocol) for site in sites):
-        load_atlas()  # say that it is missing before anything is started
+        atlas_file("t1")  # say that it is missing before anything is started
     with output_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
