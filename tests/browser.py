@@ -77,9 +77,7 @@ class Browser:
         self.requests.clear()
         self.complaints.clear()
         phone = width < 600
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self._loaded = False
@@ -99,9 +97,9 @@ class Browser:
         answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         return base64.b64decode(answer["data"])
 
-    def pdf(self) -> bytes:
-        """The page as it prints."""
-        return base64.b64decode(self.call("Page.printToPDF", printBackground=True)["data"])
+    def emulate(self, medium: str) -> None:
+        """Show the page as on ``"screen"`` or in ``"print"``."""
+        self.call("Emulation.setEmulatedMedia", media=medium)
 
     def _receive(self) -> dict[str, Any]:
         deadline = time.monotonic() + PATIENCE
@@ -154,9 +152,9 @@ def chromium() -> Iterator[Browser]:
             browser.attach()
             yield browser
         finally:
+            # The end of the pipe is the order to quit.
             os.close(sender)
             os.close(receiver)
-            process.terminate()
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:

@@ -237,11 +237,12 @@ def plain(value: float, digits: int = 3) -> str:
     """A figure such as a noise multiplier with ``digits`` significant digits; powers of ten where it is very small."""
     if math.isinf(value):
         return "∞"
-    if value != 0 and abs(value) < 10**-3:
-        mantissa, exponent = f"{value:.{max(digits - 2, 0)}e}".split("e")
-        raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-        return f"{mantissa.removesuffix('.0')} × 10{raised}" if mantissa.removesuffix(".0") != "1" else f"10{raised}"
-    return signed(f"{value:.{digits}g}")
+    if value == 0 or abs(value) >= 1e-3:
+        return signed(f"{value:.{digits}g}")
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    power = "10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    mantissa = mantissa.rstrip("0").rstrip(".")
+    return power if mantissa == "1" else f"{signed(mantissa)} × {power}"
 
 
 def bound(value: float) -> str:

@@ -145,7 +145,7 @@ DENOISE = TaskRecord(
         for number, site in enumerate(SITES)
     ),
     parameters=110_273,
-    setup="20 rounds of 50 steps of 16 patches at each hospital with SGD, Adam at the coordinator; pooled and local: Adam",
+    setup="20 rounds of 50 steps of 16 patches at each hospital with SGD, Adam at the coordinator",
 )
 SUPERRES = TaskRecord(
     name="superres",
@@ -153,7 +153,9 @@ SUPERRES = TaskRecord(
     main_metric="psnr",
     rounds=15,
     classical={"bicubic": quality(26.71), "lanczos": quality(27.18), "zero_fill": quality(27.33)},
-    arms={"federated": ArmRecord(quality(29.24), None, quality(29.91), 48_000, 3000, 64.0, _curve([22.4, 27.9, 29.24]))},
+    arms={
+        "federated": ArmRecord(quality(29.24), None, quality(29.91), 48_000, 3000, 64.0, _curve([22.4, 27.9, 29.24]))
+    },
     per_site={"H1": {"zero_fill": quality(27.6), "federated": quality(29.3)}},
     pictures=(_image_row("H1", 11, "zero_fill", 23.9),),
     parameters=63_409,
