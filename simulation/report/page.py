@@ -126,10 +126,7 @@ def _task_view(record: RunRecord, task: TaskRecord) -> TaskView:
 
 
 def _charts(task: TaskRecord) -> tuple[tuple[Chart, ...], tuple[tuple[str, Markup], ...]]:
-    """Curves of every metric that was followed, and the legend that they share.
-
-    MSE is left out beside PSNR, which is its logarithm.
-    """
+    """Curves of the main metric and its companion, and the legend that they share."""
     followed = [name for name in tables.arms_of(task) if task.arms[name].curve]
     levels = [(name, words.method_title(name), task.arms[name].all_sites) for name in task.arms if name not in followed]
     for stronger, style, kind in (
@@ -146,7 +143,7 @@ def _charts(task: TaskRecord) -> tuple[tuple[Chart, ...], tuple[tuple[str, Marku
             for name in followed
         ]
         lines = [line for line in lines if line.points]
-        if not lines or metric == "mse":
+        if not lines or metric not in (task.main_metric, *words.HEADLINE_METRICS):
             continue
         held = [charts.Level(name, values[metric]) for name, _, values in levels if metric in values]
         title = words.metric_note(metric).title
@@ -224,7 +221,7 @@ def _log_fact(record: RunRecord) -> Fact:
 
 def _panel_scores(panel: Panel) -> Sequence[str]:
     shown = []
-    for name in words.PICTURE_METRICS:
+    for name in words.HEADLINE_METRICS:
         if name in panel.metrics:
             note = words.metric_note(name)
             figure = words.number(name, panel.metrics[name])

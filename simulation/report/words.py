@@ -89,8 +89,8 @@ METRICS: Mapping[str, MetricNote] = {
 
 # The main metric first, then the one most often quoted beside it.
 METRIC_ORDER = tuple(METRICS)
-# What stands under a picture: one slice has room for two figures.
-PICTURE_METRICS = ("psnr", "ssim", "dice", "miou")
+# What stands under a picture and is drawn over the rounds; the tables hold every metric.
+HEADLINE_METRICS = ("psnr", "ssim", "miou", "dice")
 
 
 @dataclass(frozen=True)
