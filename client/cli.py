@@ -1,0 +1,125 @@
+"""``fedward node``: what a hospital does with its own data on its own machine."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.deid import DeidReport, Profile, SiteKey, deidentify_folder
+from compliance.log import AuditLog
+from shared import console
+from shared.errors import PartialError, UsageError
+
+app = typer.Typer(help="A hospital's node: de-identify, build the cohort, take part.", no_args_is_help=True)
+
+KEY_NAME = "fedward-deid.key"
+
+
+@app.callback()
+def node() -> None:
+    """A hospital's node."""
+
+
+@app.command()
+def deidentify(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Folder of DICOM files; read recursively.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for released files, under pseudonymous names.")],
+    *,
+    profile: Annotated[
+        str, typer.Option(help="basic, safe-harbor, research, or a profile of your own (TOML).")
+    ] = "basic",
+    key: Annotated[
+        Path | None, typer.Option(help="The site's key (0600). Default: the node's, else one beside OUT.")
+    ] = None,
+    reports: Annotated[
+        Path | None, typer.Option(help="Folder for deid.json. Default: the node's, else beside OUT.")
+    ] = None,
+    determination: Annotated[
+        Path | None, typer.Option(help="Expert determination (JSON), where the profile needs one.")
+    ] = None,
+    node: Annotated[Path | None, typer.Option(help="The node's folder; its keys, log and reports are used.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the totals as JSON.")] = False,
+) -> None:
+    """De-identify a folder of DICOM files.
+
+    Exit status 0: all released. 3: some were quarantined or refused; the report names each. 2: wrong use.
+    """
+    chosen = Profile.load(profile, determination=determination)
+    reports = reports or (node / "reports" if node else out.parent / f"{out.name}-reports")
+    with ExitStack() as stack:
+        site_key = _site_key(key, node, source, out)
+        log = stack.enter_context(_log(node, reports, site_key))
+        bar = stack.enter_context(console.progress(quiet=as_json))
+        task = bar.add_task("De-identifying", total=None)
+        report = deidentify_folder(
+            source,
+            out,
+            profile=chosen,
+            key=site_key,
+            log=log,
+            reports=reports,
+            workers=workers,
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    _tell(report, as_json=as_json)
+
+
+def _tell(report: DeidReport, *, as_json: bool) -> None:
+    if as_json:
+        console.emit_json(
+            {
+                **report.counts,
+                "profile": report.profile,
+                "profile_sha256": report.profile_sha256,
+                "report": str(report.path),
+            }
+        )
+    else:
+        console.say(
+            f"{report.released} of {report.files} files released under profile {report.profile}; report {report.path}"
+        )
+    held = report.quarantined + report.refused
+    if held:
+        raise PartialError(
+            f"{report.quarantined} files were quarantined and {report.refused} refused",
+            hint=f"{report.path} names each of them and says why",
+        )
+
+
+def _site_key(key: Path | None, node: Path | None, source: Path, out: Path) -> SiteKey:
+    """The key that was named, else the node's, else one beside the output that later runs find again."""
+    if key is None and node is not None:
+        return SiteKey.load(node / "keys" / "pseudonym.key")
+    if key is not None:
+        if out.resolve() in key.resolve().parents:
+            raise UsageError(f"the key {key} lies in the output folder", hint="keep it where released files do not go")
+        return SiteKey.load(key)
+    beside = out.resolve().parent / KEY_NAME
+    if beside.exists():
+        return SiteKey.load(beside)
+    if not source.is_dir():
+        raise UsageError(f"there is no folder {source}", hint="name the folder that holds the DICOM files")
+    console.err.print(f"a new site key was made: {beside}; keep it secret, and keep it", markup=False, soft_wrap=True)
+    return SiteKey.create(beside)
+
+
+def _log(node: Path | None, reports: Path, site_key: SiteKey) -> AuditLog:
+    """The node's audit log; for a bare folder, one beside the report."""
+    if node is None:
+        return AuditLog(reports / "audit.jsonl", site="", subject_key=site_key.derive("audit-subject"))
+    try:
+        about = json.loads((node / "node.json").read_text("utf-8"))
+        audit_key = SiteKey.load(node / "keys" / "audit.key")
+        return AuditLog(
+            node / "audit" / "log.jsonl",
+            site=str(about["site"]),
+            purpose=str(about["purpose"]),
+            subject_key=audit_key.secret,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{node} is no node's folder: {type(error).__name__}", hint="name the folder with node.json"
+        ) from error

@@ -1,0 +1,177 @@
+"""A folder: every file in it gets a line in the report, every batch an entry in the audit log before and after."""
+
+import contextlib
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+from client.deid.codec import MalformedError
+from client.deid.profile import Profile
+from client.deid.pseudonyms import SiteKey
+from client.deid.report import DeidReport, FileRecord, Status, open_report
+from client.deid.single import Processed, Processor, head_of, kind_of, start_worker, work
+from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
+from shared.errors import DataError, UsageError
+
+BATCH = 256
+"""Files per audit entry."""
+_CHUNK = 8
+
+Progress = Callable[[int, int], None]
+"""Called with the number of files done and the number of files in all."""
+
+
+def deidentify_folder(
+    source: Path,
+    out: Path,
+    *,
+    profile: Profile,
+    key: SiteKey,
+    log: AuditLog | None,
+    reports: Path,
+    workers: int = 1,
+    on_progress: Progress | None = None,
+) -> DeidReport:
+    """De-identify every file below ``source`` into ``out``.
+
+    ``out`` gets released files only, at ``<patient>/<study>/<series>/<instance>.dcm``, all names pseudonymous. A file
+    that is there from an earlier run under the same key and profile is written again, identically.
+
+    Args:
+        source: The folder to read; links to folders are not followed.
+        out: The folder to write; made where missing.
+        profile: What is done to which attribute.
+        key: The site's key.
+        log: Where the acts are recorded; None only where the caller keeps no record.
+        reports: The folder for ``deid.json``.
+        workers: Processes to use.
+        on_progress: Told how far it is.
+
+    Returns:
+        The totals, and where the report is.
+
+    Raises:
+        UsageError: The folders overlap, or ``source`` is no folder.
+        DataError: There is no DICOM in ``source``; nothing is written then.
+        OutputError: ``out`` or ``reports`` cannot be written.
+        RecordError: The audit log cannot be written; nothing further is done then.
+    """
+    _check_folders(source, out, reports)
+    paths, unreadable = _walk(source)
+    _require_dicom(source, paths)
+    total = len(paths) + len(unreadable)
+    with ExitStack() as stack:
+        report = stack.enter_context(open_report(reports, profile))
+        processor = Processor(source, out, profile, key)
+        run = _pool(stack, (source, out, profile, key), workers) if workers > 1 else processor.process_all
+        written: dict[str, str] = {}
+        done = 0
+        for start in range(0, len(paths), BATCH):
+            batch = paths[start : start + BATCH]
+            with _recorded(log, profile, batch) as lines:
+                for result in run(batch):
+                    settled = _settled(result, written, processor)
+                    report.add(settled.record)
+                    lines.append(settled.record)
+                    done += 1
+                    if on_progress:
+                        on_progress(done, total)
+        for record in unreadable:
+            report.add(record)
+        return report.close()
+
+
+def _check_folders(source: Path, out: Path, reports: Path) -> None:
+    if not source.is_dir():
+        raise UsageError(f"there is no folder {source}", hint="name the folder that holds the DICOM files")
+    inner, outer = out.resolve(), source.resolve()
+    if inner == outer or outer in inner.parents or inner in outer.parents:
+        raise UsageError(f"{out} and {source} lie in each other", hint="choose an output folder apart from the input")
+    if inner in {reports.resolve(), *reports.resolve().parents}:
+        raise UsageError(
+            f"the reports folder {reports} lies in {out}", hint="the output holds released files only; choose another"
+        )
+
+
+def _walk(source: Path) -> tuple[list[str], list[FileRecord]]:
+    """Every file below ``source`` in order, and a record for everything else that stands there."""
+    paths: list[str] = []
+    unreadable: list[FileRecord] = []
+
+    def refuse(path: str, reason: str) -> None:
+        unreadable.append(FileRecord(os.path.relpath(path, source), Status.REFUSED, reason))
+
+    def failed(error: OSError) -> None:
+        refuse(str(error.filename), f"the folder cannot be read: {error.strerror}")
+
+    for folder, folders, files in os.walk(source, onerror=failed):
+        folders.sort()
+        for name in folders:
+            if (Path(folder) / name).is_symlink():
+                refuse(str(Path(folder) / name), "a link to a folder is not followed")
+        paths += (os.path.relpath(Path(folder) / name, source) for name in sorted(files))
+    return paths, unreadable
+
+
+def _require_dicom(source: Path, paths: list[str]) -> None:
+    """Raise before anything is written where there is nothing to do."""
+    if not paths:
+        raise DataError(f"{source} holds no files", hint="name the folder that holds the DICOM files")
+    kinds: Counter[str] = Counter()
+    for path in paths:
+        try:
+            kind = kind_of(head_of(source / path))
+        except MalformedError:
+            kind = "file that cannot be read"
+        if kind == "DICOM file":
+            return
+        kinds[kind] += 1
+    found = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(4))
+    raise DataError(
+        f"{source} holds no DICOM file but {found}",
+        hint="export the studies as DICOM Part 10 files, unpacked, and name their folder",
+    )
+
+
+def _pool(
+    stack: ExitStack, settings: tuple[Path, Path, Profile, SiteKey], workers: int
+) -> Callable[[list[str]], Iterator[Processed]]:
+    """Worker processes that start afresh, so that they inherit no thread or lock of this one."""
+    pool = ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=start_worker, initargs=settings
+    )
+    stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+
+    def run(batch: list[str]) -> Iterator[Processed]:
+        chunks = [batch[start : start + _CHUNK] for start in range(0, len(batch), _CHUNK)]
+        for results in pool.map(work, chunks):
+            yield from results
+
+    return run
+
+
+def _settled(result: Processed, written: dict[str, str], processor: Processor) -> Processed:
+    """The result, once it is sure that no other file of this folder came out as the same instance."""
+    if not result.target:
+        return result
+    first = written.setdefault(result.target, result.record.path)
+    return result if first == result.record.path else processor.settle(first, result.record.path)
+
+
+@contextlib.contextmanager
+def _recorded(log: AuditLog | None, profile: Profile, batch: list[str]) -> Iterator[list[FileRecord]]:
+    """Record a batch before it starts and after it ended: counts and a keyed digest of its report lines, no paths."""
+    lines: list[FileRecord] = []
+    if log is None:
+        yield lines
+        return
+    subject = ("batch", log.digest("\n".join(batch)))
+    facts: dict[str, Scalar] = {"files": len(batch), "profile": profile.name, "profile_sha256": profile.sha256}
+    with log.act(Entry(Action.DEIDENTIFY, Outcome.STARTED, subject=subject, detail=facts)) as detail:
+        yield lines
+        detail |= {status.value: sum(line.status is status for line in lines) for status in Status}
+        detail["report_lines"] = log.digest("\n".join(line.line() for line in lines))

@@ -1,0 +1,137 @@
+"""The report of a batch: one line per input file, written as the batch goes on and in place only when it is done."""
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Any
+
+from client.deid.profile import Profile
+from shared.files import atomic_file
+
+FORMAT = 1
+NAME = "deid.json"
+
+
+class Status(StrEnum):
+    """What became of a file."""
+
+    RELEASED = "released"
+    QUARANTINED = "quarantined"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One line of the report.
+
+    Attributes:
+        path: The input file, relative to the input folder.
+        status: What became of it.
+        reason: Why it was not released; empty where it was.
+        rules: How often each rule was applied; never a value.
+    """
+
+    path: str
+    status: Status
+    reason: str = ""
+    rules: Mapping[str, int] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """The record as one line of JSON."""
+        row: dict[str, Any] = {"input": self.path, "status": self.status.value}
+        if self.reason:
+            row["reason"] = self.reason
+        if self.rules:
+            row["rules"] = dict(sorted(self.rules.items()))
+        return json.dumps(row, ensure_ascii=True)
+
+
+@dataclass(frozen=True)
+class DeidReport:
+    """What a batch came to.
+
+    Attributes:
+        files: How many files there were in all.
+        released: How many came out.
+        quarantined: How many wait for a person; the report names each and why.
+        refused: How many could not be read; likewise.
+        rules: How often each rule was applied, over all files.
+        profile: The name of the profile.
+        profile_sha256: Its digest.
+        path: The report file, which has a line per input file.
+    """
+
+    files: int
+    released: int
+    quarantined: int
+    refused: int
+    rules: Mapping[str, int]
+    profile: str
+    profile_sha256: str
+    path: Path
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Files by what became of them, as ``summary.json`` of a run has them."""
+        return {
+            "files": self.files,
+            "released": self.released,
+            "quarantined": self.quarantined,
+            "refused": self.refused,
+        }
+
+    def records(self) -> Iterator[FileRecord]:
+        """The lines of the report file."""
+        for row in json.loads(self.path.read_text("utf-8"))["files"]:
+            yield FileRecord(row["input"], Status(row["status"]), row.get("reason", ""), row.get("rules", {}))
+
+
+class ReportWriter:
+    """Writes lines to a report that is open; made by :func:`open_report`."""
+
+    def __init__(self, stream: IO[bytes], profile: Profile, path: Path) -> None:
+        self._stream, self._profile, self._path = stream, profile, path
+        self._statuses: Counter[Status] = Counter()
+        self._rules: Counter[str] = Counter()
+        head = {"format": FORMAT, "profile": profile.name, "profile_sha256": profile.sha256}
+        if profile.determination:
+            head |= {"expert": profile.determination.expert, "expires": profile.determination.expires.isoformat()}
+        self._stream.write(json.dumps(head)[:-1].encode() + b', "files": [')
+
+    def add(self, record: FileRecord) -> None:
+        """Write one line."""
+        self._stream.write((",\n" if self._statuses else "\n").encode() + record.line().encode())
+        self._statuses[record.status] += 1
+        self._rules.update(record.rules)
+
+    def close(self) -> DeidReport:
+        """Write the totals and say what they are."""
+        report = DeidReport(
+            files=self._statuses.total(),
+            released=self._statuses[Status.RELEASED],
+            quarantined=self._statuses[Status.QUARANTINED],
+            refused=self._statuses[Status.REFUSED],
+            rules=dict(sorted(self._rules.items())),
+            profile=self._profile.name,
+            profile_sha256=self._profile.sha256,
+            path=self._path,
+        )
+        tail = {"counts": report.counts, "rules": report.rules}
+        self._stream.write(b"\n], " + json.dumps(tail)[1:].encode() + b"\n")
+        return report
+
+
+@contextlib.contextmanager
+def open_report(folder: Path, profile: Profile) -> Iterator[ReportWriter]:
+    """A report in ``folder``, readable by its owner alone, since input paths may name patients.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    path = folder / NAME
+    with atomic_file(path, mode=0o600) as stream:
+        yield ReportWriter(stream, profile, path)

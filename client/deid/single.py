@@ -1,0 +1,158 @@
+"""One file: read it, decide whether it may go out, de-identify it, write it. Nothing that it holds stops a batch."""
+
+import os
+import resource
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.deid import triage
+from client.deid.codec import MalformedError, Part10, read
+from client.deid.engine import Engine
+from client.deid.profile import Profile
+from client.deid.pseudonyms import SiteKey
+from client.deid.report import FileRecord, Status
+from client.deid.tables import vr_of
+from shared.errors import FedwardError
+from shared.files import atomic_file
+
+WORKER_MEMORY = 4 << 30
+"""Address space of a worker process, in bytes: a file that would need more is refused instead of taking the machine."""
+
+PREFIX_END = 132
+_KINDS = (
+    (b"\xff\xd8\xff", "JPEG picture"),
+    (b"\x89PNG", "PNG picture"),
+    (b"GIF8", "GIF picture"),
+    (b"BM", "BMP picture"),
+    (b"II*\0", "TIFF picture"),
+    (b"MM\0*", "TIFF picture"),
+    (b"%PDF", "PDF document"),
+    (b"PK\3\4", "zip archive"),
+    (b"\x1f\x8b", "gzip archive"),
+    (b"NRRD", "NRRD volume"),
+)
+
+
+@dataclass(frozen=True)
+class Processed:
+    """What became of one file, and where it was written below the output folder; empty where it was not."""
+
+    record: FileRecord
+    target: str = ""
+
+
+def kind_of(head: bytes) -> str:
+    """What a file is by its first bytes, for people: ``DICOM file``, ``JPEG picture``, ``file of another kind``."""
+    if head[128:PREFIX_END] == b"DICM":
+        return "DICOM file"
+    if not head:
+        return "empty file"
+    return next((kind for magic, kind in _KINDS if head.startswith(magic)), "file of another kind")
+
+
+def head_of(path: Path) -> bytes:
+    """The first bytes of a regular file, as far as :func:`kind_of` looks.
+
+    Raises:
+        MalformedError: It is no regular file, or cannot be opened.
+    """
+    try:
+        # O_NONBLOCK: a named pipe would otherwise wait for a writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise MalformedError("it is no regular file")
+            return stream.read(PREFIX_END)
+    except OSError as error:
+        raise MalformedError(f"it cannot be read: {error.strerror}") from error
+
+
+class Processor:
+    """Takes the files of one input folder through an engine to one output folder.
+
+    Args:
+        source: The input folder.
+        out: The output folder.
+        profile: The profile.
+        key: The site's key.
+    """
+
+    def __init__(self, source: Path, out: Path, profile: Profile, key: SiteKey) -> None:
+        self._source, self._out, self._engine = source, out, Engine(profile, key)
+
+    def process(self, path: str) -> Processed:
+        """De-identify one file, given by its path below the input folder.
+
+        Raises:
+            OutputError: The output folder does not take it; the batch cannot go on.
+        """
+        try:
+            return self._process(path)
+        except MalformedError as error:
+            return Processed(FileRecord(path, Status.REFUSED, str(error)))
+        except MemoryError:
+            return Processed(FileRecord(path, Status.REFUSED, "it needs more memory than a file may take"))
+        except FedwardError:
+            raise
+        except Exception as error:  # noqa: BLE001  # the boundary of one file: whatever it holds, the batch goes on
+            # The text of the error may hold values of the file; its type does not.
+            return Processed(FileRecord(path, Status.REFUSED, f"it cannot be de-identified: {type(error).__name__}"))
+
+    def process_all(self, paths: list[str]) -> Iterator[Processed]:
+        """De-identify files one after the other."""
+        return map(self.process, paths)
+
+    def settle(self, first: str, second: str) -> Processed:
+        """Two files came out as one instance: the first keeps the place; is the second the same file once more?
+
+        Returns:
+            What becomes of the second.
+        """
+        chunks = [self._engine.deidentify(self._readable(path)).chunks() for path in (first, second)]
+        same = b"".join(chunks[0]) == b"".join(chunks[1])
+        again = self._process(first)
+        if same:
+            return Processed(FileRecord(second, Status.RELEASED, rules=again.record.rules), again.target)
+        return Processed(
+            FileRecord(second, Status.QUARANTINED, "another file has its SOP Instance UID and other content")
+        )
+
+    def _readable(self, path: str) -> Part10:
+        return triage.exact_pixels(read((self._source / path).read_bytes(), vr_of))
+
+    def _process(self, path: str) -> Processed:
+        file = self._source / path
+        kind = kind_of(head_of(file))
+        if kind != "DICOM file":
+            return Processed(FileRecord(path, Status.REFUSED, f"not a DICOM file but: {kind}"))
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise MalformedError(f"it cannot be read: {error.strerror}") from error
+        part10 = read(data, vr_of)
+        if why := triage.refusal(part10):
+            return Processed(FileRecord(path, Status.REFUSED, why))
+        if why := triage.quarantine(part10):
+            return Processed(FileRecord(path, Status.QUARANTINED, why))
+        done = self._engine.deidentify(triage.exact_pixels(part10))
+        with atomic_file(self._out / done.path) as stream:
+            stream.writelines(done.chunks())
+        return Processed(FileRecord(path, Status.RELEASED, rules=done.counts), str(done.path))
+
+
+_processors: list[Processor] = []  # the one of this worker process
+
+
+def start_worker(source: Path, out: Path, profile: Profile, key: SiteKey) -> None:
+    """Set up a worker process: its memory limit and its engine."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = WORKER_MEMORY if hard == resource.RLIM_INFINITY else min(WORKER_MEMORY, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    _processors[:] = [Processor(source, out, profile, key)]
+
+
+def work(paths: list[str]) -> list[Processed]:
+    """De-identify a few files in a worker process."""
+    return [_processors[0].process(path) for path in paths]

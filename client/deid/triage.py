@@ -1,0 +1,126 @@
+"""Which files may be released at all: what cannot be read is refused, what nobody may release unseen is quarantined.
+
+Quarantined means: named in the report with the reason, and copied nowhere. Text that is burned into pixels is not
+looked for here; classes that are known to carry it wait for the room that does.
+"""
+
+import numpy as np
+
+from client.deid.codec import PIXEL_DATA, Dataset, Encapsulated, Part10, Value
+from client.deid.engine import text_of
+from client.deid.tables import quarantined, released
+
+_SOP_CLASS, _IMAGE_TYPE, _BURNED_IN = 0x00080016, 0x00080008, 0x00280301
+_REQUIRED = {
+    _SOP_CLASS: "SOP Class UID",
+    0x00080018: "SOP Instance UID",
+    0x0020000D: "Study Instance UID",
+    0x0020000E: "Series Instance UID",
+}
+_PIXELS = (PIXEL_DATA, 0x7FE00008, 0x7FE00009)
+_SCREEN_WORDS = ("SCREEN", "DOSE", "REPORT", "PATIENT PROTOCOL", "CAPTURE")
+_GREY = {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"}
+
+
+def refusal(part10: Part10) -> str | None:
+    """Why a file that can be parsed still is no image of a patient that could be worked on; None where it is one."""
+    dataset = part10.dataset
+    if any(tag >> 16 == 4 for tag in dataset):
+        return None  # a DICOMDIR has no instance; it is quarantined as what it is
+    missing = [name for tag, name in _REQUIRED.items() if not text_of(dataset, tag)]
+    if missing:
+        return f"it has no {missing[0]}"
+    expected = _expected_bytes(dataset)
+    value = dataset.get(PIXEL_DATA, ("", None))[1]
+    if expected and isinstance(value, bytes | memoryview) and len(value) < expected:
+        return "truncated: the pixel data are shorter than rows, columns and frames say"
+    return None
+
+
+def quarantine(part10: Part10) -> str | None:
+    """Why a file must not be released without being looked at; None where nothing speaks against it."""
+    dataset = part10.dataset
+    sop_class = text_of(dataset, _SOP_CLASS)
+    if any(tag >> 16 == 4 for tag in dataset):
+        return "a DICOMDIR, an index that names patients"
+    if sop_class not in released():
+        for beginning, why in quarantined().items():
+            if sop_class == beginning or sop_class.startswith(beginning + "."):
+                return why
+        return "a SOP class that is not known to be safe to release"
+    if text_of(dataset, _BURNED_IN).upper() == "YES":
+        return "Burned In Annotation says that its pixels carry text"
+    kind = text_of(dataset, _IMAGE_TYPE).upper()
+    if any(word in kind for word in _SCREEN_WORDS):
+        return "its Image Type says that it is a picture of a screen or a report"
+    present = [tag for tag in _PIXELS if tag in dataset]
+    if len(present) > 1:
+        return "it holds pixel data twice"
+    if present and text_of(dataset, 0x00280004) not in _GREY:
+        return "a colour picture in a class of grey ones, as reports and screens are"
+    return _pixel_reason(part10) if present else None
+
+
+def exact_pixels(part10: Part10) -> Part10:
+    """The file with pixel data of exactly the length that its rows, columns and frames make; more is not pixels."""
+    expected = _expected_bytes(part10.dataset)
+    vr, value = part10.dataset.get(PIXEL_DATA, ("", b""))
+    if not expected or not isinstance(value, bytes | memoryview) or len(value) == expected:
+        return part10
+    return Part10(part10.syntax, part10.encoding, {**part10.dataset, PIXEL_DATA: (vr, value[:expected])})
+
+
+def _number(dataset: Dataset, tag: int, *, big: bool) -> int:
+    value: Value = dataset.get(tag, ("", b""))[1]
+    return int.from_bytes(value, "big" if big else "little") if isinstance(value, bytes) and len(value) == 2 else 0
+
+
+def _expected_bytes(dataset: Dataset) -> int:
+    """Bytes of uncompressed pixel data, 0 where the description is incomplete."""
+    for big in (False, True):
+        allocated = _number(dataset, 0x00280100, big=big)
+        if allocated in {1, 8, 16, 32, 64}:
+            rows, columns = _number(dataset, 0x00280010, big=big), _number(dataset, 0x00280011, big=big)
+            samples = _number(dataset, 0x00280002, big=big) or 1
+            frames = text_of(dataset, 0x00280008) or "1"
+            count = int(frames) if frames.isascii() and frames.isdigit() else 0
+            return (rows * columns * samples * count * allocated + 7) // 8
+    return 0
+
+
+def _pixel_reason(part10: Part10) -> str | None:
+    dataset = part10.dataset
+    value = dataset.get(PIXEL_DATA, ("", None))[1]
+    if isinstance(value, Encapsulated) or value is None:
+        return None
+    if not isinstance(value, bytes | memoryview):
+        return "its pixel data are no pixel data"
+    if not _expected_bytes(dataset):
+        return "its pixel data are not described"
+    return _hidden_bits(dataset, value, big=part10.encoding.big)
+
+
+def _hidden_bits(dataset: Dataset, value: bytes | memoryview, *, big: bool) -> str | None:
+    """Bits outside Bits Stored that are set: old scanners kept overlays there (PS3.3 C.9.2.1.1, retired use)."""
+    allocated, stored, high = (_number(dataset, tag, big=big) for tag in (0x00280100, 0x00280101, 0x00280102))
+    if allocated not in {8, 16, 32} or not 0 < stored < allocated:
+        return None
+    if not stored - 1 <= high < allocated:
+        return "High Bit and Bits Stored contradict each other"
+    signed = _number(dataset, 0x00280103, big=big) == 1
+    order = ">" if big else "<"
+    pixels = np.frombuffer(
+        value, dtype=f"{order}{'i' if signed else 'u'}{allocated // 8}", count=len(value) * 8 // allocated
+    )
+    if not pixels.size:
+        return None
+    below = high + 1 - stored
+    if below and int(np.bitwise_or.reduce(pixels)) & ((1 << below) - 1):
+        return "bits below the stored ones are set, as hidden overlays are"
+    if signed:
+        # Sign extension fills the bits above with the sign; some writers leave them zero.
+        upper = pixels >> high
+        hidden = bool(upper.min() < -1 or upper.max() > 1)
+    else:
+        hidden = bool(int(np.bitwise_or.reduce(pixels)) >> (high + 1))
+    return "bits above the stored ones are set, as hidden overlays are" if hidden else None
