@@ -266,3 +266,14 @@ def test_gradients_of_another_network_and_losses_per_row_are_refused() -> None:
         optimizer.backward(parameters[0] * 2)
     with pytest.raises(ValueError, match="no parameter"):
         optimizer_for([nn.Parameter(torch.zeros(1), requires_grad=False)])
+
+
+def test_a_coordinate_is_rounded_towards_zero_and_a_long_gradient_ends_just_below_the_bound() -> None:
+    """The two margins of the exact bound, each of which would hide the loss of the other."""
+    optimizer = optimizer_for(vector(2), clipping=Clipping.FLAT)
+    optimizer.accumulate([torch.tensor([2.7, -2.7]) * optimizer.unit])
+    assert optimizer.lattice_sum.tolist() == [2, -2]
+
+    optimizer.zero_grad()
+    optimizer.accumulate([torch.tensor([3.0, 0.0])])
+    assert 1 - 2.0**-21 < optimizer.lattice_sum[0].item() * optimizer.unit < 1 - 2.0**-23
