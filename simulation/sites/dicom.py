@@ -120,7 +120,7 @@ def _series_header(context: Context, acquired: Acquisition, number: int) -> Data
     ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = context.uid("frame of reference"), ""
     start = visit.start + SECONDS_PER_SERIES * number
     ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = ds.InstanceCreationDate = day(visit.day)
-    ds.SeriesTime = ds.AcquisitionTime = clock(start)
+    ds.SeriesTime = clock(start)
     ds.PatientPosition = "HFS"
     ds.ImageComments = f"Patient {context.person.name.plain}, {context.person.id}"
     ds.AcquisitionNumber = 1

@@ -77,7 +77,7 @@ class Head:
 
     Attributes:
         warp: The person's coordinates (mm, +x right, +y front, +z head) to the atlas's.
-        atrophy: Widening of the ventricles, 0 to about 1.3.
+        atrophy: Widening of ventricles and sulci, 0 to about 1.3.
         layers: Thickness of skull, fat and skin, mm.
         lowest: z of the lowest slice, mm.
         lesions: White-matter lesions of all visits.
@@ -129,6 +129,8 @@ def tissue_maps(atlas: Atlas, head: Head, points: Points, *, visit: int = 0) -> 
     places = centre + offset * (1 - pull)  # nearer points of the atlas are drawn outwards: wider ventricles
     fractions, distance = atlas.sample(places)
     inside = np.clip(fractions.sum(0), 0, 1)
+    fractions[CSF] *= np.float32(1 + 1.5 * head.atrophy)  # where a voxel is mixed, fluid takes the room of tissue
+    fractions *= inside / np.maximum(fractions.sum(0), np.float32(1e-6))
 
     def layer(start: float, end: float) -> NDArray[np.float32]:
         soft = np.clip(distance - start + 0.5, 0, 1) * np.clip(end - distance + 0.5, 0, 1)

@@ -60,6 +60,7 @@ def _in_unicode(image: Dataset) -> Dataset:
     """The same header without its character set, whose legal empty first value (PS3.5 6.1.2.5.3) highdicom refuses."""
     copy = Dataset()
     copy.update(image)
+    copy.pop("SpecificCharacterSet", None)  # the elements are shared: a new one, not another value in the image's own
     copy.SpecificCharacterSet = "ISO_IR 192"
     return copy
 

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -187,7 +188,7 @@ def _results(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[str, int, int
         yield from map(_make_patient, jobs)
         return
     # Spawned, not forked: a fork of a process that runs threads may hang.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread)
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
         pending = {pool.submit(_make_patient, job) for job in jobs}
         while pending:
@@ -202,7 +203,8 @@ def _results(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[str, int, int
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle: it cancels what is queued
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
 
