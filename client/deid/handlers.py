@@ -116,6 +116,8 @@ def default_action(tag: int) -> Action:
         return Action.REMOVE
     if tag in lists.text or tag in lists.also or tag in lists.bulk:
         return Action.KEEP
+    if tag in lists.dummy:
+        return Action.DUMMY
     if tag >> 16 not in lists.image_groups:
         return Action.REMOVE
     if known.vr == "UI":

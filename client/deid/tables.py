@@ -69,6 +69,7 @@ class Rules:
     image_groups: frozenset[int]
     never: frozenset[int]
     text: frozenset[int]
+    dummy: frozenset[int]
     also: frozenset[int]
     bulk: frozenset[int]
     known: Known
@@ -163,6 +164,7 @@ def rules() -> Rules:
         image_groups=frozenset(int(group, 16) for group in raw["image_groups"]),
         never=_tags(raw["never"]),
         text=_tags(raw["text"]),
+        dummy=_tags(raw["dummy"]),
         also=_tags(raw["also"]),
         bulk=_tags(raw["bulk"]),
         known=Known(**{kind: _tags(tags) for kind, tags in raw["known"].items()}),
