@@ -65,6 +65,7 @@ class LocalGrid(Grid):
     ) -> None:
         set_identity()
         self._nodes = {node: dict(config) for node, config in nodes.items()}
+        self._visible = list(self._nodes)
         self._on_close = on_close
         self._run = Run.create_empty(run_id=RUN_ID)
         self._replies: dict[str, Message] = {}
@@ -92,13 +93,18 @@ class LocalGrid(Grid):
         """A message to one node."""
         return Message(content, dst_node_id=dst_node_id, message_type=message_type, ttl=ttl, group_id=group_id)
 
+    def select(self, sites: Iterable[str]) -> None:
+        """Let only the nodes of ``sites`` take part from now on: one grid serves several federations, one by one."""
+        wanted = set(sites)
+        self._visible = [node for node, config in self._nodes.items() if config.get("site", "") in wanted]
+
     def get_node_ids(self) -> Iterable[int]:
-        """Ids of all nodes."""
-        return list(self._nodes)
+        """Ids of the nodes that take part."""
+        return list(self._visible)
 
     def get_nodes(self) -> Iterable[NodeInfo]:
-        """Ids and names of all nodes."""
-        return [NodeInfo(node_id=node, name=config.get("site", "")) for node, config in self._nodes.items()]
+        """Ids and names of the nodes that take part."""
+        return [NodeInfo(node_id=node, name=self._nodes[node].get("site", "")) for node in self._visible]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Hand messages to their nodes and return at once; the ids are for :meth:`pull_messages`."""

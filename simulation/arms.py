@@ -1,0 +1,199 @@
+"""What a run does beside the federation itself, one call per worker process: prepare a hospital, train alone, score.
+
+Every function here takes and returns small plain values, since it runs in another process; images and weights pass
+through files.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from client.cohort import Cohort, Split, build_cohort
+from client.deid.batch import deidentify_folder
+from client.deid.profile import Profile
+from client.deid.pseudonyms import SiteKey
+from client.node import Node
+from client.training.loop import train_centrally, usable
+from shared.files import canonical_json, write_bytes
+from shared.imaging.images import PatientImages, StudyImages
+from shared.imaging.metrics import Sums, summarise
+from shared.imaging.tasks import Task, get_task
+from simulation.pictures import class_picture, intensity_picture
+from simulation.record import Picture
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """One virtual hospital of a run: its images as they came, and its node."""
+
+    site: str
+    source: Path
+    node: Path
+    member: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What preparing a hospital came to: counts of files, of patients and of rules applied."""
+
+    site: str
+    deid: Mapping[str, int]
+    reasons: Mapping[str, int]
+    rules: Mapping[str, int]
+    profile: tuple[str, str]
+    train_patients: int
+    held_out_patients: int
+    studies: int
+    slices: int
+    modality: str
+
+
+def one_thread() -> None:
+    """Start of a worker process: threads of several trainings on few cores only get in each other's way."""
+    torch.set_num_threads(1)
+
+
+def prepare(hospital: Hospital, profile_name: str, purpose: str, seed: int, holdout: float) -> Prepared:
+    """De-identify a hospital's images and build its cohort; nothing is done twice for the same input."""
+    node = Node.create(hospital.node, site=hospital.site, purpose=purpose, seed=seed)
+    profile = Profile.load(profile_name)
+    with node.open_log() as log:
+        report = deidentify_folder(
+            hospital.source,
+            hospital.node / "released",
+            profile=profile,
+            key=SiteKey.load(hospital.node / "keys" / "pseudonym.key"),
+            log=log,
+            reports=hospital.node / "reports",
+        )
+        cohort = build_cohort(hospital.node / "released", hospital.node / "cohort", log=log, holdout=holdout)
+    studies = [study for entry in cohort.entries for study in entry.studies]
+    return Prepared(
+        site=hospital.site,
+        deid=report.counts,
+        reasons=dict(Counter(one.reason for one in report.records() if one.reason)),
+        rules=report.rules,
+        profile=(profile.name, profile.sha256),
+        train_patients=len(cohort.patients(Split.TRAIN)),
+        held_out_patients=len(cohort.patients(Split.HELD_OUT)),
+        studies=len(studies),
+        slices=sum(study.slices for study in studies),
+        modality=studies[0].modality,
+    )
+
+
+# --- training without a federation, for comparison --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Ordinary training on the cohorts of ``nodes``: one node is local training, all of them pooled training."""
+
+    task: str
+    nodes: tuple[Path, ...]
+    steps: int
+    batch: int
+    lr: float
+    seed: int
+    out: Path
+
+
+def train_alone(job: Alone) -> Path:
+    """Train one network as ``job`` says and return the file of its weights; a finished file is not made again."""
+    if job.out.exists():
+        return job.out
+    task = get_task(job.task)
+    network = task.network(job.seed)
+    sites = {node.name: Cohort.open(node / "cohort").load_split(Split.TRAIN) for node in job.nodes}
+    train_centrally(task, network, sites, steps=job.steps, batch=job.batch, lr=job.lr, seed=job.seed)
+    write_bytes(job.out, safetensors.torch.save(network.state_dict()))
+    return job.out
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def held_out(task: Task, node: Path) -> list[PatientImages]:
+    """The held-out patients of a node that ``task`` can use."""
+    return usable(task, Cohort.open(node / "cohort").load_split(Split.HELD_OUT))
+
+
+def load_network(task: Task, weights: Path) -> nn.Module:
+    """The task's network with the weights of a file."""
+    network = task.network(0)
+    network.load_state_dict(safetensors.torch.load_file(weights))
+    return network.eval()
+
+
+def score_model(task_name: str, weights: Path, node: Path) -> dict[str, float]:
+    """Additive scores of a model on the held-out patients of one node; empty where the task does not apply there."""
+    task = get_task(task_name)
+    network = load_network(task, weights)
+    total = Sums.zero()
+    for patient in held_out(task, node):
+        for study in patient.studies:
+            total = total + task.score(task.predict(network, study), study)
+    return dict(total.values)
+
+
+def score_classical(task_name: str, node: Path) -> dict[str, dict[str, float]]:
+    """Additive scores of every classical method on the held-out patients of one node, by method."""
+    task = get_task(task_name)
+    studies = [study for patient in held_out(task, node) for study in patient.studies]
+    scores: dict[str, dict[str, float]] = {}
+    for name, method in task.classical().items():
+        total = Sums.zero()
+        for study in studies:
+            total = total + task.score(method(study), study)
+        scores[name] = dict(total.values)
+    return scores
+
+
+def cached_scores(path: Path, task_name: str, node: Path) -> dict[str, dict[str, float]]:
+    """:func:`score_classical`, kept in ``path``: classical methods do not change when a run is resumed."""
+    if path.exists():
+        stored: dict[str, dict[str, float]] = json.loads(path.read_bytes())
+        return stored
+    scores = score_classical(task_name, node)
+    write_bytes(path, canonical_json(scores))
+    return scores
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def picture(task_name: str, weights: Path, node: Path, site: str, classical: str) -> Picture | None:
+    """The middle slice of the first held-out study of a site: input, a classical method, the model, the truth."""
+    task = get_task(task_name)
+    patients = held_out(task, node)
+    if not patients:
+        return None
+    whole = patients[0].studies[0]
+    middle = len(whole) // 2
+    study = _one_slice(whole, middle)
+    caption = f"A held-out patient of {site}, slice {middle + 1} of {len(whole)}"
+    made = {
+        classical: task.classical()[classical](study),
+        "federated": task.predict(load_network(task, weights), study),
+    }
+    scores = {name: summarise(task_name, task.score(image, study)) for name, image in made.items()}
+    classics = [(classical, made[classical][0], scores[classical])]
+    ours = ("federated", made["federated"][0], scores["federated"])
+    truth = task.truth(study)[0]
+    if task.main_metric == "miou":
+        return class_picture(site, caption, image=study.noisy[0], classical=classics, ours=ours, truth=truth)
+    shown = task.inputs(study)
+    inputs = summarise(task_name, task.score(shown, study)) if shown.shape == study.reference.shape else {}
+    return intensity_picture(site, caption, inputs=(shown[0], inputs), classical=classics, ours=ours, truth=truth)
+
+
+def _one_slice(study: StudyImages, number: int) -> StudyImages:
+    part = slice(number, number + 1)
+    label = None if study.label is None else study.label[part]
+    return StudyImages(study.modality, study.noisy[part], study.reference[part], label, study.spacing)

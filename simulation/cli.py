@@ -1,0 +1,132 @@
+"""``fedward simulate``: a whole federation on this machine."""
+
+import dataclasses
+import shlex
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shared.charter import Charter, TaskPlan
+from shared.console import emit_json, progress, say
+from shared.errors import UsageError
+from simulation.record import RunRecord, to_summary
+from simulation.sites.specs import SiteSpec, choose_sites
+
+SHIPPED = ("demo", "benchmark")
+ROOM = 512 << 20  # bytes that the demo's images, models and logs fit into with a margin
+
+
+def simulate(
+    charter: Annotated[
+        str, typer.Argument(help="A charter file (TOML), or the name of a shipped one: demo, benchmark.")
+    ] = "demo",
+    out: Annotated[Path, typer.Option(help="Folder of the run; made new.")] = Path("runs/simulation"),
+    sites: Annotated[str, typer.Option(help="Hospitals that train: ids such as H1,H3, or how many.")] = "H1,H3,H6,H7",
+    unseen: Annotated[str, typer.Option(help="Hospitals that no model is trained on; 'none' for none.")] = "X1",
+    patients: Annotated[int, typer.Option(min=0, help="Patients at each hospital; 0: as the site says.")] = 8,
+    size: Annotated[int, typer.Option(min=64, max=512, help="Matrix of the images, pixels.")] = 128,
+    slices: Annotated[int, typer.Option(min=1, max=64, help="Slices in a series.")] = 6,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task of the charter; may be repeated.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of every task, instead of the charter's.")] = 0,
+    compare: Annotated[
+        str,
+        typer.Option(help="Tasks also trained pooled, at each hospital alone, and under privacy: names, all or none."),
+    ] = "denoise",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the images, of the networks and of plain training.")] = 7,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes, one thread each.")] = 2,
+    profile: Annotated[str, typer.Option(help="De-identification profile.")] = "basic",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Run a whole federation of virtual hospitals on this machine.
+
+    Generated DICOM is de-identified at each hospital, a Flower coordinator trains the charter's tasks with them, and
+    OUT gets report.html, summary.json, the models and every party's audit log. An interrupted run goes on when the
+    same command is given again.
+    """
+    from simulation import run  # seconds of imports that `fedward --help` should not cost
+
+    plan = run.Plan(
+        charter=_charter(charter, task or [], rounds, seed),
+        members=choose_sites(sites),
+        unseen=() if unseen == "none" else choose_sites(unseen),
+        patients=patients or None,
+        size=size,
+        slices=slices,
+        compare=frozenset(),
+        seed=seed,
+        workers=workers,
+        profile=profile,
+        holdout=0.25,
+        out=out,
+        command=shlex.join(["fedward", *sys.argv[1:]]),
+    )
+    plan = dataclasses.replace(plan, compare=_compared(compare, plan.charter))
+    _check(plan.members, plan.unseen)
+    run.room(out, ROOM)
+    resumed = run.claim(plan, overwrite=overwrite)
+    if resumed and not json:
+        say(f"going on with the run in {out}")
+    with progress(quiet=json) as bar:
+        record = run.simulate(plan, bar)
+    if json:
+        emit_json(to_summary(record))
+    else:
+        _tell(record, out)
+
+
+def _charter(name: str, tasks: list[str], rounds: int, seed: int) -> Charter:
+    from shared.imaging.tasks import get_task
+
+    if name in SHIPPED:
+        text = resources.files("simulation").joinpath(f"charters/{name}.toml").read_text(encoding="utf-8")
+        charter = Charter.parse(text, source=f"the shipped charter {name}")
+    else:
+        charter = Charter.load(Path(name))
+    plans: tuple[TaskPlan, ...] = charter.tasks
+    for plan in plans:
+        get_task(plan.name)
+    if tasks:
+        for one in tasks:
+            get_task(one)
+        plans = tuple(charter.task(one) for one in dict.fromkeys(tasks))
+    if rounds:
+        plans = tuple(dataclasses.replace(plan, rounds=rounds) for plan in plans)
+    return dataclasses.replace(charter, tasks=plans, seed=seed)
+
+
+def _compared(text: str, charter: Charter) -> frozenset[str]:
+    from shared.imaging.tasks import get_task
+
+    names = {plan.name for plan in charter.tasks}
+    if text in ("all", "none"):
+        return frozenset(names if text == "all" else ())
+    wanted = [name.strip() for name in text.split(",")]
+    for name in wanted:
+        get_task(name)
+    return frozenset(wanted) & names
+
+
+def _check(members: tuple[SiteSpec, ...], unseen: tuple[SiteSpec, ...]) -> None:
+    both = {site.id for site in members} & {site.id for site in unseen}
+    if both:
+        raise UsageError(f"{', '.join(sorted(both))} cannot both train and be unseen", hint="take it out of one list")
+
+
+def _tell(record: RunRecord, out: Path) -> None:
+    for task in record.tasks:
+        metric = task.main_metric
+        federated = task.arms["federated"].all_sites[metric]
+        best = max((name for name in task.classical if name != "noisy"), key=lambda name: task.classical[name][metric])
+        say(
+            f"{task.title}: federated {metric} {federated:.3f}, "
+            f"best classical {task.classical[best][metric]:.3f} ({best})"
+        )
+    for site in record.privacy:
+        say(f"privacy at {site.site}: epsilon {site.epsilon:.2f} at delta {site.delta:.0e} for a {site.unit}")
+    verdict = "verified" if record.verified else "NOT verified"
+    say(f"audit {verdict}: {record.entries} entries in {len(record.logs)} logs")
+    say(f"{record.seconds:.0f} s; report: {out / 'report.html'}")

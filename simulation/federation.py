@@ -1,0 +1,116 @@
+"""One federated arm of a run: the real ServerApp and ClientApps on this machine's grid."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.node import Node
+from client.training.accounting import PrivacyStatement
+from client.training.charges import Charges
+from server.app import Settings, run_task
+from server.history import HISTORY
+from server.release import WEIGHTS
+from shared.charter import Charter
+from shared.files import write_bytes
+from shared.imaging.metrics import Sums, summarise
+from simulation.local_grid import LocalGrid
+from simulation.record import Metrics
+
+APP = "client.app:app"
+
+
+@dataclass(frozen=True)
+class Federated:
+    """What a federated arm came to.
+
+    Attributes:
+        weights: File of the model.
+        run: Id of the run, by which the hospitals keep their privacy charges.
+        parameters: Length of the model's vector.
+        seconds: Wall time of all rounds.
+        curve: Metrics on the held-out slices of all hospitals together, by round.
+        bytes_down, bytes_up: Content to the hospitals and from them.
+        messages: Requests and answers.
+        bytes_per_answer: Content of one hospital's answer to a training request.
+    """
+
+    weights: Path
+    run: str
+    parameters: int
+    seconds: float
+    curve: tuple[tuple[int, Metrics], ...]
+    bytes_down: int
+    bytes_up: int
+    messages: int
+    bytes_per_answer: int
+
+
+def make_grid(nodes: Mapping[str, Path], workers: int) -> LocalGrid:
+    """A grid of the hospitals in ``nodes`` (folder by site), for every arm: a worker takes seconds to start."""
+    configs = {
+        number: {"node-dir": str(node), "site": site} for number, (site, node) in enumerate(nodes.items(), start=1)
+    }
+    return LocalGrid(APP, configs, workers=min(workers, len(nodes)))
+
+
+def federate(
+    charter: Charter,
+    nodes: Mapping[str, Path],
+    *,
+    grid: LocalGrid,
+    folder: Path,
+    on_round: Callable[[int], None],
+) -> Federated:
+    """Train the one task of ``charter`` with the hospitals in ``nodes``; an arm that is finished is only read.
+
+    Raises:
+        FedwardError: As :func:`server.app.run_task`.
+    """
+    plan = charter.tasks[0]
+    run = folder.name
+    if not _finished(folder, charter):
+        write_bytes(folder / "charter.toml", charter.to_toml().encode())
+        for node in nodes.values():
+            Node.open(node).pin(charter)
+        settings = Settings(
+            charter=folder / "charter.toml", task=plan.name, out=folder, run=run, log=folder / "audit" / "log.jsonl"
+        )
+        grid.select(nodes)
+        run_task(grid, settings, on_round=lambda record: on_round(record.round))
+    return _read(folder, run, plan.name)
+
+
+def _finished(folder: Path, charter: Charter) -> bool:
+    try:
+        history = json.loads((folder / HISTORY).read_bytes())
+    except (OSError, ValueError):
+        return False
+    whole: bool = history["outcome"] == "ok" and history["charter"] == charter.sha256
+    return whole and (folder / WEIGHTS).exists()
+
+
+def _read(folder: Path, run: str, task: str) -> Federated:
+    history = json.loads((folder / HISTORY).read_bytes())
+    rounds = history["rounds"]
+    phases = [phase for one in rounds for phase in (one["train"], one["evaluation"]) if phase]
+    answers = [one["train"] for one in rounds if one["train"]]
+    return Federated(
+        weights=folder / WEIGHTS,
+        run=run,
+        parameters=history["parameters"],
+        seconds=sum(one["seconds"] for one in rounds),
+        curve=tuple(
+            (one["round"], summarise(task, Sums(one["evaluation"]["sums"]))) for one in rounds if one["evaluation"]
+        ),
+        bytes_down=sum(phase["bytes_down"] for phase in phases),
+        bytes_up=sum(phase["bytes_up"] for phase in phases),
+        messages=sum(len(phase["asked"]) + len(phase["answered"]) for phase in phases),
+        bytes_per_answer=answers[-1]["bytes_up"] // max(1, len(answers[-1]["answered"])),
+    )
+
+
+def spent(node: Path, run: str, delta: float | None) -> PrivacyStatement:
+    """What a run cost the patients of the hospital in ``node``."""
+    with Charges(Node.open(node).charges(run)) as charges:
+        return charges.statement(delta)

@@ -1,0 +1,246 @@
+"""From models to tables: every arm and every classical method, on the same held-out patients of every hospital."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from client.cohort import Cohort
+from client.node import Node
+from client.training.accounting import statement
+from shared.charter import TaskPlan
+from shared.imaging.metrics import Sums, summarise
+from shared.imaging.tasks import Task, get_task
+from simulation import arms
+from simulation.arms import Hospital
+from simulation.federation import Federated, spent
+from simulation.record import ArmRecord, CurvePoint, Metrics, Picture, PrivacyRecord, TaskRecord
+
+if TYPE_CHECKING:
+    from simulation.run import Calls, Plan
+
+# Learning rate of ordinary training (Adam) where no federation is in the way, by task.
+ALONE_RATE = {"denoise": 2e-3, "superres": 1e-3, "segment": 3e-3}
+
+CLASSES = {"segment": ("background", "cerebrospinal fluid", "grey matter", "white matter")}
+
+Scores = Mapping[str, Metrics]
+"""Metrics by site."""
+
+
+def taking_part(task: str, hospitals: Iterable[Hospital]) -> list[Hospital]:
+    """Those hospitals whose cohort has studies that the task can use."""
+    modalities = get_task(task).modalities
+    return [
+        one
+        for one in hospitals
+        if any(
+            study.modality in modalities
+            for entry in Cohort.open(one.node / "cohort").entries
+            for study in entry.studies
+        )
+    ]
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """One task's hospitals and scores, as they are gathered."""
+
+    plan: TaskPlan
+    task: Task
+    members: Sequence[str]
+    unseen: Sequence[str]
+    models: Mapping[str, Scores]
+    classical: Mapping[str, Scores]
+
+    def mean(self, scores: Scores, sites: Sequence[str]) -> dict[str, float]:
+        """The mean over ``sites`` of each metric: every hospital counts alike, whatever its size."""
+        return {name: sum(scores[site][name] for site in sites) / len(sites) for name in scores[sites[0]]}
+
+
+def build(
+    plan: "Plan",
+    hospitals: Sequence[Hospital],
+    federations: Mapping[tuple[str, str], Federated],
+    alone: Mapping[tuple[str, str], Path],
+    calls: "Calls",
+) -> tuple[TaskRecord, ...]:
+    """Score every model and every classical method of a run, and draw the pictures."""
+    models = {(task, arm): one.weights for (task, arm), one in federations.items()} | dict(alone)
+    able = {task.name: taking_part(task.name, hospitals) for task in plan.charter.tasks}
+    keys = [(task, arm, one) for (task, arm) in models for one in able[task]]
+    jobs = [(task, models[task, arm], one.node) for task, arm, one in keys]
+    found = calls.each("Held-out patients: models", arms.score_model, jobs)
+    scores: dict[tuple[str, str], dict[str, Metrics]] = {key: {} for key in models}
+    for (task, arm, one), values in zip(keys, found, strict=True):
+        scores[task, arm][one.site] = summarise(task, Sums(values))
+    classical = _classical(plan, able, calls)
+    benches = [
+        _Bench(
+            plan=task,
+            task=get_task(task.name),
+            members=[one.site for one in able[task.name] if one.member],
+            unseen=[one.site for one in able[task.name] if not one.member],
+            models={arm: sites for (name, arm), sites in scores.items() if name == task.name},
+            classical=classical[task.name],
+        )
+        for task in plan.charter.tasks
+    ]
+    pictures = _pictures(benches, able, models, calls)
+    return tuple(_record(bench, federations, pictures[bench.task.name]) for bench in benches)
+
+
+def _classical(
+    plan: "Plan", able: Mapping[str, Sequence[Hospital]], calls: "Calls"
+) -> dict[str, dict[str, dict[str, Metrics]]]:
+    """Metrics by task, method and site."""
+    keys = [(task, one) for task, hospitals in able.items() for one in hospitals]
+    jobs = [(plan.out / "classical" / f"{task}-{one.site}.json", task, one.node) for task, one in keys]
+    found = calls.each("Held-out patients: classical", arms.cached_scores, jobs)
+    table: dict[str, dict[str, dict[str, Metrics]]] = {task: {} for task in able}
+    for (task, one), methods in zip(keys, found, strict=True):
+        for method, values in methods.items():
+            table[task].setdefault(method, {})[one.site] = summarise(task, Sums(values))
+    return table
+
+
+def _best(bench: _Bench, site: str) -> str:
+    """The classical method with the best main metric at a site, the untouched input aside."""
+    metric = bench.task.main_metric
+    methods = [name for name in bench.classical if name != "noisy"]
+    return max(methods, key=lambda name: bench.classical[name][site][metric])
+
+
+def _pictures(
+    benches: Sequence[_Bench],
+    able: Mapping[str, Sequence[Hospital]],
+    models: Mapping[tuple[str, str], Path],
+    calls: "Calls",
+) -> dict[str, tuple[Picture, ...]]:
+    jobs = [
+        (bench.task.name, models[bench.task.name, "federated"], one.node, one.site, _best(bench, one.site))
+        for bench in benches
+        for one in able[bench.task.name]
+    ]
+    drawn = calls.each("Pictures", arms.picture, jobs)
+    result: dict[str, tuple[Picture, ...]] = {bench.task.name: () for bench in benches}
+    for job, one in zip(jobs, drawn, strict=True):
+        if one is not None:
+            result[job[0]] += (one,)
+    return result
+
+
+def _record(
+    bench: _Bench, federations: Mapping[tuple[str, str], Federated], pictures: tuple[Picture, ...]
+) -> TaskRecord:
+    name, plan = bench.task.name, bench.plan
+    parameters = federations[name, "federated"].parameters
+    return TaskRecord(
+        name=name,
+        title=bench.task.title,
+        main_metric=bench.task.main_metric,
+        rounds=plan.rounds,
+        classical={method: bench.mean(sites, bench.members) for method, sites in bench.classical.items()},
+        arms=_arms(bench, federations),
+        per_site=_per_site(bench),
+        local_matrix={site: {s: bench.models[site][s] for s in bench.members} for site in _local(bench)},
+        pictures=pictures,
+        parameters=parameters,
+        classes=CLASSES.get(name, ()),
+        setup=(
+            f"{plan.rounds} rounds of {plan.local_steps} steps of {plan.batch} patches at each hospital with "
+            f"{plan.local_optimizer}, {plan.server_optimizer} at the coordinator; pooled and local: Adam"
+        ),
+    )
+
+
+def _local(bench: _Bench) -> list[str]:
+    return [site for site in bench.members if site in bench.models]
+
+
+def _arms(bench: _Bench, federations: Mapping[tuple[str, str], Federated]) -> dict[str, ArmRecord]:
+    plan, name = bench.plan, bench.task.name
+    each = plan.rounds * plan.local_steps
+    steps = each * len(bench.members)
+    table: dict[str, ArmRecord] = {}
+    if local := _local(bench):
+        own: Scores = {site: bench.models[site][site] for site in local}
+        abroad = [bench.mean(bench.models[site], bench.members) for site in local]
+        unseen = [bench.mean(bench.models[site], bench.unseen) for site in local] if bench.unseen else []
+        table["local"] = ArmRecord(
+            all_sites=_mean(abroad),
+            own_site=bench.mean(own, local),
+            unseen=_mean(unseen) if unseen else None,
+            gradients=each * plan.batch * len(local),
+            steps=each * len(local),
+        )
+    for arm in ("pooled", "federated", "federated_dp"):
+        if arm not in bench.models:
+            continue
+        run = federations.get((name, arm))
+        table[arm] = ArmRecord(
+            all_sites=bench.mean(bench.models[arm], bench.members),
+            unseen=bench.mean(bench.models[arm], bench.unseen) if bench.unseen else None,
+            gradients=None if arm == "federated_dp" else steps * plan.batch,
+            steps=steps,
+            seconds=run.seconds if run else None,
+            curve=tuple(CurvePoint(number, values) for number, values in run.curve) if run else (),
+        )
+    return table
+
+
+def _per_site(bench: _Bench) -> dict[str, dict[str, Metrics]]:
+    table: dict[str, dict[str, Metrics]] = {}
+    for site in (*bench.members, *bench.unseen):
+        row = {method: sites[site] for method, sites in bench.classical.items()}
+        if site in bench.models:
+            row["local"] = bench.models[site][site]
+        row |= {arm: bench.models[arm][site] for arm in ("pooled", "federated", "federated_dp") if arm in bench.models}
+        table[site] = row
+    return table
+
+
+def _mean(parts: Sequence[Metrics]) -> dict[str, float]:
+    return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+
+
+# --- privacy ----------------------------------------------------------------------------------------------------------
+
+
+def privacy(
+    plan: "Plan", hospitals: Sequence[Hospital], federations: Mapping[tuple[str, str], Federated]
+) -> tuple[PrivacyRecord, ...]:
+    """What the arms under differential privacy cost the patients of each hospital, composed over tasks."""
+    runs = {task: one.run for (task, arm), one in federations.items() if arm == "federated_dp"}
+    rows = []
+    for hospital in (one for one in hospitals if one.member):
+        paid = {
+            task: spent(hospital.node, run, plan.charter.privacy.delta)
+            for task, run in runs.items()
+            if Node.open(hospital.node).charges(run).exists()
+        }
+        if not paid:
+            continue
+        patients = max(one.patients for one in paid.values())
+        whole = statement(
+            [mechanism for one in paid.values() for mechanism in one.history],
+            plan.charter.privacy.delta,
+            patients=patients,
+        )
+        rows.append(
+            PrivacyRecord(
+                site=hospital.site,
+                tasks=tuple(paid),
+                epsilon=whole.epsilon,
+                delta=whole.delta,
+                steps=whole.steps,
+                sample_rate=whole.sample_rate,
+                noise_multiplier=whole.noise_multiplier,
+                clip=plan.charter.privacy.clip,
+                patients=patients,
+                accountant=whole.accountant.upper(),
+                unit=whole.unit,
+                neighbouring=whole.relation,
+            )
+        )
+    return tuple(rows)
