@@ -30,7 +30,7 @@ def synthesize_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
 ) -> None:
     """Write synthetic patients of several hospitals as DICOM, with identifiers in their headers."""
-    from simulation.sites.synthesize import synthesize  # noqa: PLC0415  # half a second that --help need not wait for
+    from simulation.sites.synthesize import synthesize  # half a second that --help need not wait for
 
     with progress(quiet=as_json) as bar:
         task = bar.add_task("making patients", total=None)

@@ -12,7 +12,6 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -68,7 +67,10 @@ def atlas_file(name: str) -> Path:
 
 
 def _read(name: str) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    image = nibabel.load(atlas_file(name))
+    path = atlas_file(name)
+    import nibabel  # noqa: PLC0415  # comes with nilearn; sites with CT need neither
+
+    image = nibabel.load(path)
     return np.asarray(image.dataobj, np.uint8), np.asarray(image.affine, np.float64)
 
 
