@@ -1,6 +1,7 @@
 """Who a file is about: collected from its own header, at every depth, before anything is removed."""
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from client.deid.codec import Dataset
@@ -34,32 +35,35 @@ class Collected:
         return Identifiers.of(**{kind: sorted(values) for kind, values in texts.items()})
 
 
-def collect(dataset: Dataset) -> Collected:
-    """Walk a whole data set for the values that say who the patient is and who treated them."""
+def collect(dataset: Dataset, kinds: Mapping[int, str]) -> Collected:
+    """Walk a whole data set for the values that say who the patient is and who treated them.
+
+    Args:
+        dataset: The data set as it came.
+        kinds: Which attributes hold which kind of identifier (:func:`kinds_of_identifiers`).
+    """
     found: set[Found] = set()
-    _walk(dataset, "", found)
+    _walk(dataset, "", kinds, found)
     return Collected(_patient(dataset), tuple(sorted(found)))
 
 
-def _kinds() -> dict[int, str]:
+def kinds_of_identifiers() -> dict[int, str]:
+    """Which attributes hold ``names``, ``ids``, ``places``, ``dates`` and ``uids`` (``data/rules.toml``)."""
     known = rules().known
     kinds = {"names": known.names, "ids": known.ids, "places": known.places, "dates": known.dates, "uids": known.uids}
     return {tag: kind for kind, tags in kinds.items() for tag in tags}
 
 
-_KINDS = _kinds()
-
-
-def _walk(dataset: Dataset, character_set: str, found: set[Found]) -> None:
+def _walk(dataset: Dataset, character_set: str, kinds: Mapping[int, str], found: set[Found]) -> None:
     declared = dataset.get(_CHARACTER_SET)
     if declared is not None and isinstance(declared[1], bytes):
         character_set = declared[1].decode("ascii", "replace").strip(" \0")
     for tag, (vr, value) in dataset.items():
         if isinstance(value, list):
             for item in value:
-                _walk(item, character_set, found)
+                _walk(item, character_set, kinds, found)
             continue
-        kind = _KINDS.get(tag) or ("names" if vr == "PN" else None)
+        kind = kinds.get(tag) or ("names" if vr == "PN" else None)
         if kind and isinstance(value, bytes) and value.strip(b" \0"):
             found.add((kind, value, character_set))
 

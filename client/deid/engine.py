@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from client.deid.codec import Bytes, Dataset, Element, Part10, Value, write
-from client.deid.collect import Collected, collect
+from client.deid.collect import Collected, collect, kinds_of_identifiers
 from client.deid.handlers import (
     FileState,
     Handler,
@@ -18,6 +18,7 @@ from client.deid.handlers import (
     default_action,
     keep,
     private_definition,
+    remove,
 )
 from client.deid.profile import Action, Profile, basic_actions
 from client.deid.pseudonyms import Pseudonyms, SiteKey
@@ -31,6 +32,7 @@ _CHARACTER_SET = 0x00080005
 _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 _NAME, _ID = 0x00100010, 0x00100020
 _PATIENTS_REMEMBERED = 32
+_PIXEL_GROUP = 0x7FE0
 
 # The options that are carried out here; those that act on pixels are claimed where pixels are looked at.
 _CARRIED_OUT = frozenset(Option) - {
@@ -78,6 +80,9 @@ class Engine:
         self._nested = _Plan(profile, None, top=False)
         self._patients: OrderedDict[Collected, tuple[Identifiers, _Seen]] = OrderedDict()
         self._private: dict[str, Handler] = {}
+        # What the profile keeps on purpose is no identifier to it, and must not be found in itself.
+        kept = {tag for tag, rule in profile.rules.items() if rule.required in {Action.KEEP, Action.CLEAN}}
+        self._kinds = {tag: kind for tag, kind in kinds_of_identifiers().items() if tag not in kept}
         self._codes = _method_codes(profile)
         self._method = _method(profile)
 
@@ -92,7 +97,7 @@ class Engine:
         plan = self._plans.get(sop_class)
         if plan is None:
             plan = self._plans[sop_class] = _Plan(self._profile, released().get(sop_class), top=True)
-        collected = collect(dataset)
+        collected = collect(dataset, self._kinds)
         identifiers, seen = self._known(collected)
         state = FileState(identifiers, self._pseudonyms, collected.patient, seen, self._enter)
         kept = self._walk(state, dataset, plan)
@@ -176,6 +181,8 @@ class _Plan(dict[int, Handler]):
         self._profile, self._sop_class, self._top = profile, sop_class, top
 
     def __missing__(self, tag: int) -> Handler:
+        if not self._top and tag >> 16 == _PIXEL_GROUP:
+            return self.setdefault(tag, remove)  # a picture inside an item is an icon, and icons are not looked at
         type_of = self._type(tag)
         rule = self._profile.rules.get(tag)
         action = rule.by_type(type_of) if rule else default_action(tag)

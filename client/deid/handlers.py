@@ -4,6 +4,7 @@ A handler gets the state of the file, the VR that stands there and the value, an
 None where it goes no further. Keeping is the action that needs most care: a value stays only if it is what its VR says.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
@@ -40,6 +41,12 @@ _DUMMIES: dict[str, bytes] = {
 }  # fmt: skip
 _DUMMY_ITEM: Dataset = {0x00080100: ("SH", REMOVED), 0x00080102: ("SH", b"99FEDWARD"), 0x00080104: ("LO", REMOVED)}
 _ZONE = 0x00080201
+_CHARACTER_SET = 0x00080005
+_LONGEST_TABLE = 1 << 18
+
+# Defined terms of Specific Character Set (PS3.3 C.12.1.1.2).
+_TERM = rb"(?:ISO_IR \d{1,3}|ISO 2022 (?:IR \d{1,3}|GBK)|GB18030|GBK)?"
+_CHARACTER_SETS = re.compile(_TERM + rb"(?: *\\ *" + _TERM + rb")* *\0?")
 
 # Codes are made of digits and dots: there, what looks like a date is none.
 _CODES = frozenset({0x00080100, 0x00080102, 0x00080103, 0x00080119, 0x00080120})
@@ -112,7 +119,7 @@ def _invalid(state: FileState) -> Element | None:
 def default_action(tag: int) -> Action:
     """What happens to an attribute that neither Table E.1-1 nor the profile names: see ``data/rules.toml``."""
     known, lists = definition(tag), rules()
-    if known is None or known.retired or tag in lists.never:
+    if not tag & 0xFFFF or known is None or known.retired or tag in lists.never:
         return Action.REMOVE
     if tag in lists.text or tag in lists.also or tag in lists.bulk:
         return Action.KEEP
@@ -262,6 +269,8 @@ def keep(tag: int, known: Definition) -> Handler:
         return _keep_items
     if vr in {"DS", "IS"}:
         return _keep_number(known.most)
+    if tag == _CHARACTER_SET:
+        return _keep_character_set
     if vr == "CS":
         return _keep_code(known.most, _ENUMERATED.get(tag, frozenset()))
     if vr == "UI":
@@ -295,14 +304,25 @@ def _keep_number(most: int) -> Handler:
 
 def _keep_code(most: int, enumerated: frozenset[bytes]) -> Handler:
     def handler(state: FileState, vr: str, value: Value) -> Element | None:
-        if not isinstance(value, bytes) or vr not in _TEXT_VRS or not fits(value, CODE, LONGEST_CODE, most):
+        if not isinstance(value, bytes) or vr not in _TEXT_VRS:
             return _invalid(state)
+        if not fits(value, CODE, LONGEST_CODE, most):
+            if b"\\" not in value or (most and value.count(b"\\") >= most):
+                return _invalid(state)
+            state.counts["invalid_removed"] += 1
+            value = b"\\".join(one if fits(one, CODE, LONGEST_CODE, 1) else REMOVED for one in value.split(b"\\"))
         if value and value.rstrip(b" \0") not in enumerated and state.identifies(value):
             state.counts["identifier_found"] += 1
             return None
         return vr, value
 
     return handler
+
+
+def _keep_character_set(state: FileState, vr: str, value: Value) -> Element | None:
+    if not isinstance(value, bytes) or not _CHARACTER_SETS.fullmatch(value):
+        return _invalid(state)
+    return "CS", value
 
 
 def _keep_uid(state: FileState, vr: str, value: Value) -> Element | None:
@@ -344,10 +364,14 @@ def _keep_binary(most: int) -> Handler:
 
 
 def _keep_bulk(state: FileState, vr: str, value: Value) -> Element | None:
+    """Keep pixels and the tables over them; a table is short enough to be searched as text."""
     if vr not in _BULK_VRS or isinstance(value, list):
         return _invalid(state)
     if isinstance(value, Encapsulated):
         return vr, value
+    if len(value) <= _LONGEST_TABLE and state.identifiers.found_in_bytes(bytes(value)):
+        state.counts["identifier_found"] += 1
+        return None
     return "OW" if vr == "UN" else vr, value
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.deid import triage
+from client.deid import streams, triage
 from client.deid.codec import MalformedError, Part10, read
 from client.deid.engine import Engine
 from client.deid.profile import Profile
@@ -120,7 +120,7 @@ class Processor:
         )
 
     def _readable(self, path: str) -> Part10:
-        return triage.exact_pixels(read((self._source / path).read_bytes(), vr_of))
+        return streams.stripped(triage.exact_pixels(read((self._source / path).read_bytes(), vr_of)))
 
     def _process(self, path: str) -> Processed:
         file = self._source / path
@@ -136,7 +136,11 @@ class Processor:
             return Processed(FileRecord(path, Status.REFUSED, why))
         if why := triage.quarantine(part10):
             return Processed(FileRecord(path, Status.QUARANTINED, why))
-        done = self._engine.deidentify(triage.exact_pixels(part10))
+        try:
+            part10 = streams.stripped(triage.exact_pixels(part10))
+        except streams.UnclearError as error:
+            return Processed(FileRecord(path, Status.QUARANTINED, str(error)))
+        done = self._engine.deidentify(part10)
         with atomic_file(self._out / done.path) as stream:
             stream.writelines(done.chunks())
         return Processed(FileRecord(path, Status.RELEASED, rules=done.counts), str(done.path))

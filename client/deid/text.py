@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
+from itertools import pairwise
 
 from pydicom.charset import convert_encodings, decode_bytes
 
@@ -25,12 +26,13 @@ _TOKEN = re.compile(r"[^\W_]+")
 _PART = re.compile(r"[^\W\d_]+|\d+")
 _NAME_PART = re.compile(r"[^\W_]+(?:['’`-][^\W_]+)*")
 
-# Written forms of dates, telephone numbers, e-mail and web addresses in free text.
+# Written forms of dates, telephone numbers, e-mail and web addresses, and titles before a name, in free text.
 _TELLTALE = re.compile(
     r"@\w|https?:|www\."
     r"|(?<!\d)(19|20)\d\d[-./ ]?(0[1-9]|1[0-2])[-./ ]?(0[1-9]|[12]\d|3[01])(?!\d)"
     r"|(?<!\d)(0?[1-9]|[12]\d|3[01])[-./](0?[1-9]|[12]\d|3[01])[-./](19|20)?\d\d(?!\d)"
     r"|(?<![\d.])\+?\d(?:[ ()/-]{0,2}\d){8,}(?![\d.])"
+    r"|\b(?:Dr|Prof|Mr|Mrs|Ms|Herr|Frau|Mme|Sr|Sra)\.? +[A-Z]"
 )
 
 # A number with a unit that describes an acquisition, or a small number alone.
@@ -155,17 +157,20 @@ class Identifiers:
         for value in dates:
             _date_terms(value, inside, words)
         inside.update(squeeze(uid) for uid in uids if len(uid) > 8)
-        numbers = {term.encode() for term in inside | words if term.isdigit() and term.isascii()}
+        numbers = {term.lstrip("0").encode() for term in inside | words if term.isdigit() and term.isascii()}
         return cls(frozenset(inside), frozenset(words), frozenset(one for one in numbers if len(one) > SHORTEST_INSIDE))
 
     def found_in(self, text: str) -> bool:
         """Whether any identifier stands in ``text``."""
         for folded in {fold(text), *spellings(_CAMEL.sub(" ", text))}:
-            squeezed = squeeze(folded)
+            tokens = _TOKEN.findall(folded)
+            squeezed = "".join(tokens)
             if any(term in squeezed for term in self.inside):
                 return True
-            if self.words and not self.words.isdisjoint(_TOKEN.findall(folded) + _PART.findall(folded)):
-                return True
+            if self.words:
+                pairs = [first + second for first, second in pairwise(tokens)]
+                if not self.words.isdisjoint(tokens + _PART.findall(folded) + pairs):
+                    return True
         return False
 
     def found_in_bytes(self, value: bytes) -> bool:
@@ -175,7 +180,7 @@ class Identifiers:
 
     def is_number(self, value: bytes) -> bool:
         """Whether a decimal or integer string is one of the identifiers."""
-        return any(one.strip(b" \0") in self.numbers for one in value.split(b"\\"))
+        return any(one.strip(b" +\0").partition(b".")[0].lstrip(b"0") in self.numbers for one in value.split(b"\\"))
 
 
 def _name_terms(name: str, inside: set[str], words: set[str]) -> None:
@@ -188,12 +193,15 @@ def _name_terms(name: str, inside: set[str], words: set[str]) -> None:
                     inside.add(term)
                 elif len(term) >= SHORTEST_NAME:
                     words.add(term)
-    # A full name run together (WUWEI, 山田太郎) counts even where its parts are too short to be searched for.
+    # A full name run together (WUBO, 山田太郎) counts even where its parts are too short to be searched for.
     for group in re.split(r"[=\\]", name):
-        for spelling in spellings(group):
-            whole = squeeze(spelling)
+        first, _, rest = group.partition("^")
+        second = rest.partition("^")[0]
+        for whole in {squeeze(one) for text in (group, first + second, second + first) for one in spellings(text)}:
             if len(whole) >= (2 if _dense(whole) else SHORTEST_INSIDE):
                 inside.add(whole)
+            elif len(whole) >= SHORTEST_NAME:
+                words.add(whole)
 
 
 def _id_terms(value: str, inside: set[str], words: set[str]) -> None:
