@@ -44,11 +44,11 @@ class Exchange:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._grid, self._poll, self._clock, self._sleep = grid, poll, clock, sleep
-        self._nodes = {site: node for node, site in sorted(sites.items())}
+        self._nodes = dict(sorted((site, node) for node, site in sites.items()))
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """All sites, in the order in which their answers are taken."""
+        """All sites by name, the order in which their answers are taken."""
         return tuple(self._nodes)
 
     def ask(self, content: RecordDict, kind: str, sites: tuple[str, ...], deadline: float) -> Iterator[Arrival]:

@@ -1,0 +1,274 @@
+"""The hospital's ClientApp: it decides, records, pays, trains and answers, in this order; it never falls over."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message, RecordDict
+
+from client import session
+from client.app import app, close_sessions
+from client.cohort import Split
+from client.node import Node
+from compliance.log import verify
+from shared.charter import Charter
+from shared.errors import DataError
+from shared.imaging.tasks import get_task
+from shared.vector import Layout
+from shared.weights import load_weights, weights_of
+from shared.wire import EvaluateReply, EvaluateRequest, Header, Refusal, TrainReply, TrainRequest, kind_of
+from simulation.local_grid import set_identity
+from tests.federation import toy
+
+RULES = toy.charter()
+STATE = weights_of(get_task("toy").network(RULES.seed))
+LAYOUT = Layout.of(STATE)
+MODEL = LAYOUT.flatten(STATE)
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    close_sessions()
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    return toy.make_node(tmp_path / "H1", "H1", RULES)
+
+
+def header(rules: Charter = RULES, **changes: Any) -> Header:
+    return replace(Header(rules.id, rules.sha256, "run-1", 1, 1, "toy", LAYOUT.digest(MODEL)), **changes)
+
+
+def send(folder: Path | str, content: RecordDict, kind: str = "train") -> RecordDict:
+    set_identity()
+    message = Message(content, dst_node_id=5, message_type=kind)
+    message.metadata.__dict__["_message_id"] = "message-1"
+    context = Context(
+        1, 5, {"node-dir": str(folder), "site": "H1"}, state=RecordDict(), run_config={"node-dir": "/evil"}
+    )
+    reply = app(message, context)
+    assert reply.metadata.reply_to_message_id == "message-1"
+    return reply.content
+
+
+def train(folder: Path, request: Header | None = None, layout: str = LAYOUT.sha256) -> RecordDict:
+    return send(folder, TrainRequest(request or header(), layout, MODEL).to_record())
+
+
+def refused(content: RecordDict) -> Refusal:
+    return Refusal.from_record(content)
+
+
+def acts(folder: Path) -> list[tuple[str, str]]:
+    return [(row["action"], row["outcome"]) for row in toy.log_rows(folder)]
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_answer_is_the_local_minus_the_global_model_weighted_by_slices(node: Path) -> None:
+    reply = TrainReply.from_record(train(node))
+    assert (reply.header, reply.site) == (header(), "H1")
+    assert reply.body.weight == sum(patient.slices for patient in Node.open(node).cohort.load_split(Split.TRAIN))
+    assert reply.body.update.shape == (LAYOUT.size,)
+    assert np.abs(reply.body.update).max() > 0
+    assert set(reply.body.metrics) == {"loss", "samples"}
+
+
+def test_the_same_request_gives_the_same_update_also_from_a_fresh_process(node: Path) -> None:
+    first = TrainReply.from_record(train(node)).body.update
+    again = TrainReply.from_record(train(node)).body.update
+    close_sessions()
+    fresh = TrainReply.from_record(train(node)).body.update
+    assert first.tobytes() == again.tobytes() == fresh.tobytes()
+
+
+def test_rounds_and_sites_draw_different_batches(node: Path, tmp_path: Path) -> None:
+    other = toy.make_node(tmp_path / "H2", "H2", RULES)
+    shutil.rmtree(other / "cohort")
+    shutil.copytree(node / "cohort", other / "cohort")
+    replies = [train(node), train(other), train(node, header(round=2))]
+    assert len({TrainReply.from_record(reply).body.update.tobytes() for reply in replies}) == 3
+
+
+def test_everything_is_recorded_before_it_is_done(node: Path) -> None:
+    train(node)
+    assert acts(node) == [("message.in", "ok"), ("train", "started"), ("train", "ok"), ("message.out", "started")]
+    rows = toy.log_rows(node)
+    assert {(row["run"], row["round"], row["detail"]["task"]) for row in rows} == {("run-1", 1, "toy")}
+    assert rows[0]["detail"]["model"] == LAYOUT.digest(MODEL)
+    assert b"PATIENT" not in (node / "audit" / "log.jsonl").read_bytes()
+
+
+# --- differential privacy ---------------------------------------------------------------------------------------------
+
+PRIVATE = toy.charter(privacy={"mode": "patient", "noise_multiplier": 2.0, "sample_rate": 0.5})
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Path:
+    return toy.make_node(tmp_path / "P1", "H1", PRIVATE)
+
+
+def test_under_differential_privacy_neither_counts_nor_losses_leave(private: Path) -> None:
+    reply = TrainReply.from_record(train(private, header(PRIVATE)))
+    assert reply.body.weight == 1.0
+    assert dict(reply.body.metrics) == {}
+
+
+def test_the_charge_is_durable_before_the_training(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise MemoryError("in the middle of the round")
+
+    monkeypatch.setattr(session, "train_round", crash)
+    assert refused(train(private, header(PRIVATE))).reason == "MemoryError"
+    charges = [json.loads(line) for line in (private / "privacy" / "run-1.jsonl").read_bytes().splitlines()]
+    assert [(row["task"], row["steps"], row["noise_multiplier"]) for row in charges] == [("toy", 2, 2.0)]
+    assert acts(private)[1:] == [
+        ("train", "started"),
+        ("privacy.charge", "started"),
+        ("privacy.charge", "ok"),
+        ("train", "failed"),
+        ("refusal", "refused"),
+    ]
+
+
+def test_a_round_that_is_asked_for_again_is_paid_for_again(private: Path) -> None:
+    updates = [TrainReply.from_record(train(private, header(PRIVATE))).body.update for _ in range(2)]
+    assert updates[0].tobytes() != updates[1].tobytes(), "the noise is fresh"
+    assert len((private / "privacy" / "run-1.jsonl").read_bytes().splitlines()) == 2
+
+
+def test_without_differential_privacy_nothing_is_charged(node: Path) -> None:
+    train(node)
+    assert not (node / "privacy").exists()
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def evaluate(folder: Path, request: Header) -> RecordDict:
+    return send(folder, EvaluateRequest(request, LAYOUT.sha256, MODEL).to_record(), "evaluate")
+
+
+def test_an_evaluation_scores_the_model_of_the_request_on_held_out_patients_alone(node: Path) -> None:
+    train(node)  # leaves another model in the session's network
+    reply = EvaluateReply.from_record(evaluate(node, header(round=0)))
+    task, total = get_task("toy"), 0.0
+    network = task.network(0)
+    load_weights(network, STATE)
+    held_out = Node.open(node).cohort.load_split(Split.HELD_OUT)
+    for patient in held_out:
+        for study in patient.studies:
+            total += task.score(task.predict(network, study), study).values["mse"]
+    assert reply.sums["mse"] == pytest.approx(total)
+    assert reply.sums["slices"] == sum(patient.slices for patient in held_out)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"charter": "f" * 64}, "another charter"),
+        ({"federation": "stranger"}, "another charter"),
+        ({"task": "denoise"}, "no such task"),
+        ({"round": 4}, "3 rounds"),
+        ({"round": 0}, "3 rounds"),
+    ],
+)
+def test_what_policy_forbids_is_refused_and_the_refusal_is_recorded(
+    node: Path, changes: dict[str, Any], reason: str
+) -> None:
+    refusal = refused(train(node, header(**changes)))
+    assert refusal.code == "policy"
+    assert reason in refusal.reason
+    assert acts(node) == [("refusal", "refused")]
+    row = toy.log_rows(node)[0]
+    assert row["detail"]["code"] == "policy"
+    assert reason in row["detail"]["reason"]
+    assert row["run"] == "run-1"
+
+
+def test_another_purpose_or_too_few_patients_are_refused(tmp_path: Path) -> None:
+    folder = toy.make_node(tmp_path / "H1", "H1", RULES)
+    described = json.loads((folder / "node.json").read_text())
+    (folder / "node.json").write_text(json.dumps(described | {"purpose": "billing"}))
+    assert "purpose" in refused(train(folder)).reason
+    small = toy.make_node(tmp_path / "H2", "H2", RULES, patients=1)
+    assert "too few patients" in refused(train(small)).reason
+    ct = toy.make_node(tmp_path / "H3", "H3", RULES, modality="CT")
+    assert "too few patients" in refused(train(ct)).reason
+
+
+def test_a_model_of_another_layout_or_digest_is_refused(node: Path) -> None:
+    assert "layout" in refused(train(node, layout="0" * 64)).reason
+    assert "header names" in refused(train(node, header(model="0" * 64))).reason
+    longer = replace(MODEL, vector=np.append(MODEL.vector, np.float32(0)))
+    content = send(node, TrainRequest(header(), LAYOUT.sha256, longer).to_record())
+    assert "does not fit" in refused(content).reason
+    assert acts(node) == [("refusal", "refused")] * 3
+
+
+def test_a_request_that_cannot_be_read_is_refused_and_recorded(node: Path) -> None:
+    for content, kind in (
+        (RecordDict(), "train"),
+        (TrainRequest(header(), LAYOUT.sha256, MODEL).to_record(), "evaluate"),
+    ):
+        refusal = refused(send(node, content, kind))
+        assert (refusal.code, refusal.header) == ("protocol", None)
+    assert acts(node) == [("refusal", "refused")] * 2
+
+
+def test_an_unexpected_error_is_told_by_its_type_and_never_by_its_text(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quote(*_: object, **__: object) -> None:
+        raise DataError("the slice of Haldane^Ada is damaged", hint="look at it")
+
+    monkeypatch.setattr(session, "train_round", quote)
+    refusal = refused(train(node))
+    assert (refusal.code, refusal.reason) == ("error", "DataError")
+    assert b"Haldane" not in (node / "audit" / "log.jsonl").read_bytes()
+    assert verify(node / "audit" / "log.jsonl").entries == 4
+
+
+def test_a_hospital_that_cannot_record_does_nothing(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[bool] = []
+    monkeypatch.setattr(session, "train_round", lambda *_, **__: trained.append(True))
+    train(node, header(round=4))  # opens the session
+    monkeypatch.setattr("compliance.log.os.fsync", _full_disk)
+    refusal = refused(train(node))
+    assert (refusal.code, refusal.reason) == ("record", "RecordError")
+    assert not trained
+
+
+def test_a_hospital_that_cannot_charge_does_not_train(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[bool] = []
+    monkeypatch.setattr(session, "train_round", lambda *_, **__: trained.append(True))
+    (private / "privacy").write_text("in the way")
+    assert refused(train(private, header(PRIVATE))).code == "record"
+    assert not trained
+
+
+@pytest.mark.parametrize("folder", ["", "/nowhere", "."])
+def test_a_node_that_cannot_be_opened_still_answers(folder: str) -> None:
+    refusal = refused(send(folder, TrainRequest(header(), LAYOUT.sha256, MODEL).to_record()))
+    assert (refusal.site, refusal.code) == ("H1", "record")
+
+
+def test_a_node_without_a_charter_refuses(tmp_path: Path) -> None:
+    Node.create(tmp_path / "H1", site="H1", purpose=toy.PURPOSE)
+    assert kind_of(train(tmp_path / "H1")) == "refusal"
+
+
+def _full_disk(_: int) -> None:
+    raise OSError(28, "No space left on device")

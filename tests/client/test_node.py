@@ -1,0 +1,97 @@
+"""A node's folder: keys for its owner alone, one charter, and no surprises when it is opened again."""
+
+from pathlib import Path
+
+import pytest
+
+from client.node import KEYS, Node
+from shared.errors import FedwardError, PolicyError, UsageError
+from tests.federation import toy
+
+
+def make(folder: Path) -> Node:
+    return Node.create(folder, site="H1", purpose=toy.PURPOSE)
+
+
+def test_a_new_node_has_keys_that_only_its_owner_can_read(tmp_path: Path) -> None:
+    node = make(tmp_path / "node")
+    for name in KEYS:
+        path = tmp_path / "node" / "keys" / f"{name}.key"
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert bytes.fromhex(path.read_text()) == node.key(name)
+        assert len(node.key(name)) == 32
+    assert node.key("audit") != node.key("pseudonym")
+    assert (tmp_path / "node").stat().st_mode & 0o777 == 0o700
+
+
+def test_two_nodes_never_share_a_key(tmp_path: Path) -> None:
+    assert make(tmp_path / "a").key("pseudonym") != make(tmp_path / "b").key("pseudonym")
+
+
+def test_virtual_hospitals_can_have_keys_that_can_be_made_again(tmp_path: Path) -> None:
+    keys = [Node.create(tmp_path / d, site=s, purpose="p", seed=7).key("audit") for d, s in ("a1", "b1", "c2")]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_creating_it_again_opens_it_and_keeps_its_keys(tmp_path: Path) -> None:
+    assert make(tmp_path).key("audit") == make(tmp_path).key("audit")
+    assert Node.open(tmp_path) == make(tmp_path)
+
+
+def test_another_sites_folder_is_not_taken_over(tmp_path: Path) -> None:
+    make(tmp_path)
+    with pytest.raises(UsageError, match="is the node of H1"):
+        Node.create(tmp_path, site="H2", purpose=toy.PURPOSE)
+
+
+@pytest.mark.parametrize("site", ["", "../H1", "a b", "x" * 65, ".H1"])
+def test_a_site_has_a_plain_name(tmp_path: Path, site: str) -> None:
+    with pytest.raises(UsageError, match="name of a site"):
+        Node.create(tmp_path, site=site, purpose=toy.PURPOSE)
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "[]", "{}", '{"site": 3, "purpose": "x"}', '{"site": "../x", "purpose": "x"}']
+)
+def test_a_folder_that_is_no_node_is_told_as_one(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "node.json").write_text(text)
+    with pytest.raises(UsageError) as caught:
+        Node.open(tmp_path)
+    assert caught.value.hint
+
+
+def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    node = make(tmp_path)
+    (tmp_path / "keys" / "audit.key").chmod(0o644)
+    with pytest.raises(PolicyError, match="others may read") as caught:
+        node.open_log()
+    assert "chmod 600" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["", "zz", "00" * 31])
+def test_a_damaged_key_is_refused(tmp_path: Path, text: str) -> None:
+    node = make(tmp_path)
+    (tmp_path / "keys" / "audit.key").write_text(text)
+    with pytest.raises(UsageError, match="key"):
+        node.key("audit")
+
+
+def test_a_charter_is_pinned_as_it_is_and_found_again(tmp_path: Path) -> None:
+    node, rules = make(tmp_path), toy.charter(privacy={"mode": "patient"})
+    node.pin(rules)
+    assert Node.open(tmp_path).charter == rules
+
+
+def test_a_charter_with_another_purpose_is_not_pinned(tmp_path: Path) -> None:
+    node = make(tmp_path)
+    with pytest.raises(PolicyError, match="purpose"):
+        node.pin(toy.charter(purpose="marketing"))
+    with pytest.raises(PolicyError, match="pinned no charter"):
+        _ = node.charter
+
+
+def test_the_log_has_one_writer(tmp_path: Path) -> None:
+    node = make(tmp_path)
+    with node.open_log(), pytest.raises(FedwardError, match="another process"):
+        node.open_log()

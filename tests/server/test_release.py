@@ -1,0 +1,65 @@
+"""A model is written with its description or not at all, and the record says so first."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from compliance.log import AuditLog
+from server import release
+from server.release import ModelCard, write_model
+from shared.errors import OutputError, RecordError
+from tests.federation.scripted import LAYOUT, MODEL, WEIGHTS
+
+CARD = ModelCard("test", "a" * 64, "run-1", "toy", 3, ("H1", "H2"), "off", LAYOUT.size, LAYOUT.digest(MODEL))
+
+
+def test_weights_and_description_belong_together(tmp_path: Path, log: AuditLog) -> None:
+    path = write_model(tmp_path / "out", LAYOUT, MODEL, CARD, log=log)
+    loaded = safetensors.numpy.load_file(path)
+    assert set(loaded) == set(WEIGHTS)
+    assert all(np.array_equal(loaded[name], WEIGHTS[name]) for name in WEIGHTS)
+    described = json.loads((tmp_path / "out" / "model.json").read_text())
+    assert described["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert described["sites"] == ["H1", "H2"]
+    rows = [json.loads(line) for line in (tmp_path / "coordinator.jsonl").read_bytes().splitlines()]
+    assert [(row["action"], row["outcome"]) for row in rows] == [("model.write", "started"), ("model.write", "ok")]
+    assert rows[0]["detail"]["sha256"] == described["weights_sha256"]
+
+
+def test_a_full_disk_leaves_neither(tmp_path: Path, log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise OutputError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr(release, "write_json", full)
+    with pytest.raises(OutputError):
+        write_model(tmp_path / "out", LAYOUT, MODEL, CARD, log=log)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_unfinished_replacement_never_passes_for_the_earlier_model(
+    tmp_path: Path, log: AuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(tmp_path / "out", LAYOUT, MODEL, CARD, log=log)
+    monkeypatch.setattr(release, "write_bytes", _full)
+    with pytest.raises(OutputError):
+        write_model(tmp_path / "out", LAYOUT, MODEL, CARD, log=log)
+    assert not (tmp_path / "out" / "model.json").exists()
+
+
+def test_what_cannot_be_recorded_is_not_written(tmp_path: Path, log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compliance.log.os.fsync", _no_space)
+    with pytest.raises(RecordError):
+        write_model(tmp_path / "out", LAYOUT, MODEL, CARD, log=log)
+    assert not (tmp_path / "out").exists()
+
+
+def _full(path: Path, *_: object, **__: object) -> None:
+    raise OutputError(f"cannot write {path}: No space left on device")
+
+
+def _no_space(_: int) -> None:
+    raise OSError(28, "No space left on device")
