@@ -65,13 +65,13 @@ class Session:
 
     Attributes:
         node: The node.
-        charter: The charter that was pinned when the session began.
         log: The audit log, held by this session alone.
+        charter: The pinned charter; read again for every request, since the hospital may pin another one.
     """
 
     node: Node
-    charter: Charter
     log: AuditLog
+    charter: Charter
     _benches: dict[str, _Bench] = field(default_factory=dict)
 
     @classmethod
@@ -82,7 +82,8 @@ class Session:
             FedwardError: There is no node, no charter, or the log cannot be written.
         """
         node = Node.open(folder)
-        return cls(node, node.charter, node.open_log())
+        charter = node.charter
+        return cls(node, node.open_log(), charter)
 
     def close(self) -> None:
         """Release the audit log."""
@@ -104,6 +105,7 @@ class Session:
     ) -> RecordDict:
         header: Header | None = None
         try:
+            self.charter = self.node.charter
             request = read(content)
             header = request.header
             return act(request, content)

@@ -94,8 +94,14 @@ class LocalGrid(Grid):
         return Message(content, dst_node_id=dst_node_id, message_type=message_type, ttl=ttl, group_id=group_id)
 
     def select(self, sites: Iterable[str]) -> None:
-        """Let only the nodes of ``sites`` take part from now on: one grid serves several federations, one by one."""
+        """Let only the nodes of ``sites`` take part from now on: one grid serves several federations, one by one.
+
+        Raises:
+            UsageError: A site has no node here.
+        """
         wanted = set(sites)
+        if unknown := wanted - {config.get("site", "") for config in self._nodes.values()}:
+            raise UsageError(f"the grid has no site {min(unknown)}", hint="start it with that site's node")
         self._visible = [node for node, config in self._nodes.items() if config.get("site", "") in wanted]
 
     def get_node_ids(self) -> Iterable[int]:

@@ -198,6 +198,13 @@ def test_what_policy_forbids_is_refused_and_the_refusal_is_recorded(
     assert row["run"] == "run-1"
 
 
+def test_a_charter_that_is_pinned_between_two_requests_counts_for_the_second(node: Path) -> None:
+    assert kind_of(train(node)) == "train.reply"
+    Node.open(node).pin(PRIVATE)
+    assert "another charter" in refused(train(node)).reason
+    assert TrainReply.from_record(train(node, header(PRIVATE))).body.weight == 1.0
+
+
 def test_another_purpose_or_too_few_patients_are_refused(tmp_path: Path) -> None:
     folder = toy.make_node(tmp_path / "H1", "H1", RULES)
     described = json.loads((folder / "node.json").read_text())

@@ -102,6 +102,15 @@ def test_the_names_of_the_sites_are_known(grid: LocalGrid) -> None:
     assert list(grid.get_node_ids()) == [1, 2, 3, 4, 5]
 
 
+def test_a_run_can_be_given_some_of_the_sites() -> None:
+    with LocalGrid(APP, NODES) as grid:
+        grid.select(["H4", "H2"])
+        assert [node.name for node in grid.get_nodes()] == ["H2", "H4"]
+        assert list(grid.get_node_ids()) == [2, 4]
+        with pytest.raises(UsageError, match="no site H9"):
+            grid.select(["H1", "H9"])
+
+
 def test_a_worker_has_one_thread_for_arithmetic_and_loads_no_more_than_its_app(grids: dict[int, LocalGrid]) -> None:
     (reply,) = grids[2].send_and_receive([ask("", 1, kind="evaluate")], timeout=20)
     assert dict(reply.content["loaded"]) == {"torch": False, "threads": "1"}
