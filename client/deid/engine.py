@@ -22,13 +22,13 @@ from client.deid.handlers import (
 )
 from client.deid.profile import Action, Profile, basic_actions
 from client.deid.pseudonyms import Pseudonyms, SiteKey
-from client.deid.tables import Option, SopClass, edition, method_codes, released, safe_private
+from client.deid.tables import Option, SopClass, edition, method_codes, released, rules, safe_private
 from client.deid.text import Identifiers, encodings
 
 IMPLEMENTATION_UID = "2.25.302044926318547093816625384117392850613"
 IMPLEMENTATION_NAME = "FEDWARD_0_1"
 
-_CHARACTER_SET = 0x00080005
+_CHARACTER_SET, _SCHEME = 0x00080005, 0x00080102
 _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 _NAME, _ID = 0x00100010, 0x00100020
 _PATIENTS_REMEMBERED = 32
@@ -83,6 +83,7 @@ class Engine:
         # What the profile keeps on purpose is no identifier to it, and must not be found in itself.
         kept = {tag for tag, rule in profile.rules.items() if rule.required in {Action.KEEP, Action.CLEAN}}
         self._kinds = {tag: kind for tag, kind in kinds_of_identifiers().items() if tag not in kept}
+        self._schemes = rules().schemes
         self._codes = _method_codes(profile)
         self._method = _method(profile)
 
@@ -120,7 +121,9 @@ class Engine:
         return [self._walk(state, item, self._nested) for item in items]
 
     def _walk(self, state: FileState, dataset: Dataset, plan: "_Plan") -> Dataset:
-        codecs = state.codecs
+        codecs, public_code = state.codecs, state.public_code
+        scheme = dataset.get(_SCHEME)
+        state.public_code = scheme is not None and text_of(dataset, _SCHEME) in self._schemes
         declared = dataset.get(_CHARACTER_SET)
         if declared is not None and isinstance(declared[1], bytes):
             state.codecs = encodings(declared[1].decode("ascii", "replace").strip(" \0"))
@@ -135,7 +138,7 @@ class Engine:
                 kept[tag] = element
         if private:
             self._walk_private(state, dataset, kept)
-        state.codecs = codecs
+        state.codecs, state.public_code = codecs, public_code
         return kept
 
     def _walk_private(self, state: FileState, dataset: Dataset, kept: Dataset) -> None:

@@ -34,6 +34,7 @@ from client.deid.values import (
 REMOVED = b"REMOVED"
 _TEXT_VRS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UR", "UT"})
 _WIDTHS = {"AT": 4, "FD": 8, "FL": 4, "SL": 4, "SS": 2, "SV": 8, "UL": 4, "US": 2, "UV": 8}
+_NUMBER_VRS = frozenset({"DS", "IS"})
 _BULK_VRS = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "US", "SS", "UN"})
 _DUMMIES: dict[str, bytes] = {
     "AS": b"000Y", "DA": b"19000101", "DT": b"19000101000000", "TM": b"000000", "DS": b"0", "IS": b"0",
@@ -48,8 +49,10 @@ _LONGEST_TABLE = 1 << 18
 _TERM = rb"(?:ISO_IR \d{1,3}|ISO 2022 (?:IR \d{1,3}|GBK)|GB18030|GBK)?"
 _CHARACTER_SETS = re.compile(_TERM + rb"(?: *\\ *" + _TERM + rb")* *\0?")
 
-# Codes are made of digits and dots: there, what looks like a date is none.
-_CODES = frozenset({0x00080100, 0x00080102, 0x00080103, 0x00080119, 0x00080120})
+# The attributes of a code (PS3.3 section 8). Codes are made of digits: what looks like a date there is none.
+_SCHEME, _CODE_MEANING = 0x00080102, 0x00080104
+_CODES = frozenset({0x00080100, _SCHEME, 0x00080103, _CODE_MEANING, 0x00080119, 0x00080120})
+_LOCAL = b"99LOCAL"
 
 # Without these an image cannot be read; a patient called like one of the enumerated values must not cost it.
 _ENUMERATED: dict[int, frozenset[bytes]] = {
@@ -73,10 +76,11 @@ class FileState:
         shift: By how many days this patient's dates move.
         counts: How often each rule was applied.
         codecs: The encodings of the data set that is being walked.
+        public_code: Whether that data set is a code of a public coding scheme.
         enter: De-identifies the items of a sequence.
     """
 
-    __slots__ = ("codecs", "counts", "enter", "identifiers", "patient", "pseudonyms", "seen", "shift")
+    __slots__ = ("codecs", "counts", "enter", "identifiers", "patient", "pseudonyms", "public_code", "seen", "shift")
 
     def __init__(
         self,
@@ -90,6 +94,7 @@ class FileState:
         self.patient, self.shift = pseudonyms.patient(identity), pseudonyms.shift(identity)
         self.counts: Counter[str] = Counter()
         self.codecs: tuple[str, ...] = ()
+        self.public_code = False
 
     def identifies(self, value: bytes) -> bool:
         """Whether a text value names the patient; remembered, since the files of a series repeat their values."""
@@ -165,6 +170,8 @@ def compile_action(tag: int, action: Action, fallback: Action) -> Handler:
             return _cleaner(_last_resort(known.vr, fallback))
         case Action.KEEP:
             return keep(tag, known)
+        case Action.REFERENCES:
+            return _keep_references
 
 
 def _last_resort(vr: str, fallback: Action) -> Handler:
@@ -276,7 +283,7 @@ def keep(tag: int, known: Definition) -> Handler:
     if vr == "UI":
         return _keep_uid
     if vr in _TEXT_VRS:
-        return _keep_text(strict=tag not in _CODES)
+        return _keep_code_part(tag) if tag in _CODES else _keep_text(strict=True)
     return _keep_binary(known.most) if vr.split(" ")[0] in _WIDTHS else remove
 
 
@@ -290,9 +297,17 @@ def _keep_items(state: FileState, vr: str, value: Value) -> Element | None:
     return vr, items
 
 
+def _keep_references(state: FileState, vr: str, value: Value) -> Element | None:
+    """Keep which instances are referenced, under their new UIDs, and nothing else that is said of them."""
+    if vr != "SQ" or not isinstance(value, list):
+        return _invalid(state)
+    allowed = rules().reference
+    return _keep_items(state, vr, [{tag: one for tag, one in item.items() if tag in allowed} for item in value])
+
+
 def _keep_number(most: int) -> Handler:
     def handler(state: FileState, vr: str, value: Value) -> Element | None:
-        if not isinstance(value, bytes) or vr not in _TEXT_VRS or not fits(value, NUMBER, LONGEST_NUMBER, most):
+        if not isinstance(value, bytes) or vr not in _NUMBER_VRS or not fits(value, NUMBER, LONGEST_NUMBER, most):
             return _invalid(state)
         if state.identifiers.numbers and state.identifiers.is_number(value):
             state.counts["identifier_found"] += 1
@@ -304,7 +319,7 @@ def _keep_number(most: int) -> Handler:
 
 def _keep_code(most: int, enumerated: frozenset[bytes]) -> Handler:
     def handler(state: FileState, vr: str, value: Value) -> Element | None:
-        if not isinstance(value, bytes) or vr not in _TEXT_VRS:
+        if not isinstance(value, bytes) or vr != "CS":
             return _invalid(state)
         if not fits(value, CODE, LONGEST_CODE, most):
             if b"\\" not in value or (most and value.count(b"\\") >= most):
@@ -344,6 +359,20 @@ def _keep_text(*, strict: bool) -> Handler:
             state.counts["identifier_found"] += 1
             return vr, REMOVED
         return vr, value
+
+    return handler
+
+
+def _keep_code_part(tag: int) -> Handler:
+    """Keep the parts of a code of a public scheme; those of a local one are free text under another name."""
+    keep_text = _keep_text(strict=tag == _CODE_MEANING)
+    replacement = _LOCAL if tag == _SCHEME else REMOVED
+
+    def handler(state: FileState, vr: str, value: Value) -> Element | None:
+        if state.public_code or not value or vr not in _TEXT_VRS:
+            return keep_text(state, vr, value)
+        state.counts["local_code"] += 1
+        return vr, replacement
 
     return handler
 

@@ -71,6 +71,7 @@ class Action(StrEnum):
     AGE = "age"
     CLEAN = "clean"
     KEEP = "keep"
+    REFERENCES = "references"
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ _BASIC: Mapping[str, tuple[Action, Action, Action]] = {
     "X/Z": (Action.REMOVE, Action.EMPTY, Action.EMPTY),
     "X/D": (Action.REMOVE, Action.DUMMY, Action.DUMMY),
     "X/Z/D": (Action.REMOVE, Action.EMPTY, Action.DUMMY),
-    "X/Z/U*": (Action.REMOVE, Action.EMPTY, Action.KEEP),
+    "X/Z/U*": (Action.REMOVE, Action.EMPTY, Action.REFERENCES),
 }
 
 
@@ -392,7 +393,7 @@ def _row_rule(row: Row, options: frozenset[Option]) -> Rule:
     optional, empty, required = _BASIC[row.basic]
     source = f"PS3.15 Basic Profile: {row.basic}"
     if row.tag in _REFERENCES:
-        return Rule.always(Action.KEEP, source + ", with the UIDs inside replaced")
+        return Rule.always(Action.REFERENCES, source + ", with the UIDs inside replaced")
     if row.vr == "SQ" and row.basic == "X/Z/D":
         required = Action.EMPTY
     return Rule(optional, empty, required, source)

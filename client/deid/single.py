@@ -134,10 +134,11 @@ class Processor:
         part10 = read(data, vr_of)
         if why := triage.refusal(part10):
             return Processed(FileRecord(path, Status.REFUSED, why))
+        part10 = triage.exact_pixels(part10)
         if why := triage.quarantine(part10):
             return Processed(FileRecord(path, Status.QUARANTINED, why))
         try:
-            part10 = streams.stripped(triage.exact_pixels(part10))
+            part10 = streams.stripped(part10)
         except streams.UnclearError as error:
             return Processed(FileRecord(path, Status.QUARANTINED, str(error)))
         done = self._engine.deidentify(part10)

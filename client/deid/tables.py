@@ -71,6 +71,8 @@ class Rules:
     text: frozenset[int]
     dummy: frozenset[int]
     also: frozenset[int]
+    schemes: frozenset[str]
+    reference: frozenset[int]
     bulk: frozenset[int]
     known: Known
 
@@ -166,6 +168,8 @@ def rules() -> Rules:
         text=_tags(raw["text"]),
         dummy=_tags(raw["dummy"]),
         also=_tags(raw["also"]),
+        schemes=frozenset(raw["codes"]["schemes"]),
+        reference=_tags(raw["reference"]),
         bulk=_tags(raw["bulk"]),
         known=Known(**{kind: _tags(tags) for kind, tags in raw["known"].items()}),
     )

@@ -19,8 +19,8 @@ _PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
 
 NUMBER = re.compile(rb"[0-9+\-.eE \\]*\0?")
 """Characters of DS and IS (PS3.5 Table 6.2-1), with any number of values."""
-CODE = re.compile(rb"[A-Za-z0-9_ \\]*\0?")
-"""Characters of CS, lower case tolerated, with any number of values."""
+CODE = re.compile(rb"[A-Z0-9_ \\]*\0?")
+"""Characters of CS, with any number of values."""
 LONGEST_CODE = 16
 LONGEST_NUMBER = 32  # the standard says 16; many writers give more digits, and losing a position loses the image
 
