@@ -9,19 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from client.deid.actions import Action, basic_actions
 from client.deid.codec import Bytes, Dataset, Element, Part10, Value, write
 from client.deid.collect import Collected, collect, kinds_of_identifiers
-from client.deid.handlers import (
-    FileState,
-    Handler,
-    compile_action,
-    default_action,
-    keep,
-    private_definition,
-    remove,
-)
-from client.deid.profile import Action, Profile, basic_actions
+from client.deid.handlers import compile_action, default_action
+from client.deid.keeping import keep, private_definition
+from client.deid.profile import Profile
 from client.deid.pseudonyms import Pseudonyms, SiteKey
+from client.deid.state import FileState, Handler, remove
 from client.deid.tables import Option, SopClass, edition, method_codes, released, rules, safe_private
 from client.deid.text import Identifiers, encodings
 
@@ -238,6 +233,3 @@ def _method_codes(profile: Profile) -> list[Dataset]:
         {0x00080100: ("SH", value.encode()), 0x00080102: ("SH", scheme.encode()), 0x00080104: ("LO", meaning.encode())}
         for value, scheme, meaning in codes
     ]
-
-
-__all__ = ["Action", "Deidentified", "Engine", "text_of"]

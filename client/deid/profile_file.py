@@ -1,0 +1,195 @@
+"""Profile files and expert determinations as people write them, checked where they come in."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from client.deid.actions import DATE_VRS, FREE_TEXT_VRS, PSEUDONYMS, Action
+from client.deid.tables import Option, data_text, definition, parse_tag, rules, show_tag, table
+from shared.errors import UsageError
+
+SHIPPED = ("basic", "safe-harbor", "research")
+
+# What the engine itself writes into every file, or cannot name the file without.
+_FIXED = PSEUDONYMS | {0x00080016, 0x00080018, 0x0020000D, 0x0020000E, 0x00120062, 0x00120063, 0x00120064, 0x00280303}
+
+
+@dataclass(frozen=True)
+class Determination:
+    """An expert's determination that the risk is very small (45 CFR 164.514(b)(1)), bound to one profile.
+
+    Attributes:
+        expert: Who determined it.
+        scope: Which data and recipients it covers.
+        profile_sha256: The profile that it was made for.
+        expires: The last day on which it holds.
+    """
+
+    expert: str
+    scope: str
+    profile_sha256: str
+    expires: date
+
+
+@dataclass(frozen=True)
+class Written:
+    """A profile file and those that it extends, flattened."""
+
+    title: str
+    options: frozenset[Option]
+    overrides: Mapping[int, Action]
+
+
+class _Overlay(BaseModel):
+    """A profile file as it is written."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    extends: str | None = None
+    title: str | None = None
+    options: list[str] = Field(default_factory=list)
+    overrides: dict[str, str] = Field(default_factory=dict)
+
+
+class _DeterminationFile(BaseModel):
+    """An expert determination as it is written."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    expert: Annotated[str, Field(min_length=1)]
+    scope: Annotated[str, Field(min_length=1)]
+    profile_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    expires: date
+
+
+def read_determination(path: Path) -> Determination:
+    """Read an expert determination (JSON).
+
+    Raises:
+        UsageError: It cannot be read, or is none.
+    """
+    try:
+        text = path.read_text("utf-8")
+        raw = _DeterminationFile.model_validate_json(text)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="name the expert's file") from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path} is no expert determination: {_first_fault(error)}",
+            hint="it is JSON with expert, scope, profile_sha256 and expires (YYYY-MM-DD)",
+        ) from error
+    return Determination(raw.expert, raw.scope, raw.profile_sha256, raw.expires)
+
+
+def _first_fault(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        fault = error.errors()[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        return f"{place}: {fault['msg']}" if place else fault["msg"]
+    return str(error)
+
+
+def read_profile(name: str, *, seen: tuple[str, ...] = ()) -> Written:
+    """Read a shipped profile by name, or a file by its path, with all that it extends.
+
+    Raises:
+        UsageError: There is none, or it says something that is not understood.
+    """
+    if name in seen:
+        raise UsageError(f"profile {name} extends itself", hint="let it extend basic, safe-harbor or research")
+    source, text = _text_of(name)
+    try:
+        raw = _Overlay.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{source} is not TOML: {error}", hint="correct that line") from error
+    except ValidationError as error:
+        raise UsageError(
+            f"{source}: {_first_fault(error)}", hint="a profile has extends, title, options and overrides"
+        ) from error
+    base = read_profile(raw.extends, seen=(*seen, name)) if raw.extends is not None else None
+    if base is None and name not in SHIPPED:
+        raise UsageError(f"{source} does not say what it extends", hint='add extends = "basic" as its first line')
+    overrides = dict(base.overrides) if base else {}
+    for tag_text, action in raw.overrides.items():
+        tag, checked = _override(tag_text, action, source)
+        overrides[tag] = checked
+    options = frozenset(_option(option, source) for option in raw.options)
+    return Written(
+        title=raw.title or (base.title if base else name),
+        options=options | (base.options if base else frozenset()),
+        overrides=overrides,
+    )
+
+
+def _text_of(name: str) -> tuple[str, str]:
+    if name in SHIPPED:
+        return f"profile {name}", data_text(f"{name}.toml")
+    path = Path(name)
+    if not path.suffix and not path.exists():
+        raise UsageError(f"there is no profile {name}", hint=f"choose {', '.join(SHIPPED)}, or name a TOML file")
+    try:
+        return str(path), path.read_text("utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the profile {path}: {error.strerror}",
+            hint=f"choose {', '.join(SHIPPED)}, or name a TOML file",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not TOML: it is not UTF-8", hint="save it as UTF-8") from error
+
+
+def _option(text: str, source: str) -> Option:
+    try:
+        return Option(text)
+    except ValueError as error:
+        raise UsageError(f"{source}: there is no option {text}", hint="options are " + ", ".join(Option)) from error
+
+
+def _override(tag_text: str, action_text: str, source: str) -> tuple[int, Action]:
+    try:
+        tag = parse_tag(tag_text)
+    except ValueError as error:
+        raise UsageError(f"{source}: {tag_text} is not a tag", hint='write tags as "0010,0020"') from error
+    known = definition(tag)
+    if known is None:
+        raise UsageError(
+            f"{source}: {show_tag(tag)} is not an attribute of PS3.6",
+            hint="private attributes stay only by retain_safe_private; unknown ones are always removed",
+        )
+    if tag in _FIXED:
+        raise UsageError(f"{source}: {show_tag(tag)} cannot be overridden", hint="it is always set by the engine")
+    allowed = _allowed(tag, known.vr)
+    if action_text not in allowed:
+        raise UsageError(
+            f"{source}: {show_tag(tag)} cannot be set to {action_text}",
+            hint="it may be " + ", ".join(sorted(allowed)),
+        )
+    return tag, Action(action_text)
+
+
+def _allowed(tag: int, vr: str) -> set[str]:
+    """The actions that a hospital may choose for an attribute: those that fit its VR and do not undo the profile."""
+    allowed = {Action.REMOVE, Action.EMPTY}
+    row = table().get(tag)
+    if tag in rules().bulk or vr == "SQ":
+        return {str(one) for one in allowed} | ({"keep"} if row is None else set())
+    allowed.add(Action.DUMMY)
+    match vr:
+        case "UI":
+            allowed.add(Action.UID)
+        case _ if vr in DATE_VRS:
+            allowed |= {Action.SHIFT, Action.YEAR}
+        case "TM":
+            allowed.add(Action.SHIFT)
+        case "AS":
+            allowed.add(Action.AGE)
+        case _ if vr in FREE_TEXT_VRS:
+            allowed.add(Action.CLEAN)
+    if row is None or "K" in row.options.values():
+        allowed.add(Action.KEEP)
+    return {str(one) for one in allowed}
