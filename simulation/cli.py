@@ -30,7 +30,7 @@ def simulate(
     size: Annotated[int, typer.Option(min=64, max=512, help="Matrix of the images, pixels.")] = 128,
     slices: Annotated[int, typer.Option(min=1, max=64, help="Slices in a series.")] = 6,
     task: Annotated[list[str] | None, typer.Option(help="Only this task of the charter; may be repeated.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of every task, instead of the charter's.")] = 0,
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds of every task; 0: as the charter says.")] = 0,
     compare: Annotated[
         str,
         typer.Option(help="Tasks also trained pooled, at each hospital alone, and under privacy: names, all or none."),
