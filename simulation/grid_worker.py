@@ -14,9 +14,9 @@ from shared.errors import UsageError
 from simulation.local_grid import (
     READY,
     Nodes,
-    message_from_bytes,
-    message_to_bytes,
     read_frame,
+    receive_message,
+    send_message,
     set_identity,
     write_frame,
 )
@@ -37,8 +37,8 @@ def main() -> None:
         return
     try:
         write_frame(outgoing, READY)
-        while (data := read_frame(incoming)) is not None:
-            write_frame(outgoing, message_to_bytes(nodes.handle(message_from_bytes(data))))
+        while (message := receive_message(incoming)) is not None:
+            send_message(outgoing, nodes.handle(message))
     except BrokenPipeError:
         os._exit(0)  # nobody is left to tell; the usual end would complain about the pipe once more
 

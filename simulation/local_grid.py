@@ -2,7 +2,7 @@
 
 With ``workers=0`` the ClientApp runs in this process, one message after the other in one thread. With more, each worker
 is a process of its own (:mod:`simulation.grid_worker`), reached by two pipes on which Flower's own protobuf messages
-travel, each behind its length. A node always belongs to the same worker, so that its files have one writer and what it
+travel (:func:`send_message`). A node always belongs to the same worker, so that its files have one writer and what it
 keeps in memory is kept once. Results do not depend on the number of workers.
 
 This file, and no other outside ``client/flower_node.py`` and ``server/flower_link.py``, uses Flower's internals.
@@ -24,7 +24,7 @@ from copy import deepcopy
 from typing import IO, Protocol, Self
 from uuid import uuid4
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.app.message import make_message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
@@ -247,13 +247,11 @@ class _Process:
 
     def handle(self, message: Message) -> Message:
         try:
-            write_frame(self._to, message_to_bytes(message))
-            data = read_frame(self._from)
+            send_message(self._to, message)
+            reply = receive_message(self._from)
         except OSError:
-            data = None
-        if data is None:
-            return _failure(message, ErrorCode.NODE_UNAVAILABLE, "the worker process ended")
-        return message_from_bytes(data)
+            reply = None
+        return reply or _failure(message, ErrorCode.NODE_UNAVAILABLE, "the worker process ended")
 
     def kill(self) -> None:
         self._worker.kill()
@@ -315,18 +313,41 @@ class _Lane:
             self._deliver(message.metadata.message_id, reply)
 
 
-# --- messages as bytes ------------------------------------------------------------------------------------------------
+# --- messages on a pipe -----------------------------------------------------------------------------------------------
 
 
-def message_to_bytes(message: Message) -> bytes:
-    """``message`` in Flower's protobuf form."""
-    data: bytes = message_to_proto(message).SerializeToString()
-    return data
+def send_message(stream: IO[bytes], message: Message) -> None:
+    """Write ``message`` in Flower's protobuf form, but each array's bytes behind it in a frame of their own.
+
+    Nested protobuf messages are copied at every level: 0.4 s for 40 MB, where the pipe itself takes 0.03 s.
+
+    Raises:
+        OSError: The reader is gone.
+    """
+    content = _own_copy(message.content, keep_data=False) if message.has_content() else None
+    error = message.error if message.has_error() else None
+    write_frame(stream, message_to_proto(make_message(message.metadata, content, error)).SerializeToString())
+    for array in _arrays(message):
+        write_frame(stream, array.data)
 
 
-def message_from_bytes(data: bytes) -> Message:
-    """The message that :func:`message_to_bytes` wrote."""
-    return message_from_proto(ProtoMessage.FromString(data))
+def receive_message(stream: IO[bytes]) -> Message | None:
+    """The next message that :func:`send_message` wrote, or None where the writer is gone, also in the middle of it."""
+    data = read_frame(stream)
+    if data is None:
+        return None
+    message = message_from_proto(ProtoMessage.FromString(data))
+    for array in _arrays(message):
+        numbers = read_frame(stream)
+        if numbers is None:
+            return None
+        array.data = numbers
+    return message
+
+
+def _arrays(message: Message) -> list[Array]:
+    records = message.content.values() if message.has_content() else ()
+    return [array for record in records if isinstance(record, ArrayRecord) for array in record.values()]
 
 
 def write_frame(stream: IO[bytes], data: bytes) -> None:
@@ -370,12 +391,16 @@ def _failure(message: Message, code: int, reason: str) -> Message:
     return Message(Error(code, reason), reply_to=message)
 
 
-def _own_copy(content: RecordDict) -> RecordDict:
-    """Records that a ClientApp may change unnoticed; only the bytes of arrays, which cannot change, are shared."""
+def _own_copy(content: RecordDict, *, keep_data: bool = True) -> RecordDict:
+    """Records that may be changed unnoticed; only the bytes of arrays, which cannot change, are shared or left out."""
     copy = RecordDict()
     for name, record in content.items():
         if isinstance(record, ArrayRecord):
-            copy[name] = ArrayRecord(dict(record))  # makes a new Array of each
+            arrays = {
+                key: Array(array.dtype, tuple(array.shape), array.stype, array.data if keep_data else b"")
+                for key, array in record.items()
+            }
+            copy[name] = ArrayRecord(arrays)
         elif isinstance(record, ConfigRecord):
             copy[name] = ConfigRecord(deepcopy(dict(record)))
         else:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -28,7 +30,7 @@ from shared.wire import (
     TrainRequest,
     kind_of,
 )
-from simulation.local_grid import message_from_bytes, message_to_bytes, set_identity
+from simulation.local_grid import set_identity
 
 HEADER = Header("heart", "a" * 64, "run-1", 3, 1, "denoise", "b" * 64)
 UPDATE = np.array([1.5, -2.0, 0.0], np.float32)
@@ -56,7 +58,8 @@ metrics = st.dictionaries(
 def through_flower(record: RecordDict) -> RecordDict:
     """What arrives at the other end of Flower's own serialisation."""
     set_identity()
-    return message_from_bytes(message_to_bytes(Message(record, dst_node_id=7, message_type="train"))).content
+    sent = message_to_proto(Message(record, dst_node_id=7, message_type="train")).SerializeToString()
+    return message_from_proto(ProtoMessage.FromString(sent)).content
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import io
 import os
 import signal
 import time
@@ -10,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import UsageError
-from simulation.local_grid import LocalGrid, message_from_bytes, message_to_bytes, read_frame, write_frame
+from simulation.local_grid import LocalGrid, read_frame, receive_message, send_message, write_frame
 
 APP = "tests.federation.echo:app"
 NODES = {number: {"site": f"H{number}"} for number in range(1, 6)}
@@ -179,8 +180,6 @@ def test_an_app_that_is_not_there_is_a_usage_error(app: str, workers: int) -> No
 
 @given(frames=st.lists(st.binary(max_size=70), max_size=4), cut=st.integers(1, 9))
 def test_frames_come_back_whole_or_not_at_all(frames: list[bytes], cut: int) -> None:
-    import io
-
     stream = io.BytesIO()
     for frame in frames:
         write_frame(stream, frame)
@@ -193,11 +192,19 @@ def test_frames_come_back_whole_or_not_at_all(frames: list[bytes], cut: int) -> 
         assert [read_frame(torn) for _ in frames] == [*frames[:-1], None]
 
 
-def test_a_message_survives_its_bytes(grid: LocalGrid) -> None:
-    message = ask("hello", 4)
-    back = message_from_bytes(message_to_bytes(message))
+def test_a_message_comes_back_as_it_was_or_not_at_all(grid: LocalGrid) -> None:
+    message, stream = ask("hello", 4), io.BytesIO()
+    message.content["none"] = ArrayRecord({})
+    message.content["two"] = ArrayRecord([np.zeros(0, np.float32), np.ones((2, 3))])
+    message.content["metrics"] = MetricRecord({"psnr": [30.5, 31.0]})
+    send_message(stream, message)
+    whole = stream.getvalue()
+    back = receive_message(io.BytesIO(whole))
+    assert back is not None
     assert back.content == message.content
     assert back.metadata.dst_node_id == 4
+    for length in range(len(whole)):
+        assert receive_message(io.BytesIO(whole[:length])) is None
 
 
 # --- one place for Flower's internals ---------------------------------------------------------------------------------
