@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from compliance.log import Action, AuditLog, Entry, Outcome
 from shared.errors import DataError
 from shared.files import write_bytes, write_json
-from shared.imaging.images import PatientImages, StudyImages
+from shared.imaging.images import CLASSES, PatientImages, StudyImages
 
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 EFFORT = {"MR": "NumberOfAverages", "CT": "Exposure"}
@@ -328,16 +328,25 @@ def _scaled(
 
 
 def _label(instances: Sequence[_Instance], ordered: Sequence[_Instance]) -> NDArray[np.uint8] | None:
-    """The classes of the slices in ``ordered`` from a SEG object that refers to them, or None."""
+    """The classes of the slices in ``ordered`` from a SEG object that refers to them, or None.
+
+    A segment becomes the class of its coded type (:data:`shared.imaging.images.CLASSES`); other segments are left out.
+    """
     uids = [str(one.header.SOPInstanceUID) for one in ordered]
+    known = CLASSES[str(ordered[0].header.Modality)]
     for one in instances:
         if str(one.header.SOPClassUID) != SEGMENTATION_STORAGE:
             continue
         segmentation = highdicom.seg.segread(one.path)
-        sources = {str(source[2]) for source in segmentation.get_source_image_uids()}
-        if sources >= set(uids):
+        if not {str(source[2]) for source in segmentation.get_source_image_uids()} >= set(uids):
+            continue
+        classes = np.zeros(max(segmentation.segment_numbers) + 1, np.uint8)
+        for number in segmentation.segment_numbers:
+            kind = segmentation.get_segment_description(number).segmented_property_type
+            classes[number] = known.get((str(kind.scheme_designator), str(kind.value)), 0)
+        if classes.any():
             pixels = segmentation.get_pixels_by_source_instance(
                 source_sop_instance_uids=uids, combine_segments=True, relabel=False
             )
-            return np.asarray(pixels, np.uint8)
+            return classes[np.asarray(pixels, np.intp)]
     return None

@@ -1,9 +1,18 @@
 """What a task is given: one patient's images as arrays, without any header."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+CLASSES: Final[Mapping[str, Mapping[tuple[str, str], int]]] = {
+    "MR": {("SCT", "65216001"): 1, ("SCT", "389081007"): 2, ("SCT", "389080008"): 3},
+    "CT": {("SCT", "10200004"): 1, ("SCT", "108369006"): 2},
+}
+"""Class of a segment by modality and coded type (scheme, code): MR cerebrospinal fluid, grey and white matter; CT liver
+and neoplasm (PS3.16 CID 7192 and 7194). Hospitals number their segments as they like; codes are what they share."""
 
 
 @dataclass(frozen=True, eq=False)
