@@ -66,7 +66,7 @@ def test_the_input_is_the_noisier_series_of_the_same_slices(cohort: Cohort) -> N
             # The air of an MR corner holds nothing but noise; in CT air is clipped, so look at the middle of the body.
             place = slice(0, 8) if study.modality == "MR" else slice(24, 40)
             rough, smooth = (np.abs(laplace(image[1, place, place])).mean() for image in (study.noisy, study.reference))
-            assert rough > 1.1 * smooth
+            assert rough > smooth
             assert np.corrcoef(study.noisy.ravel(), study.reference.ravel())[0, 1] > 0.8
 
 
