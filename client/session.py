@@ -17,8 +17,8 @@ from torch import nn
 from client.cohort import Split
 from client.node import Node
 from client.policy import decide
-from client.training.charges import Charge, Charges, Receipt
-from client.training.loop import train_round, usable
+from client.training.charges import Charges, Receipt
+from client.training.loop import price, train_round, usable
 from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
 from shared.charter import Charter, TaskPlan
 from shared.errors import BudgetError, DataError, FedwardError, PolicyError, ProtocolError, RecordError
@@ -127,7 +127,7 @@ class Session:
         plan = self.charter.task(header.task)
         facts: dict[str, Scalar] = {"patients": len(bench.train), "steps": plan.local_steps}
         with self._act(Action.TRAIN, header, content, facts):
-            receipt = self._pay(header, plan, len(bench.train))
+            receipt = self._pay(header, plan, bench)
             outcome = train_round(
                 bench.task,
                 bench.network,
@@ -189,14 +189,12 @@ class Session:
             self._benches[name] = _Bench(task, network, Layout.of(weights_of(network)), train, held_out)
         return self._benches[name]
 
-    def _pay(self, header: Header, plan: TaskPlan, patients: int) -> Receipt | None:
+    def _pay(self, header: Header, plan: TaskPlan, bench: _Bench) -> Receipt | None:
         """Charge the round before it trains; None where the pinned charter asks for no differential privacy."""
         privacy = self.charter.privacy
         if privacy.mode == "off":
             return None
-        charge = Charge(
-            header.task, header.round, privacy.noise_multiplier, privacy.sample_rate, plan.local_steps, patients
-        )
+        charge = price(bench.task, bench.train, plan, privacy, round_number=header.round)
         detail: dict[str, Scalar] = {
             "unit": "patient",
             "steps": charge.steps,

@@ -5,7 +5,6 @@ any other scale (Reddi et al. 2021, "Adaptive Federated Optimization", algorithm
 the model to w + D, the weighted average of the local models: federated averaging (McMahan et al. 2017).
 """
 
-import math
 from typing import Final
 
 import numpy as np
@@ -14,16 +13,11 @@ from torch import nn
 
 from shared.charter import TaskPlan
 from shared.errors import CharterError
+from shared.schedule import cosine
 from shared.vector import Vector
 
 # Those that need one gradient and nothing else; LBFGS wants a closure, SparseAdam sparse gradients, Muon matrices.
 OPTIMISERS: Final = ("SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "NAdam", "RAdam", "Adamax")
-_FLOOR: Final = 0.05  # of the learning rate, at the end of its cosine
-
-
-def cosine(done: float) -> float:
-    """Factor of the learning rate when the share ``done`` in [0, 1] of the rounds is over: from 1 down to 0.05."""
-    return _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class ServerOptimiser:
@@ -51,7 +45,8 @@ class ServerOptimiser:
         """The optimiser that ``plan`` asks for.
 
         ``SGD`` keeps its rate: updates shrink with the hospitals' own falling rates, and rate 1 stays federated
-        averaging in every round. The others make steps of the same size whatever the updates', so their rate falls.
+        averaging in every round. The others make steps of one size however small the updates, so their rate falls, and
+        the hospitals' does not (:func:`client.training.loop.train_round`).
         """
         rounds = None if plan.server_optimizer == "SGD" else plan.rounds
         return cls(vector, name=plan.server_optimizer, rate=plan.server_lr, rounds=rounds)

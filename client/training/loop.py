@@ -1,6 +1,5 @@
 """One round of training at a hospital, and the ordinary training that federated runs are compared with."""
 
-import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +20,9 @@ from shared.charter import PrivacyPlan, TaskPlan
 from shared.errors import BudgetError, CharterError, DataError, PolicyError, UsageError
 from shared.imaging.images import PatientImages
 from shared.imaging.tasks import Batch, Task
+from shared.schedule import cosine
 
 GRADIENT_NORM: Final = 5.0  # without privacy; keeps one odd batch from undoing a round
-_FLOOR: Final = 0.05  # of the learning rate, at the end of its cosine
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,6 @@ class TrainOutcome:
     patients: int
     history: tuple[Mechanism, ...] = ()
     noise: str = ""
-
-
-def cosine(done: float) -> float:
-    """Factor of the learning rate when the share ``done`` in [0, 1] of the training is over: from 1 down to 0.05."""
-    return _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def usable(task: Task, patients: Sequence[PatientImages]) -> list[PatientImages]:

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from client.training.accounting import Mechanism
-from client.training.loop import _private_round, cosine, price, train_centrally, train_round, usable
+from client.training.loop import _private_round, price, train_centrally, train_round, usable
 from client.training.secure_noise import SecureNoise, SeededNoiseForTests
 from shared.charter import TaskPlan
 from shared.errors import BudgetError, CharterError, DataError, PolicyError, UsageError
 from shared.imaging.images import PatientImages
 from shared.imaging.tasks import get_task
+from shared.schedule import cosine
 from tests.client.training.toys import PLAN, PRIVACY, ToyTask, paid, people, study, weights
 
 torch.set_num_threads(1)
