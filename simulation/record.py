@@ -50,7 +50,7 @@ class SiteRecord:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Quality on held-out patients after ``round`` rounds (0: before the first), mean over the member sites."""
+    """Quality after ``round`` rounds (0: before the first) over all held-out slices of the member sites together."""
 
     round: int
     metrics: Metrics
@@ -119,6 +119,8 @@ class TaskRecord:
         arms: By name, see :data:`ARM_ORDER`; ``"federated"`` must be there.
         per_site: Metrics by site, then by arm or classical method name; the local arm is the site's own model.
         local_matrix: Metrics of local models: ``local_matrix[trained on][tried on]``. Empty where not run.
+        together: Metrics by method or arm over all held-out slices of the member sites together, where large hospitals
+            count more: what the curves show, since the record of the rounds sums them so. Empty without curves.
         pictures: At least one per site where there is one to show.
         parameters: Trainable parameters of the network.
         classes: Names of the label classes, background first; empty unless the task labels pixels.
@@ -133,6 +135,7 @@ class TaskRecord:
     arms: Mapping[str, ArmRecord]
     per_site: Mapping[str, Mapping[str, Metrics]]
     local_matrix: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
+    together: Mapping[str, Metrics] = field(default_factory=dict)
     pictures: tuple[Picture, ...] = ()
     parameters: int | None = None
     classes: tuple[str, ...] = ()

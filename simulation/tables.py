@@ -1,6 +1,6 @@
 """From models to tables: every arm and every classical method, on the same held-out patients of every hospital."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +52,7 @@ class _Bench:
     unseen: Sequence[str]
     models: Mapping[str, Scores]
     classical: Mapping[str, Scores]
+    together: Mapping[str, Metrics]
 
     def mean(self, scores: Scores, sites: Sequence[str]) -> dict[str, float]:
         """The mean over ``sites`` of each metric: every hospital counts alike, whatever its size."""
@@ -71,18 +72,24 @@ def build(
     keys = [(task, arm, one) for (task, arm) in models for one in able[task]]
     jobs = [(task, models[task, arm], one.node) for task, arm, one in keys]
     found = calls.each("Held-out patients: models", arms.score_model, jobs)
-    scores: dict[tuple[str, str], dict[str, Metrics]] = {key: {} for key in models}
+    sums: dict[tuple[str, str], dict[str, Sums]] = {key: {} for key in models}
     for (task, arm, one), values in zip(keys, found, strict=True):
-        scores[task, arm][one.site] = summarise(task, Sums(values))
+        sums[task, arm][one.site] = Sums(values)
     classical = _classical(plan, able, calls)
+    sites = {site.id for site in plan.members}
     benches = [
         _Bench(
             plan=task,
             task=get_task(task.name),
             members=[one.site for one in able[task.name] if one.member],
             unseen=[one.site for one in able[task.name] if not one.member],
-            models={arm: sites for (name, arm), sites in scores.items() if name == task.name},
-            classical=classical[task.name],
+            models={arm: _metrics(task.name, by_site) for (name, arm), by_site in sums.items() if name == task.name},
+            classical={method: _metrics(task.name, by_site) for method, by_site in classical[task.name].items()},
+            together=_together(
+                task.name,
+                classical[task.name] | {arm: by_site for (name, arm), by_site in sums.items() if name == task.name},
+                sites,
+            ),
         )
         for task in plan.charter.tasks
     ]
@@ -92,16 +99,34 @@ def build(
 
 def _classical(
     plan: "Plan", able: Mapping[str, Sequence[Hospital]], calls: "Calls"
-) -> dict[str, dict[str, dict[str, Metrics]]]:
-    """Metrics by task, method and site."""
+) -> dict[str, dict[str, dict[str, Sums]]]:
+    """Additive scores by task, method and site."""
     keys = [(task, one) for task, hospitals in able.items() for one in hospitals]
     jobs = [(plan.out / "classical" / f"{task}-{one.site}.json", task, one.node) for task, one in keys]
     found = calls.each("Held-out patients: classical", arms.cached_scores, jobs)
-    table: dict[str, dict[str, dict[str, Metrics]]] = {task: {} for task in able}
+    table: dict[str, dict[str, dict[str, Sums]]] = {task: {} for task in able}
     for (task, one), methods in zip(keys, found, strict=True):
         for method, values in methods.items():
-            table[task].setdefault(method, {})[one.site] = summarise(task, Sums(values))
+            table[task].setdefault(method, {})[one.site] = Sums(values)
     return table
+
+
+def _metrics(task: str, by_site: Mapping[str, Sums]) -> dict[str, Metrics]:
+    return {site: summarise(task, values) for site, values in by_site.items()}
+
+
+def _together(task: str, table: Mapping[str, Mapping[str, Sums]], members: Collection[str]) -> dict[str, Metrics]:
+    """Each method over all held-out slices of the members taken together, as the record of the rounds sums them.
+
+    For local training it is the mean over the hospitals' models.
+    """
+    whole = {
+        name: summarise(task, sum((part for site, part in by_site.items() if site in members), Sums.zero()))
+        for name, by_site in table.items()
+    }
+    if local := [metrics for name, metrics in whole.items() if name in members]:
+        whole["local"] = _mean(local)
+    return {name: metrics for name, metrics in whole.items() if name not in members}
 
 
 def _best(bench: _Bench, site: str) -> str:
@@ -144,11 +169,13 @@ def _record(
         arms=_arms(bench, federations),
         per_site=_per_site(bench),
         local_matrix={site: {s: bench.models[site][s] for s in bench.members} for site in _local(bench)},
+        together=bench.together,
         pictures=pictures,
         parameters=parameters,
         classes=CLASSES.get(name, ()),
         setup=(
-            f"{plan.rounds} rounds of {plan.local_steps} steps of {plan.batch} patches at each hospital with "
+            f"{plan.rounds} rounds of {plan.local_steps} step{'s' * (plan.local_steps > 1)} of {plan.batch} patches "
+            f"at each hospital with "
             f"{plan.local_optimizer}, {plan.server_optimizer} at the coordinator; pooled and local: Adam"
         ),
     )

@@ -126,16 +126,21 @@ def _task_view(record: RunRecord, task: TaskRecord) -> TaskView:
 
 
 def _charts(task: TaskRecord) -> tuple[tuple[Chart, ...], tuple[tuple[str, Markup], ...]]:
-    """Curves of the main metric and its companion, and the legend that they share."""
+    """Curves of the main metric and its companion, and the legend that they share.
+
+    The levels of what has no curve are over all slices together like the curves, not means over sites like the tables.
+    """
     followed = [name for name in tables.arms_of(task) if task.arms[name].curve]
-    levels = [(name, words.method_title(name), task.arms[name].all_sites) for name in task.arms if name not in followed]
+    levels = [
+        (name, words.method_title(name), task.together.get(name, {})) for name in task.arms if name not in followed
+    ]
     for stronger, style, kind in (
         (False, "classical", "Best survey method"),
         (True, "stronger", "Strongest comparator"),
     ):
         name = tables.best_classical(task, stronger=stronger)
         if name is not None:
-            levels.append((style, f"{kind}: {words.classical_title(name)}", task.classical[name]))
+            levels.append((style, f"{kind}: {words.classical_title(name)}", task.together.get(name, {})))
     drawn = []
     for metric in tables.metrics_of(task):
         lines = [
