@@ -8,11 +8,19 @@ import pytest
 import torch
 
 from shared.errors import DataError, UsageError
+from shared.imaging import tasks
 from shared.imaging.lowres import low_resolution
 from shared.imaging.memo import once_per_study
 from shared.imaging.segment import standardised
 from shared.imaging.tasks import Task, get_task, register, summarise, task_names
 from tests.shared.imaging.phantoms import patient, study
+
+
+@pytest.fixture(autouse=True)
+def _shipped_tasks_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests register tasks of their own, as a user of the registry may."""
+    shipped = {name: get_task(name) for name in ("denoise", "superres", "segment")}
+    monkeypatch.setattr(tasks, "_tasks", shipped)
 
 
 @pytest.fixture(params=["denoise", "superres", "segment"], name="task")
