@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from client.deid import DeidReport, Profile, SiteKey, deidentify_folder
+from client.deid.batch import examine
 from compliance.log import AuditLog
 from shared import console
 from shared.errors import PartialError, UsageError
@@ -49,8 +50,9 @@ def deidentify(
     """
     chosen = Profile.load(profile, determination=determination)
     reports = reports or (node / "reports" if node else out.parent / f"{out.name}-reports")
+    examine(source, out, reports)  # nothing is made for a folder that holds nothing
     with ExitStack() as stack:
-        site_key = _site_key(key, node, source, out)
+        site_key = _site_key(key, node, out)
         log = stack.enter_context(_log(node, reports, site_key))
         bar = stack.enter_context(console.progress(quiet=as_json))
         task = bar.add_task("De-identifying", total=None)
@@ -89,7 +91,7 @@ def _tell(report: DeidReport, *, as_json: bool) -> None:
         )
 
 
-def _site_key(key: Path | None, node: Path | None, source: Path, out: Path) -> SiteKey:
+def _site_key(key: Path | None, node: Path | None, out: Path) -> SiteKey:
     """The key that was named, else the node's, else one beside the output that later runs find again."""
     if key is None and node is not None:
         return SiteKey.load(node / "keys" / "pseudonym.key")
@@ -100,8 +102,6 @@ def _site_key(key: Path | None, node: Path | None, source: Path, out: Path) -> S
     beside = out.resolve().parent / KEY_NAME
     if beside.exists():
         return SiteKey.load(beside)
-    if not source.is_dir():
-        raise UsageError(f"there is no folder {source}", hint="name the folder that holds the DICOM files")
     console.err.print(f"a new site key was made: {beside}; keep it secret, and keep it", markup=False, soft_wrap=True)
     return SiteKey.create(beside)
 

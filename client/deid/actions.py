@@ -9,7 +9,7 @@ from client.deid.tables import Option, Row, table
 DATE_VRS = frozenset({"DA", "DT"})
 FREE_TEXT_VRS = frozenset({"LO", "SH", "ST", "LT", "UT", "UC"})
 PSEUDONYMS = frozenset({0x00100010, 0x00100020})
-_TEMPORAL = {"DA", "DT", "TM"}
+TEMPORAL_VRS = DATE_VRS | {"TM"}
 _ZONE = 0x00080201
 _AGE = 0x00101010
 # Sequences of references: "U*" replaces the UIDs inside; losing them would break every link between instances.
@@ -102,7 +102,7 @@ def basic_actions(tag: int) -> Rule:
 
 
 def _clean(row: Row) -> Action:
-    if row.vr in _TEMPORAL or row.tag == _ZONE:
+    if row.vr in TEMPORAL_VRS or row.tag == _ZONE:
         return Action.SHIFT
     if row.vr == "SQ":
         return Action.KEEP  # entered, and its content cleaned

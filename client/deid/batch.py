@@ -60,9 +60,7 @@ def deidentify_folder(
         OutputError: ``out`` or ``reports`` cannot be written.
         RecordError: The audit log cannot be written; nothing further is done then.
     """
-    _check_folders(source, out, reports)
-    paths, unreadable = _walk(source)
-    _require_dicom(source, paths)
+    paths, unreadable = examine(source, out, reports)
     total = len(paths) + len(unreadable)
     with ExitStack() as stack:
         report = stack.enter_context(open_report(reports, profile))
@@ -83,6 +81,22 @@ def deidentify_folder(
         for record in unreadable:
             report.add(record)
         return report.close()
+
+
+def examine(source: Path, out: Path, reports: Path) -> tuple[list[str], list[FileRecord]]:
+    """See whether there is something to do, before anything is written.
+
+    Returns:
+        The files, by their paths below ``source``, in order; and a record for everything else that stands there.
+
+    Raises:
+        UsageError: The folders overlap, or ``source`` is no folder.
+        DataError: There is no DICOM in ``source``.
+    """
+    _check_folders(source, out, reports)
+    paths, unreadable = _walk(source)
+    _require_dicom(source, paths)
+    return paths, unreadable
 
 
 def _check_folders(source: Path, out: Path, reports: Path) -> None:

@@ -20,7 +20,7 @@ from client.deid.tables import show_tag
 DEEPEST = 32
 """Nesting beyond this is refused: no IOD needs it, and recursive readers fail on it."""
 MOST_ELEMENTS = 1_000_000
-LARGEST_INFLATED = 1 << 30
+LARGEST_INFLATED = 256 << 20
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
@@ -154,8 +154,10 @@ def _uid(element: Element | None) -> str:
 
 def _inflate(data: bytes) -> bytes:
     squeezed = zlib.decompressobj(-zlib.MAX_WBITS)
+    # Pictures shrink to a tenth, black ones to a hundredth; what shrinks more is not worth a machine's memory.
+    limit = min(LARGEST_INFLATED, 100 * len(data) + (16 << 20))
     try:
-        body = squeezed.decompress(data, LARGEST_INFLATED)
+        body = squeezed.decompress(data, limit)
     except zlib.error as error:
         raise MalformedError("truncated or damaged: the deflated data set cannot be inflated") from error
     if squeezed.unconsumed_tail or not squeezed.eof:
@@ -196,9 +198,11 @@ class _Reader:
                 if tag == _ITEM_END and delimited:
                     return found, head[3]
                 raise MalformedError(f"a delimiter {show_tag(tag)} stands where an element should")
-            if tag in found:
-                self._require_zeros(at, end, f"{show_tag(tag)} stands twice in one data set")
+            if tag == 0:
+                self._require_zeros(at, end, "an element of a message stands in the data set")
                 break
+            if tag in found:
+                raise MalformedError(f"{show_tag(tag)} stands twice in one data set")
             found[tag], at = self._value(head, end, depth)
         else:
             if delimited:
@@ -216,6 +220,8 @@ class _Reader:
         group, element, code, length = self._explicit_head(self._data, at)
         tag = group << 16 | element
         known = _VRS.get(code)
+        if known is None and tag == 0:
+            return tag, "UN", 0, at + 8
         if known is None:
             raise MalformedError(f"{show_tag(tag)} has no known VR")
         vr, is_long = known
@@ -227,7 +233,7 @@ class _Reader:
 
     def _require_zeros(self, at: int, end: int, otherwise: str) -> None:
         """Some writers fill up the end of a file with zeros; anything else there is no DICOM."""
-        if any(self._view[at:end]):
+        if self._data[at:end].strip(b"\0"):
             raise MalformedError(otherwise)
 
     def _value(self, head: _Head, end: int, depth: int) -> tuple[Element, int]:

@@ -80,7 +80,7 @@ class Engine:
         self._kinds = {tag: kind for tag, kind in kinds_of_identifiers().items() if tag not in kept}
         self._schemes = rules().schemes
         self._codes = _method_codes(profile)
-        self._method = _method(profile)
+        self._method, self._temporal = _method(profile), _temporal(profile)
 
     def deidentify(self, part10: Part10) -> Deidentified:
         """De-identify a parsed file; the file itself is not changed.
@@ -168,7 +168,7 @@ class Engine:
         kept[0x00120062] = ("CS", b"YES")
         kept[0x00120063] = ("LO", self._method)
         kept[0x00120064] = ("SQ", self._codes)
-        kept[0x00280303] = ("CS", _temporal(self._profile))
+        kept[0x00280303] = ("CS", self._temporal)
 
 
 class _Plan(dict[int, Handler]):
@@ -184,7 +184,9 @@ class _Plan(dict[int, Handler]):
         type_of = self._type(tag)
         rule = self._profile.rules.get(tag)
         action = rule.by_type(type_of) if rule else default_action(tag)
-        handler = self[tag] = compile_action(tag, action, basic_actions(tag).by_type(type_of))
+        handler = self[tag] = compile_action(
+            tag, action, basic_actions(tag).by_type(type_of), explicit=rule is not None
+        )
         return handler
 
     def _type(self, tag: int) -> int:
@@ -213,11 +215,10 @@ def _meta(sop_class: str, sop_instance: str, syntax: str) -> Dataset:
 
 
 def _temporal(profile: Profile) -> bytes:
-    if profile.has(Option.RETAIN_LONG_FULL_DATES):
-        return b"UNMODIFIED"
-    if profile.has(Option.RETAIN_LONG_MODIFIED_DATES) or profile.has(Option.RETAIN_YEARS):
+    """Longitudinal Temporal Information Modified: modified as soon as any date is (PS3.3 C.12.1.1.10)."""
+    if any(rule.required in {Action.SHIFT, Action.YEAR} for rule in profile.rules.values()):
         return b"MODIFIED"
-    return b"REMOVED"
+    return b"UNMODIFIED" if profile.has(Option.RETAIN_LONG_FULL_DATES) else b"REMOVED"
 
 
 def _method(profile: Profile) -> bytes:

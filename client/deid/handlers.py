@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from pydicom.uid import UID
 
-from client.deid.actions import Action
+from client.deid.actions import TEMPORAL_VRS, Action
 from client.deid.codec import Dataset, Element, Value
 from client.deid.keeping import keep, keep_references
 from client.deid.state import REMOVED, TEXT_VRS, WIDTHS, FileState, Handler, invalid, remove
@@ -56,13 +56,14 @@ def default_action(tag: int) -> Action:
     return Action.REMOVE
 
 
-def compile_action(tag: int, action: Action, fallback: Action) -> Handler:
+def compile_action(tag: int, action: Action, fallback: Action, *, explicit: bool) -> Handler:
     """The handler for ``tag``.
 
     Args:
         tag: The attribute.
         action: What the profile does to it.
         fallback: What is done where the action cannot be, since the value is not what its VR says.
+        explicit: Whether the profile names the attribute, rather than the lists of what may stay outside the table.
     """
     known = definition(tag) or Definition("UN", 0, retired=False)
     match action:
@@ -85,8 +86,10 @@ def compile_action(tag: int, action: Action, fallback: Action) -> Handler:
             return _converted(known.vr, lambda text, _: change(text), "year_only", _last_resort(known.vr, fallback))
         case Action.CLEAN:
             return _cleaner(_last_resort(known.vr, fallback))
+        case Action.KEEP if known.vr in TEMPORAL_VRS:
+            return _converted(known.vr, _shifter(tag, known.vr, still=True), "kept", _last_resort(known.vr, fallback))
         case Action.KEEP:
-            return keep(tag, known)
+            return keep(tag, known, strict=not explicit)
         case Action.REFERENCES:
             return keep_references
 
@@ -143,12 +146,14 @@ def _uid(state: FileState, vr: str, value: Value) -> Element | None:
     return "UI", "\\".join(uids).encode("ascii", "replace")
 
 
-def _shifter(tag: int, vr: str) -> Callable[[str, int], str | None]:
+def _shifter(tag: int, vr: str, *, still: bool = False) -> Callable[[str, int], str | None]:
+    """How a temporal value moves with its patient's dates; ``still`` only checks that it is one."""
     if tag == _ZONE:
         return lambda text, _: valid_zone(text)
-    if vr == "DA":
-        return shift_date
-    return shift_datetime if vr == "DT" else lambda text, _: valid_time(text)
+    if vr == "TM":
+        return lambda text, _: valid_time(text)
+    move = shift_date if vr == "DA" else shift_datetime
+    return (lambda text, _: move(text, 0)) if still else move
 
 
 def _converted(vr: str, change: Callable[[str, int], str | None], count: str, otherwise: Handler) -> Handler:

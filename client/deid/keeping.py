@@ -8,6 +8,7 @@ from client.deid.tables import Definition, rules
 from client.deid.text import decode, printable, telltale
 from client.deid.values import CODE, LONGEST_CODE, LONGEST_NUMBER, NUMBER, fits
 
+_UIDS = re.compile(rb"(?:\d+(?:\.\d+)*(?:\\\d+(?:\.\d+)*)*)? *\0?")
 _NUMBER_VRS = frozenset({"DS", "IS"})
 _BULK_VRS = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "US", "SS", "UN"})
 _CHARACTER_SET = 0x00080005
@@ -30,8 +31,14 @@ _ENUMERATED: dict[int, frozenset[bytes]] = {
 }
 
 
-def keep(tag: int, known: Definition) -> Handler:
-    """The handler that keeps ``tag`` where its value is what its VR says and names nobody."""
+def keep(tag: int, known: Definition, *, strict: bool = True) -> Handler:
+    """The handler that keeps ``tag`` where its value is what its VR says and names nobody.
+
+    Args:
+        tag: The attribute.
+        known: What PS3.6 says of it.
+        strict: Whether free text that looks like a date, a telephone number or an address goes as well.
+    """
     vr = known.vr
     if tag in rules().bulk:
         return _keep_bulk
@@ -46,7 +53,7 @@ def keep(tag: int, known: Definition) -> Handler:
     if vr == "UI":
         return _keep_uid
     if vr in TEXT_VRS:
-        return _keep_code_part(tag) if tag in _CODES else _keep_text(strict=True)
+        return _keep_code_part(tag) if tag in _CODES else _keep_text(strict=strict)
     return _keep_binary(known.most) if vr.split(" ")[0] in WIDTHS else remove
 
 
@@ -104,7 +111,8 @@ def _keep_character_set(state: FileState, vr: str, value: Value) -> Element | No
 
 
 def _keep_uid(state: FileState, vr: str, value: Value) -> Element | None:
-    if vr != "UI" or not isinstance(value, bytes) or value.strip(b"0123456789.\\ \0"):
+    # A UID may become the name of a folder: nothing but numbers with single dots between them.
+    if vr != "UI" or not isinstance(value, bytes) or not _UIDS.fullmatch(value):
         return invalid(state)
     return vr, value
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -38,7 +38,7 @@ class Determination:
 
 @dataclass(frozen=True)
 class Written:
-    """A profile file and those that it extends, flattened."""
+    """A profile file and the shipped profile that it extends, flattened."""
 
     title: str
     options: frozenset[Option]
@@ -50,7 +50,7 @@ class _Overlay(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    extends: str | None = None
+    extends: Literal["basic", "safe-harbor", "research"] | None = None
     title: str | None = None
     options: list[str] = Field(default_factory=list)
     overrides: dict[str, str] = Field(default_factory=dict)
@@ -94,14 +94,12 @@ def _first_fault(error: Exception) -> str:
     return str(error)
 
 
-def read_profile(name: str, *, seen: tuple[str, ...] = ()) -> Written:
-    """Read a shipped profile by name, or a file by its path, with all that it extends.
+def read_profile(name: str) -> Written:
+    """Read a shipped profile by name, or a file by its path, with the shipped one that it extends.
 
     Raises:
         UsageError: There is none, or it says something that is not understood.
     """
-    if name in seen:
-        raise UsageError(f"profile {name} extends itself", hint="let it extend basic, safe-harbor or research")
     source, text = _text_of(name)
     try:
         raw = _Overlay.model_validate(tomllib.loads(text))
@@ -111,7 +109,7 @@ def read_profile(name: str, *, seen: tuple[str, ...] = ()) -> Written:
         raise UsageError(
             f"{source}: {_first_fault(error)}", hint="a profile has extends, title, options and overrides"
         ) from error
-    base = read_profile(raw.extends, seen=(*seen, name)) if raw.extends is not None else None
+    base = read_profile(raw.extends) if raw.extends is not None else None
     if base is None and name not in SHIPPED:
         raise UsageError(f"{source} does not say what it extends", hint='add extends = "basic" as its first line')
     overrides = dict(base.overrides) if base else {}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from client.deid.codec import Dataset, Element, Value
 from client.deid.pseudonyms import Pseudonyms
-from client.deid.text import Identifiers, readings
+from client.deid.text import Identifiers, encodings, readings
 
 REMOVED = b"REMOVED"
 TEXT_VRS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UR", "UT"})
@@ -39,7 +39,7 @@ class FileState:
         self.identifiers, self.pseudonyms, self.seen, self.enter = identifiers, pseudonyms, seen, enter
         self.patient, self.shift = pseudonyms.patient(identity), pseudonyms.shift(identity)
         self.counts: Counter[str] = Counter()
-        self.codecs: tuple[str, ...] = ()
+        self.codecs = encodings("")
         self.public_code = False
 
     def identifies(self, value: bytes) -> bool:

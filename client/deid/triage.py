@@ -4,6 +4,8 @@ Quarantined means: named in the report with the reason, and copied nowhere. Text
 looked for here; classes that are known to carry it wait for the room that does.
 """
 
+import re
+
 import numpy as np
 
 from client.deid.codec import PIXEL_DATA, Dataset, Encapsulated, Part10, Value
@@ -17,6 +19,7 @@ _REQUIRED = {
     0x0020000D: "Study Instance UID",
     0x0020000E: "Series Instance UID",
 }
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _PIXELS = (PIXEL_DATA, 0x7FE00008, 0x7FE00009)
 _SCREEN_WORDS = ("SCREEN", "DOSE", "REPORT", "PATIENT PROTOCOL", "CAPTURE")
 _GREY = {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"}
@@ -27,9 +30,9 @@ def refusal(part10: Part10) -> str | None:
     dataset = part10.dataset
     if any(tag >> 16 == 4 for tag in dataset):
         return None  # a DICOMDIR has no instance; it is quarantined as what it is
-    missing = [name for tag, name in _REQUIRED.items() if not text_of(dataset, tag)]
+    missing = [name for tag, name in _REQUIRED.items() if not _UID.fullmatch(text_of(dataset, tag))]
     if missing:
-        return f"it has no {missing[0]}"
+        return f"it has no valid {missing[0]}"
     expected = _expected_bytes(dataset)
     value = dataset.get(PIXEL_DATA, ("", None))[1]
     if expected and isinstance(value, bytes | memoryview) and len(value) < expected:

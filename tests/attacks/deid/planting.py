@@ -6,7 +6,7 @@ Written from PS3.3, PS3.5, PS3.6 and PS3.15 alone: nothing of the engine is impo
 import io
 import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -58,45 +58,42 @@ def tag_of(text: str) -> int | None:
     return int(group, 16) << 16 | int(element, 16)
 
 
+def _day(number: int) -> str:
+    """Five years apart, so that no shifted date meets another planted one."""
+    return f"{1000 + 5 * number}{number % 12 + 1:02d}{number % 28 + 1:02d}"
+
+
+_VALUES: dict[str, Callable[[int, str], object]] = {
+    "DA": lambda number, _: _day(number),
+    "DT": lambda number, _: f"{_day(number)}1112{number % 60:02d}.{number:06d}",
+    "TM": lambda number, _: f"1{number % 10}2{number % 10}3{number % 10}.{number:06d}",
+    "AS": lambda number, _: f"{number % 40 + 40:03d}W",
+    "DS": lambda number, _: f"{number}.73819",
+    "IS": lambda number, _: str(730000 + number),
+    "UI": lambda number, _: f"1.2.826.0.1.73819.{number}",
+    "CS": lambda _, token: token.upper(),
+    "AE": lambda _, token: token.upper(),
+    "UR": lambda _, token: f"http://{token}.example/",
+    "PN": lambda _, token: f"{token}^Planted",
+    "OB": lambda _, token: (token + token).encode(),
+    "OW": lambda _, token: (token + token).encode(),
+    "UN": lambda _, token: (token + token).encode(),
+}
+
+
 def secret(tag: int, vr: str, number: int) -> Secret:
     """A value of ``vr`` that occurs nowhere else, and how it may show."""
     vr = {"": "LO", "OB or OW": "OW", "US or SS": "US"}.get(vr, vr)
     token = f"Qz{number:04d}Xv"
-    match vr:
-        case "DA":
-            # Five years apart, so that no shifted date meets another planted one.
-            value: object = f"{1000 + 5 * number}{number % 12 + 1:02d}{number % 28 + 1:02d}"
-        case "DT":
-            value = f"{1000 + 5 * number}{number % 12 + 1:02d}{number % 28 + 1:02d}1112{number % 60:02d}.{number:06d}"
-        case "TM":
-            value = f"1{number % 10}2{number % 10}3{number % 10}.{number:06d}"
-        case "AS":
-            value = f"{number % 40 + 40:03d}W"
-        case "DS":
-            value = f"{number}.73819"
-        case "IS":
-            value = str(730000 + number)
-        case "UI":
-            value = f"1.2.826.0.1.73819.{number}"
-        case "CS" | "AE":
-            value = token.upper()
-        case "UR":
-            value = f"http://{token}.example/"
-        case "PN":
-            value = f"{token}^Planted"
-        case "OB" | "UN" | "OW":
-            value = (token + token).encode()
-        case "US":
-            return Secret(tag, vr, 0x5100 + number % 0xFF, ())
-        case "SQ":
-            item = Dataset()
-            for inner, inner_vr in ((0x00080100, "SH"), (0x00080104, "LO"), (0x0040A160, "UT")):
-                item[inner] = DataElement(inner, inner_vr, token, validation_mode=config.IGNORE)
-            return Secret(tag, vr, Sequence([item]), (token.encode(),))
-        case _:
-            value = token
-    trace = value if isinstance(value, bytes) else str(value).encode()
-    return Secret(tag, vr, value, (trace,))
+    if vr == "US":
+        return Secret(tag, vr, 0x5100 + number % 0xFF, ())
+    if vr == "SQ":
+        item = Dataset()
+        for inner, inner_vr in ((0x00080100, "SH"), (0x00080104, "LO"), (0x0040A160, "UT")):
+            item[inner] = DataElement(inner, inner_vr, token, validation_mode=config.IGNORE)
+        return Secret(tag, vr, Sequence([item]), (token.encode(),))
+    value = _VALUES[vr](number, token) if vr in _VALUES else token
+    return Secret(tag, vr, value, (value if isinstance(value, bytes) else str(value).encode(),))
 
 
 def put(dataset: Dataset, planted: Secret) -> None:

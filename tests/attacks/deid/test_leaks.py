@@ -25,8 +25,8 @@ from tests.attacks.deid.planting import (
     tag_of,
 )
 
-# Sequences that Table E.1-1 does not name and that a careful tool might not enter: codes, references, functional groups,
-# and one that no dictionary knows.
+# Sequences that Table E.1-1 does not name and that a careless tool does not enter: codes, references, functional
+# groups, and one that no dictionary knows.
 SEQUENCES = (0x00089215, 0x00081115, 0x52009229, 0x0040A170, 0x00189346)
 UNKNOWN_SEQUENCE = 0x00187771
 
@@ -125,11 +125,8 @@ def test_binary_values_of_the_table_are_gone(tmp_path: Path) -> None:
 
 def text_attributes() -> list[tuple[int, str]]:
     """Every attribute of PS3.6 that holds characters, one of each row."""
-    return [
-        (tag, entry[0])
-        for tag, entry in DicomDictionary.items()
-        if entry[0] in {"LO", "SH", "ST", "LT", "UT", "UC", "UR", "CS", "PN", "AE"}
-    ]
+    characters = {"LO", "SH", "ST", "LT", "UT", "UC", "UR", "CS", "PN", "AE"}
+    return [(tag, entry[0]) for tag, entry in DicomDictionary.items() if entry[0] in characters]
 
 
 @pytest.mark.parametrize("value", TELLING)
@@ -219,6 +216,38 @@ def test_umlauts_spelt_out_are_the_same_name(tmp_path: Path) -> None:
     hospital.add("slice", dataset)
     hospital.release()
     assert hospital.datasets()[0].SoftwareVersions == "REMOVED"
+
+
+@pytest.mark.parametrize("value", ["built 2019-07-21", "for Dr. House", "call +44 20 7946 0123", "a@hospital.example"])
+def test_what_looks_like_a_date_a_number_or_an_address(tmp_path: Path, value: str) -> None:
+    """Nobody's header says it, yet it does not look like a version or a kernel."""
+    hospital = Hospital(tmp_path, Profile.load("basic"))
+    dataset = ct()
+    dataset.SoftwareVersions = dataset.Manufacturer = value
+    dataset.SequenceName = "*tfl3d1_16"
+    hospital.add("slice", dataset)
+    hospital.release()
+    [out] = hospital.datasets()
+    assert out.SequenceName == "*tfl3d1_16"
+    assert (out.SoftwareVersions, out.Manufacturer) == ("REMOVED", "REMOVED")
+
+
+def test_names_in_tables_and_numbers(tmp_path: Path) -> None:
+    """Lookup tables and arrays of numbers hold any bytes; a name in them is found."""
+    hospital = Hospital(tmp_path, Profile.load("basic"))
+    dataset = ct()
+    lut = Dataset()
+    lut.LUTDescriptor = [8, 0, 16]
+    lut.add_new(0x00283006, "OW", b"\1\2Mustermann\3\4\5\6")
+    dataset.ModalityLUTSequence = [lut]
+    dataset.add_new(0x00189219, "SS", 1)
+    dataset.add_new(0x00081161, "UL", [int.from_bytes(b"Must", "little"), int.from_bytes(b"erma", "little"), 0x6E6E])
+    hospital.add("slice", dataset)
+    hospital.release()
+    [content] = hospital.released().values()
+    [out] = hospital.datasets()
+    assert not found(content, [b"Mustermann"])
+    assert out[0x00189219].value == 1
 
 
 def element(tag: int, vr: bytes, value: bytes) -> bytes:
