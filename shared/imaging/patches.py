@@ -37,7 +37,7 @@ class Window:
 
         Args:
             stacks: Arrays ``[n, h, w]``.
-            size: Edge of the window in pixels before scaling; where the image is smaller, zeros (air) are added.
+            size: Edge of the window in pixels before scaling; where the image is smaller, its border is repeated.
             scale: Pixels of these arrays to one pixel of the drawn ones.
 
         Returns:
@@ -47,11 +47,13 @@ class Window:
         top, left = self.top * scale, self.left * scale
         patch = stacks[self.stack][self.index, top : top + edge, left : left + edge]
         if patch.shape != (edge, edge):
-            patch = np.pad(patch, ((0, edge - patch.shape[0]), (0, edge - patch.shape[1])))
+            patch = np.pad(patch, ((0, edge - patch.shape[0]), (0, edge - patch.shape[1])), mode="edge")
         return _turned(patch, self.turn)
 
 
-def draw_windows(shapes: Sequence[tuple[int, ...]], count: int, size: int, rng: np.random.Generator) -> list[Window]:
+def draw_windows(
+    shapes: Sequence[tuple[int, ...]], count: int, size: int, rng: np.random.Generator, *, turns: int = 8
+) -> list[Window]:
     """Draw windows uniformly over all slices of all stacks.
 
     Args:
@@ -59,10 +61,11 @@ def draw_windows(shapes: Sequence[tuple[int, ...]], count: int, size: int, rng: 
         count: How many windows.
         size: Their edge in pixels.
         rng: Where the draws come from; the same state gives the same windows.
+        turns: How many of the symmetries may occur: 8 all, 2 only the mirror image left to right, 1 none.
     """
     slices = [(stack, index) for stack, shape in enumerate(shapes) for index in range(shape[0])]
     windows = []
-    for pick, turn in zip(rng.integers(len(slices), size=count), rng.integers(8, size=count), strict=True):
+    for pick, turn in zip(rng.integers(len(slices), size=count), rng.integers(turns, size=count), strict=True):
         stack, index = slices[pick]
         _, height, width = shapes[stack]
         top, left = rng.integers(0, [max(height - size, 0) + 1, max(width - size, 0) + 1])

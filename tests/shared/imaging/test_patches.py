@@ -34,7 +34,11 @@ def test_a_finer_array_gives_the_same_window_finer() -> None:
     np.testing.assert_array_equal(window.cut([fine], 3, 2)[::2, ::2], window.cut([coarse], 3))
 
 
-def test_small_images_are_extended_by_air() -> None:
-    patch = Window(0, 0, 0, 0, 0).cut([np.ones((1, 2, 3))], 4)
-    assert patch.shape == (4, 4)
-    assert patch.sum() == 6
+def test_the_border_of_a_small_image_is_repeated() -> None:
+    patch = Window(0, 0, 0, 0, 0).cut([np.array([[[1, 2, 3], [4, 5, 6]]])], 4)
+    np.testing.assert_array_equal(patch, [[1, 2, 3, 3], [4, 5, 6, 6], [4, 5, 6, 6], [4, 5, 6, 6]])
+
+
+def test_turns_can_be_restricted_to_the_mirror_image() -> None:
+    windows = draw_windows([(1, 8, 8)], 50, 4, np.random.default_rng(0), turns=2)
+    assert {window.turn for window in windows} == {0, 1}
