@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import Progress
 
 from client.deid import DeidReport, Profile, SiteKey, deidentify_folder
 from client.deid.batch import examine
@@ -32,7 +33,10 @@ def deidentify(
         str, typer.Option(help="basic, safe-harbor, research, or a profile of your own (TOML).")
     ] = "basic",
     key: Annotated[
-        Path | None, typer.Option(help="The site's key (0600). Default: the node's, else one beside OUT.")
+        Path | None,
+        typer.Option(
+            help="The site's key (0600); made where missing. Made where missing. Default: the node's, else one beside OUT."
+        ),
     ] = None,
     reports: Annotated[
         Path | None, typer.Option(help="Folder for deid.json. Default: the node's, else beside OUT.")
@@ -54,8 +58,7 @@ def deidentify(
     with ExitStack() as stack:
         site_key = _site_key(key, node, out)
         log = stack.enter_context(_log(node, reports, site_key))
-        bar = stack.enter_context(console.progress(quiet=as_json))
-        task = bar.add_task("De-identifying", total=None)
+        bar = _Bar(stack, quiet=as_json)
         report = deidentify_folder(
             source,
             out,
@@ -64,9 +67,24 @@ def deidentify(
             log=log,
             reports=reports,
             workers=workers,
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            on_progress=bar.update,
         )
     _tell(report, as_json=as_json)
+
+
+class _Bar:
+    """A progress bar that starts with the first file: its thread must not be there when worker processes are made."""
+
+    def __init__(self, stack: ExitStack, *, quiet: bool) -> None:
+        self._stack, self._quiet = stack, quiet
+        self._progress: Progress | None = None
+
+    def update(self, done: int, total: int) -> None:
+        """Show how far it is."""
+        if self._progress is None:
+            self._progress = self._stack.enter_context(console.progress(quiet=self._quiet))
+            self._task = self._progress.add_task("De-identifying", total=total)
+        self._progress.update(self._task, completed=done)
 
 
 def _tell(report: DeidReport, *, as_json: bool) -> None:
@@ -95,15 +113,14 @@ def _site_key(key: Path | None, node: Path | None, out: Path) -> SiteKey:
     """The key that was named, else the node's, else one beside the output that later runs find again."""
     if key is None and node is not None:
         return SiteKey.load(node / "keys" / "pseudonym.key")
-    if key is not None:
-        if out.resolve() in key.resolve().parents:
-            raise UsageError(f"the key {key} lies in the output folder", hint="keep it where released files do not go")
-        return SiteKey.load(key)
-    beside = out.resolve().parent / KEY_NAME
-    if beside.exists():
-        return SiteKey.load(beside)
-    console.err.print(f"a new site key was made: {beside}; keep it secret, and keep it", markup=False, soft_wrap=True)
-    return SiteKey.create(beside)
+    chosen = key or out.resolve().parent / KEY_NAME
+    if out.resolve() in chosen.resolve().parents:
+        raise UsageError(f"the key {chosen} lies in the output folder", hint="keep it where released files do not go")
+    if chosen.exists() or not chosen.parent.is_dir():
+        return SiteKey.load(chosen)
+    made = SiteKey.create(chosen)
+    console.err.print(f"a new site key was made: {chosen}; keep it, and keep it secret", markup=False, soft_wrap=True)
+    return made
 
 
 def _log(node: Path | None, reports: Path, site_key: SiteKey) -> AuditLog:

@@ -227,8 +227,12 @@ _TABLES: dict[str, type[_Strict]] = {"federation": _FederationTable, "privacy": 
 
 
 def _explain(error: ValidationError, source: str) -> CharterError:
-    """The first mistake that pydantic found, as one line for the person who wrote the file."""
-    found: Any = error.errors(include_url=False)[0]
+    """One mistake of those that pydantic found, as one line for the person who wrote the file.
+
+    An unknown key goes before a missing one: it is often the missing one, misspelt.
+    """
+    mistakes: list[Any] = error.errors(include_url=False)
+    found = next((one for one in mistakes if one["type"] == "extra_forbidden"), mistakes[0])
     place: Sequence[str | int] = found["loc"]
     where = ".".join(str(part) for part in place)
     if found["type"] != "extra_forbidden":

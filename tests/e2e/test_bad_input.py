@@ -40,7 +40,7 @@ def jpegs(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fill", "words"), [(Path.mkdir, "empty"), (jpegs, "DICOM")], ids=["an empty folder", "a folder of JPEGs"]
+    ("fill", "words"), [(Path.mkdir, "no files"), (jpegs, "DICOM")], ids=["an empty folder", "a folder of JPEGs"]
 )
 def test_input_without_dicom_says_so_and_leaves_no_output(
     tmp_path: Path, fill: Callable[[Path], None], words: str
@@ -102,6 +102,33 @@ def test_a_full_disk_at_the_output_is_one_line_and_leaves_nothing_half_written(t
     assert done.returncode == 5
     assert "space" in complaint(done)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_key_with_a_typo_does_not_give_patients_second_pseudonyms(tmp_path: Path) -> None:
+    made = fedward(
+        *("data", "synthesize", tmp_path / "in", "--sites", "H1", "--patients", "1", "--size", "64"),
+        *("--slices", "2", "--workers", "1"),
+    )
+    assert made.returncode == 0, made.stderr
+    command = (
+        "node",
+        "deidentify",
+        tmp_path / "in" / "H1",
+        tmp_path / "out",
+        "--reports",
+        tmp_path / "reports",
+        "--key",
+    )
+    first = fedward(*command, tmp_path / "site.key")
+    assert first.returncode == 0, first.stderr
+    assert "a new site key was made" in first.stderr
+    assert (tmp_path / "site.key").stat().st_mode & 0o777 == 0o600
+    released = sorted(path.name for path in (tmp_path / "out").rglob("*.dcm"))
+    typo = fedward(*command, tmp_path / "stie.key")
+    assert typo.returncode == 2
+    assert "stie.key" in complaint(typo)
+    assert not (tmp_path / "stie.key").exists()
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.dcm")) == released
 
 
 def test_a_full_disk_during_deidentification_keeps_no_half_file(tmp_path: Path) -> None:

@@ -47,6 +47,13 @@ def test_a_key_is_made_once_and_found_again(folder: Path) -> None:
     assert sorted((folder / "out").rglob("*.dcm")) == names
 
 
+def test_a_named_key_is_made_where_missing(folder: Path) -> None:
+    result = call(folder, "--key", str(folder / "own.key"))
+    assert "a new site key was made" in result.stderr
+    assert stat.S_IMODE((folder / "own.key").stat().st_mode) == 0o600
+    assert not (folder / KEY_NAME).exists()
+
+
 def test_some_held_back_is_exit_three(folder: Path) -> None:
     (folder / "in" / "b.txt").write_text("no DICOM")
     result = call(folder)
@@ -61,7 +68,6 @@ def test_some_held_back_is_exit_three(folder: Path) -> None:
     [
         (["--profile", "reserch"], UsageError),
         (["--profile", "research"], PolicyError),
-        (["--key", "nowhere.key"], UsageError),
         (["--node", "nowhere"], UsageError),
     ],
 )
