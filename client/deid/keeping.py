@@ -96,10 +96,13 @@ def _keep_code(most: int, enumerated: frozenset[bytes]) -> Handler:
                 return invalid(state)
             state.counts["invalid_removed"] += 1
             value = b"\\".join(one if fits(one, CODE, LONGEST_CODE, 1) else REMOVED for one in value.split(b"\\"))
-        if value and value.rstrip(b" \0") not in enumerated and state.identifies(value):
-            state.counts["identifier_found"] += 1
-            return None
-        return vr, value
+        if not value or value.rstrip(b" \0") in enumerated or not state.identifies(value):
+            return vr, value
+        state.counts["identifier_found"] += 1
+        # Image Type, say, is required: of several values only those go that name somebody.
+        parts = value.split(b"\\")
+        others = [REMOVED if state.identifies(one) else one for one in parts]
+        return (vr, b"\\".join(others)) if len(parts) > 1 and others != parts else None
 
     return handler
 

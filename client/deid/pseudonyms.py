@@ -21,7 +21,7 @@ from shared.files import output_errors
 
 KEY_BYTES = 32
 LONGEST_SHIFT = 1461  # days: four years, so that neither the year nor the weekday of a date is left to guess from
-_HEX = re.compile(rf"[0-9a-fA-F]{{{2 * KEY_BYTES}}}")
+_HEX = re.compile(rb"[0-9a-fA-F]{%d}" % (2 * KEY_BYTES))
 _VERSION_8, _VARIANT = 8 << 76, 2 << 62
 _UUID_MASK = ~((0xF << 76) | (0x3 << 62))
 
@@ -38,7 +38,7 @@ class SiteKey:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a key file: 64 hexadecimal digits, readable by its owner alone.
+        """Read a key file: 32 bytes, as 64 hexadecimal digits or as they are, readable by its owner alone.
 
         Raises:
             UsageError: There is no such file, or it does not hold a key.
@@ -47,18 +47,18 @@ class SiteKey:
         try:
             with path.open("rb") as stream:
                 mode = os.fstat(stream.fileno()).st_mode
-                text = stream.read(4 * KEY_BYTES).decode("ascii", "replace").strip()
+                content = stream.read(4 * KEY_BYTES)
         except OSError as error:
             raise UsageError(
                 f"cannot read the site key {path}: {error.strerror}", hint="name the site's key with --key"
             ) from error
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise PolicyError(f"others may read the site key {path}", hint=f"run chmod 600 {path}, and ask who read it")
-        if not _HEX.fullmatch(text):
-            raise UsageError(
-                f"{path} is not a site key", hint="a key file holds 64 hexadecimal digits and nothing else"
-            )
-        return cls(bytes.fromhex(text))
+        if len(content) == KEY_BYTES:
+            return cls(content)
+        if not _HEX.fullmatch(content.strip()):
+            raise UsageError(f"{path} is not a site key", hint="a key file holds 64 hexadecimal digits, nothing else")
+        return cls(bytes.fromhex(content.decode("ascii")))
 
     @classmethod
     def create(cls, path: Path) -> Self:

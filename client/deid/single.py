@@ -18,7 +18,7 @@ from shared.errors import FedwardError
 from shared.files import atomic_file
 
 WORKER_MEMORY = 4 << 30
-"""Address space of a worker process, in bytes: a file that would need more is refused instead of taking the machine."""
+"""Bytes that a worker process may take for its files: one that would need more is refused."""
 
 PREFIX_END = 132
 _KINDS = (
@@ -147,14 +147,22 @@ class Processor:
         return Processed(FileRecord(path, Status.RELEASED, rules=done.counts), str(done.path))
 
 
+def _address_space() -> int:
+    """Bytes of address space that this process has already (proc(5), statm)."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
 _processors: list[Processor] = []  # the one of this worker process
 
 
 def start_worker(source: Path, out: Path, profile: Profile, key: SiteKey) -> None:
     """Set up a worker process: its memory limit and its engine."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = WORKER_MEMORY if hard == resource.RLIM_INFINITY else min(WORKER_MEMORY, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    limit = _address_space() + WORKER_MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     _processors[:] = [Processor(source, out, profile, key)]
 
 

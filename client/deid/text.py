@@ -217,14 +217,17 @@ def _id_terms(value: str, inside: set[str], words: set[str]) -> None:
 
 def _place_terms(value: str, inside: set[str], words: set[str]) -> None:
     """Places are made of common words as well: those of the vocabulary of imaging are no identifiers."""
+    common = vocabulary() | _COMMON
     whole = squeeze(fold(value))
+    if whole in common:
+        return
     if len(whole) >= SHORTEST_ID_INSIDE:
         inside.add(whole)
     elif len(whole) >= SHORTEST_ID and any(sign.isdigit() for sign in whole):
         words.add(whole)
     for spelling in spellings(value):
         for term in _TOKEN.findall(spelling):
-            if len(term) > SHORTEST_INSIDE and not term.isdigit() and term not in vocabulary() | _COMMON:
+            if len(term) > SHORTEST_INSIDE and not term.isdigit() and term not in common:
                 inside.add(term)
 
 

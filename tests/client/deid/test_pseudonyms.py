@@ -59,6 +59,13 @@ def test_a_key_file_is_secret_and_read_back(tmp_path: Path) -> None:
     assert key.secret.hex() not in repr(key)
 
 
+def test_a_key_of_raw_bytes_is_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "raw.key"
+    path.touch(mode=0o600)
+    path.write_bytes(bytes(range(32)))
+    assert SiteKey.load(path).secret == bytes(range(32))
+
+
 def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
     SiteKey.create(tmp_path / "site.key")
     before = (tmp_path / "site.key").read_bytes()
@@ -76,7 +83,7 @@ def test_a_key_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> Non
         SiteKey.load(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"zz" * 32, b"ab" * 31, b"ab" * 33, b"\x00\xff" * 32])
+@pytest.mark.parametrize("content", [b"", b"zz" * 32, b"ab" * 31, b"ab" * 33, b"\x00\xff" * 32, b"k" * 31])
 def test_what_is_no_key_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "site.key"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
