@@ -118,6 +118,10 @@ def _site_key(key: Path | None, node: Path | None, out: Path) -> SiteKey:
         raise UsageError(f"the key {chosen} lies in the output folder", hint="keep it where released files do not go")
     if chosen.exists() or not chosen.parent.is_dir():
         return SiteKey.load(chosen)
+    if out.exists() and any(out.iterdir()):  # a second key would give the same patients second pseudonyms
+        raise UsageError(
+            f"there is no key {chosen}, and {out} was made under one", hint="name that key, or choose another folder"
+        )
     made = SiteKey.create(chosen)
     console.err.print(f"a new site key was made: {chosen}; keep it, and keep it secret", markup=False, soft_wrap=True)
     return made
