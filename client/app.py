@@ -54,9 +54,6 @@ def _answer(message: Message, context: Context, act: Callable[[Session], RecordD
 
 def _session(context: Context) -> Session:
     folder = str(Path(str(context.node_config.get(NODE_DIR, ""))).absolute())
-    session = _sessions.get(folder)
-    if session is not None and session.charter != session.node.charter:
-        _sessions.pop(folder).close()  # the hospital pinned another charter since
     if folder not in _sessions:
         while len(_sessions) >= _OPEN_NODES:
             _sessions.popitem(last=False)[1].close()

@@ -1,13 +1,11 @@
 """The grid of this machine: every message is answered, by the right node, whatever its ClientApp or process does."""
 
-import ast
 import contextlib
 import io
 import os
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +18,6 @@ from simulation.local_grid import LocalGrid, read_frame, receive_message, send_m
 
 APP = "tests.federation.echo:app"
 NODES = {number: {"site": f"H{number}"} for number in range(1, 6)}
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -205,31 +202,3 @@ def test_a_message_comes_back_as_it_was_or_not_at_all(grid: LocalGrid) -> None:
     assert back.metadata.dst_node_id == 4
     for length in range(len(whole)):
         assert receive_message(io.BytesIO(whole[:length])) is None
-
-
-# --- one place for Flower's internals ---------------------------------------------------------------------------------
-
-ADAPTERS = {"simulation/local_grid.py", "client/flower_node.py", "server/flower_link.py"}
-PUBLIC = {"flwr.app", "flwr.serverapp", "flwr.clientapp"}
-
-
-def test_flowers_internals_are_used_in_the_adapter_files_and_nowhere_else() -> None:
-    found = {}
-    for room in ("shared", "client", "server", "compliance", "simulation"):
-        for path in (ROOT / room).rglob("*.py"):
-            tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            modules = {
-                name
-                for node in tree
-                for name in (
-                    [alias.name for alias in node.names]
-                    if isinstance(node, ast.Import)
-                    else [node.module or ""]
-                    if isinstance(node, ast.ImportFrom)
-                    else []
-                )
-                if name.split(".")[0] == "flwr" and name not in PUBLIC
-            }
-            if modules:
-                found[str(path.relative_to(ROOT))] = modules
-    assert set(found) <= ADAPTERS
