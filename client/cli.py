@@ -34,9 +34,7 @@ def deidentify(
     ] = "basic",
     key: Annotated[
         Path | None,
-        typer.Option(
-            help="The site's key (0600); made where missing. Made where missing. Default: the node's, else one beside OUT."
-        ),
+        typer.Option(help="The site's key (0600), made where missing."),
     ] = None,
     reports: Annotated[
         Path | None, typer.Option(help="Folder for deid.json. Default: the node's, else beside OUT.")
