@@ -1,6 +1,7 @@
 """A folder: every file in it gets a line in the report, every batch an entry in the audit log before and after."""
 
 import contextlib
+import hashlib
 import multiprocessing
 import os
 import sys
@@ -187,7 +188,9 @@ def _recorded(log: AuditLog | None, profile: Profile, batch: list[str]) -> Itera
     if log is None:
         yield lines
         return
-    subject = ("batch", log.digest("\n".join(batch)))
+    # File names need not be UTF-8, which the log's digest expects.
+    names = hashlib.sha256(os.fsencode("\0".join(batch))).hexdigest()
+    subject = ("batch", log.digest(names))
     facts: dict[str, Scalar] = {"files": len(batch), "profile": profile.name, "profile_sha256": profile.sha256}
     with log.act(Entry(Action.DEIDENTIFY, Outcome.STARTED, subject=subject, detail=facts)) as detail:
         yield lines

@@ -154,8 +154,9 @@ def test_known_identifiers_in_every_text_attribute_of_the_dictionary(tmp_path: P
 
 @pytest.mark.parametrize(
     "shape",
-    ["ERIKA MUSTERMANN", "mustermann,erika", "E.Mustermann", "tseMUSTERMANN3d", "Mústermann", "ＭＵＳＴＥＲＭＡＮＮ", "seen 21.03.1957",
-     "seen on 1957-03-21", "born 21Mar1957", "PID 4711 0815", "pid_47110815_x", "acc-7654321", "1.2.826.0.1.4711.1"],
+    ["ERIKA MUSTERMANN", "mustermann,erika", "E.Mustermann", "tseMUSTERMANN3d", "Mústermann", "ＭＵＳＴＥＲＭＡＮＮ",
+     "seen 21.03.1957", "seen on 1957-03-21", "born 21Mar1957", "PID 4711 0815", "pid_47110815_x", "acc-7654321",
+     "1.2.826.0.1.4711.1"],
 )  # fmt: skip
 def test_known_identifiers_however_they_are_written(tmp_path: Path, shape: str) -> None:
     hospital = Hospital(tmp_path, Profile.load("basic"))
@@ -206,6 +207,19 @@ def test_names_in_every_script(tmp_path: Path, character_set: str) -> None:
               "\\ISO 2022 IR 87": "iso2022_jp", "\\ISO 2022 IR 149": "euc_kr"}[character_set]  # fmt: skip
     encoded = [word.encode(python, "ignore") for word in words]
     assert not found(content, [one for one in encoded if len(one) > 2])
+
+
+def test_names_among_the_values_of_an_image_type(tmp_path: Path) -> None:
+    hospital = Hospital(tmp_path, Profile.load("basic"))
+    dataset = ct()
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "ERIKA", "M"]
+    dataset.ScanOptions = ["WU", "BO"]
+    dataset.OperatorsName = "Wu^Bo"
+    hospital.add("slice", dataset)
+    hospital.release()
+    [out] = hospital.datasets()
+    assert list(out.ImageType) == ["ORIGINAL", "PRIMARY", "REMOVED", "M"]
+    assert "ScanOptions" not in out
 
 
 def test_umlauts_spelt_out_are_the_same_name(tmp_path: Path) -> None:

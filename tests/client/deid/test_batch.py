@@ -193,6 +193,15 @@ def test_the_record_comes_first_and_names_nobody(place: Place, basic: Profile, t
     assert "FW" not in path.read_text()
 
 
+def test_names_that_are_no_text(place: Place, basic: Profile, tmp_path: Path) -> None:
+    (place.source / os.fsdecode(b"M\xfcller.txt")).write_text("no DICOM")
+    place.add("a.dcm", to_bytes(image()))
+    with AuditLog(tmp_path / "log.jsonl", site="H1", subject_key=b"s" * 32) as log:
+        report = run(place, basic, log=log)
+    assert report.counts == {"files": 2, "released": 1, "quarantined": 0, "refused": 1}
+    assert "M\udcfcller.txt" in {record.path for record in report.records()}
+
+
 def test_without_a_record_nothing_happens(place: Place, basic: Profile, tmp_path: Path) -> None:
     place.add("a.dcm", to_bytes(image()))
     log = AuditLog(tmp_path / "log.jsonl", site="H1", subject_key=b"s" * 32)
