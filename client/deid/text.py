@@ -35,10 +35,8 @@ _TELLTALE = re.compile(
     r"|\b(?:Dr|Prof|Mr|Mrs|Ms|Herr|Frau|Mme|Sr|Sra)\.? +[A-Z]"
 )
 
-# A number with a unit that describes an acquisition, or a small number alone.
-_MEASURE = re.compile(
-    r"\d{1,4}([.,]\d{1,3})?(mm|cm|t|tesla|ms|s|sec|min|kv|kvp|ma|mas|hz|mhz|%|deg|hu|ml|slices?)|\d{1,2}|\d\.\d"
-)
+# A number with its unit describes an acquisition; a number alone may be a piece of a telephone number or an age.
+_MEASURE = re.compile(r"\d{1,4}([.,]\d{1,3})?(mm|cm|t|tesla|ms|s|sec|min|kv|kvp|ma|mas|hz|mhz|%|deg|hu|ml|slices?)")
 _WORD = re.compile(r"[^\W_]+(?:\.\d+)?(?:mm|cm)?|%", re.UNICODE)
 
 SHORTEST_INSIDE = 5

@@ -76,7 +76,8 @@ def test_not_telltale(text: str) -> None:
 def test_cleaned_descriptions() -> None:
     assert cleaned("T2 FLAIR ax 5mm, Smith") == "T2 FLAIR ax 5mm"
     assert cleaned("Smith") == ""
-    assert cleaned("93 year old, MRN 4711") == "93"
+    assert cleaned("93 year old, MRN 4711, call +44 20 7946 0123") == ""
+    assert cleaned("3T 1.5mm 200ms") == "3T 1.5mm 200ms"
 
 
 def test_undecodable_text_is_no_text() -> None:
