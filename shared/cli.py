@@ -4,6 +4,7 @@ import os
 import sys
 from importlib.metadata import entry_points
 
+import click
 import typer
 
 from shared.console import complain
@@ -44,17 +45,28 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Run the command; an error becomes one line on standard error and a documented exit code."""
+    sys.exit(_run(build()))
+
+
+def _run(app: typer.Typer) -> int:
+    """Call ``app`` with the arguments of this process and return the exit code."""
     try:
-        build()()
+        code = app(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "fedward"
+        complain(error.format_message().rstrip("."), f"see '{command} --help'")
+        return error.exit_code
     except FedwardError as error:
         complain(error.message, error.hint)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        complain("interrupted; what was finished is kept, run the same command again to go on")
-        sys.exit(INTERRUPTED)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
     except OSError as error:
-        complain(
-            f"{error.filename or 'a file'}: {error.strerror or error}",
-            "check the path, its permissions and the disk",
-        )
-        sys.exit(OutputError.exit_code)
+        complain(f"{error.filename or 'a file'}: {error.strerror or error}", "check the path, permissions and the disk")
+        return OutputError.exit_code
+    if code == INTERRUPTED:  # typer makes this of an interrupt from the keyboard
+        complain("interrupted; what was finished is kept, run the same command again to go on")
+    return code if isinstance(code, int) else 0

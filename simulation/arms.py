@@ -54,8 +54,8 @@ class Prepared:
     modality: str
 
 
-def one_thread() -> None:
-    """Start of a worker process: threads of several trainings on few cores only get in each other's way."""
+def start_worker() -> None:
+    """Start of a worker process: one thread, since several trainings on few cores get in each other's way."""
     torch.set_num_threads(1)
 
 

@@ -36,6 +36,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from shared.errors import UsageError
+from shared.processes import interrupt_held_back
 
 RUN_ID = 1
 READY = b"ready"
@@ -223,12 +224,9 @@ class _Process:
         environment = dict(os.environ) | dict.fromkeys(_THREADS, "1")
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         self._app = app
-        self._worker = subprocess.Popen(
-            [sys.executable, "-m", "simulation.grid_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-        )
+        command = [sys.executable, "-m", "simulation.grid_worker"]
+        with interrupt_held_back():
+            self._worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         assert self._worker.stdin and self._worker.stdout  # noqa: S101  # asked for above
         self._to, self._from = self._worker.stdin, self._worker.stdout
         setup = {"app": app, "nodes": {str(node): dict(config) for node, config in nodes.items()}}

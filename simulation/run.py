@@ -12,12 +12,10 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +26,7 @@ from shared.charter import Charter, PrivacyPlan, TaskPlan
 from shared.errors import OutputError, UsageError
 from shared.files import canonical_json, output_errors, write_json
 from shared.imaging.tasks import get_task
+from shared.processes import WorkerPool
 from simulation import arms, tables
 from simulation.arms import Alone, Hospital, Prepared
 from simulation.federation import Federated, federate, make_grid
@@ -137,7 +136,7 @@ def simulate(plan: Plan, bar: Progress) -> RunRecord:
     """Run ``plan`` and write ``summary.json``, ``report.html``, the models and every party's log below ``plan.out``."""
     started, clock = datetime.now(UTC), time.monotonic()
     hospitals = _hospitals(plan, bar)
-    with ProcessPoolExecutor(plan.workers, get_context("spawn"), arms.one_thread) as pool:
+    with WorkerPool(plan.workers, prepare=arms.start_worker) as pool:
         calls = Calls(pool, bar)
         jobs = [(one, plan.profile, plan.charter.purpose, plan.seed, plan.holdout) for one in hospitals]
         prepared = calls.each("De-identify and index", arms.prepare, jobs)
@@ -174,7 +173,7 @@ def simulate(plan: Plan, bar: Progress) -> RunRecord:
 class Calls:
     """Calls in worker processes, with a bar that counts them."""
 
-    pool: ProcessPoolExecutor
+    pool: WorkerPool
     bar: Progress
 
     def each(self, title: str, function: Callable[..., Result], jobs: Sequence[tuple[Any, ...]]) -> list[Result]:

@@ -2,13 +2,11 @@
 
 import contextlib
 import hashlib
-import multiprocessing
 import os
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from client.deid.report import DeidReport, FileRecord, Status, open_report
 from client.deid.single import Processed, Processor, head_of, kind_of, start_worker, work
 from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
 from shared.errors import DataError, UsageError
+from shared.processes import WorkerPool
 
 BATCH = 256
 """Files per audit entry."""
@@ -161,8 +160,7 @@ def _pool(
     # A copy of this process is ready at once where a fresh one takes as long as 300 files, but a copy of a process with
     # threads may inherit a lock that nobody will open.
     alone = sys.platform == "linux" and threading.active_count() == 1
-    context = multiprocessing.get_context("fork" if alone else "spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=settings)
+    pool = WorkerPool(workers, method="fork" if alone else "spawn", prepare=start_worker, arguments=settings)
     stack.callback(pool.shutdown, wait=True, cancel_futures=True)
 
     def run(batch: list[str]) -> Iterator[Processed]:

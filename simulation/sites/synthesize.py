@@ -1,13 +1,11 @@
 """Make the hospitals: every patient from the seed alone, whatever the number of workers; all of them or nothing."""
 
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 
 from shared.errors import FedwardError, UsageError
 from shared.files import output_errors, write_json
+from shared.processes import WorkerPool
 from simulation.sites.acquisition import Acquisition
 from simulation.sites.atlas import atlas_file, load_atlas
 from simulation.sites.ct import simulate_ct
@@ -188,7 +187,7 @@ def _results(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[str, int, int
         yield from map(_make_patient, jobs)
         return
     # Spawned, not forked: a fork of a process that runs threads may hang.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    pool = WorkerPool(workers, prepare=_start_worker)
     try:
         pending = {pool.submit(_make_patient, job) for job in jobs}
         while pending:
@@ -204,7 +203,6 @@ def _results(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[str, int, int
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle: it cancels what is queued
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
 

@@ -1,0 +1,59 @@
+"""Worker processes that end without a word when somebody presses Ctrl-C."""
+
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any, ParamSpec, TypeVar
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+@contextmanager
+def interrupt_held_back() -> Iterator[None]:
+    """Block an interrupt from the keyboard here, and in each process that is started meanwhile until it unblocks it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class WorkerPool(ProcessPoolExecutor):
+    """A process pool whose workers an interrupt from the keyboard ends at once and silently.
+
+    What they write is whole or absent, so nothing is lost by that; the parent tells the person. An interrupt that comes
+    while a worker is still starting is held back until it can be taken in silence.
+
+    Args:
+        workers: Number of processes.
+        method: ``spawn``, or ``fork`` where this process runs no other thread.
+        prepare: Called with ``arguments`` at the start of each worker.
+        arguments: What ``prepare`` is given.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        *,
+        method: str = "spawn",
+        prepare: Callable[..., None] | None = None,
+        arguments: tuple[Any, ...] = (),
+    ) -> None:
+        super().__init__(workers, get_context(method), _start, (prepare, arguments))
+
+    def submit(
+        self, fn: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Future[Result]:
+        """As in the base class; a worker that it starts inherits a blocked interrupt."""
+        with interrupt_held_back():
+            return super().submit(fn, *args, **kwargs)
+
+
+def _start(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if prepare is not None:
+        prepare(*arguments)
