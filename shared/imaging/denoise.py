@@ -15,7 +15,7 @@ from shared.imaging.networks import UNet, seeded
 from shared.imaging.patches import draw_windows, eligible_studies, stacked
 from shared.imaging.tasks import Batch, Method, register
 
-PATCH = 64
+PATCH = 48
 
 
 @register
@@ -36,7 +36,7 @@ class Denoise:
         return study.modality in self.modalities
 
     def draw(self, patient: PatientImages, count: int, rng: np.random.Generator) -> Batch:
-        """Noisy and reference patches, ``[count, 1, 64, 64]`` each."""
+        """Noisy and reference patches, ``[count, 1, 48, 48]`` each."""
         studies = eligible_studies(self, patient)
         windows = draw_windows([study.noisy.shape for study in studies], count, PATCH, rng)
         noisy = stacked(windows, [study.noisy for study in studies], PATCH)

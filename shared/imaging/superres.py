@@ -16,7 +16,7 @@ from shared.imaging.networks import EDSR, seeded
 from shared.imaging.patches import draw_windows, eligible_studies, stacked
 from shared.imaging.tasks import Batch, Method, register
 
-PATCH = 32
+PATCH = 24
 
 
 @register
@@ -37,7 +37,7 @@ class SuperResolution:
         return study.modality in self.modalities
 
     def draw(self, patient: PatientImages, count: int, rng: np.random.Generator) -> Batch:
-        """Patches ``[count, 1, 32, 32]`` of low and ``[count, 1, 64, 64]`` of full resolution."""
+        """Patches ``[count, 1, 24, 24]`` of low and ``[count, 1, 48, 48]`` of full resolution."""
         studies = eligible_studies(self, patient)
         small = [low_resolution(study) for study in studies]
         windows = draw_windows([images.shape for images in small], count, PATCH, rng)
