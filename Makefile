@@ -22,8 +22,8 @@ env: $(READY) ## the environment alone
 demo: $(READY) ## a whole federation on this machine, on generated DICOM; ends with runs/demo/report.html
 	$(BIN)/fedward simulate --out $(DEMO) --overwrite
 
-test: $(READY) ## the tests
-	$(BIN)/python -m pytest -q
+test: $(READY) ## the tests, two at a time
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 lint: $(READY) ## style, types, floors
 	$(BIN)/ruff check .
