@@ -187,7 +187,8 @@ def build_cohort(
 
 def _entry(row: Mapping[str, object]) -> PatientEntry:
     studies = row["studies"]
-    assert isinstance(studies, list)  # noqa: S101  # a damaged index; the caller turns it into a DataError
+    if not isinstance(studies, list):
+        raise TypeError("studies is no list")  # a damaged index; the caller turns it into a DataError
     rows = [StudyEntry(**{**study, "spacing": tuple(study["spacing"])}) for study in studies]
     return PatientEntry(str(row["key"]), Split(str(row["split"])), tuple(rows))
 

@@ -56,7 +56,8 @@ class PrivacyPlan:
     """Patient-level differential privacy of every training step at every hospital.
 
     Attributes:
-        mode: ``off``, or ``patient``: one patient more or less changes what leaves by no more than epsilon tells.
+        mode: ``off``, or ``patient``: one patient more or less changes the updates that leave by no more than
+            epsilon tells; scores on held-out patients leave without it.
         clip: Bound C on the L2 norm of one patient's gradient.
         sample_rate: Chance q of each patient to be in a step (Poisson sampling).
         slices_per_patient: Patches drawn from a sampled patient; costs no privacy.
@@ -236,7 +237,7 @@ def _explain(error: ValidationError, source: str) -> CharterError:
     place: Sequence[str | int] = found["loc"]
     where = ".".join(str(part) for part in place)
     if found["type"] != "extra_forbidden":
-        return CharterError(f"{source}: {where}: {found['msg'].lower()}", hint="mend that entry")
+        return CharterError(f"{source}: {where}: {found['msg'][:1].lower()}{found['msg'][1:]}", hint="mend that entry")
     model = _CharterFile if len(place) == 1 else _TABLES[str(place[0])]
     known = list(model.model_fields)
     close = difflib.get_close_matches(str(place[-1]), known, n=1)

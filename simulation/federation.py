@@ -10,7 +10,7 @@ from client.training.accounting import PrivacyStatement
 from client.training.charges import Charges
 from server.app import Settings, run_task
 from server.history import HISTORY
-from server.release import WEIGHTS
+from server.release import CARD, WEIGHTS
 from shared.charter import Charter
 from shared.files import write_bytes
 from shared.imaging.metrics import Sums, summarise
@@ -84,10 +84,10 @@ def federate(
 def _finished(folder: Path, charter: Charter) -> bool:
     try:
         history = json.loads((folder / HISTORY).read_bytes())
-    except (OSError, ValueError):
+        whole: bool = history["outcome"] == "ok" and history["charter"] == charter.sha256
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    whole: bool = history["outcome"] == "ok" and history["charter"] == charter.sha256
-    return whole and (folder / WEIGHTS).exists()
+    return whole and (folder / WEIGHTS).exists() and (folder / CARD).exists()
 
 
 def _read(folder: Path, run: str, task: str) -> Federated:
