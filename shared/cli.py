@@ -21,7 +21,7 @@ def build() -> typer.Typer:
     """The command with every installed group (entry points ``fedward.commands``)."""
     app = typer.Typer(
         name="fedward",
-        help="Federated learning on medical images: nothing but updates and audit logs leaves a hospital.",
+        help="Federated learning on medical images: no image, header or identifier leaves a hospital.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         add_completion=False,
