@@ -12,7 +12,8 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.session import Session
-from shared.wire import Refusal
+from shared.errors import RecordError
+from shared.wire import Refusal, RefusalCode
 
 NODE_DIR = "node-dir"
 SITE = "site"
@@ -48,7 +49,8 @@ def _answer(message: Message, context: Context, act: Callable[[Session], RecordD
         content = act(_session(context))
     except Exception as error:  # noqa: BLE001  # the boundary of the process: no node, no charter, or no record
         site = str(context.node_config.get(SITE, "unknown"))
-        content = Refusal(site, "record", type(error).__name__).to_record()
+        code: RefusalCode = "record" if isinstance(error, RecordError) else "error"
+        content = Refusal(site, code, type(error).__name__).to_record()
     return Message(content, reply_to=message)
 
 

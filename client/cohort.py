@@ -22,7 +22,7 @@ import pydicom
 import safetensors.numpy
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from safetensors import SafetensorError
+from pydicom.errors import InvalidDicomError
 
 from compliance.log import Action, AuditLog, Entry, Outcome
 from shared.errors import DataError
@@ -51,7 +51,7 @@ class Split(StrEnum):
 
 @dataclass(frozen=True)
 class StudyEntry:
-    """One cached study: its file below ``images/``, what it holds, and the digest of what it was made from."""
+    """One cached study: its file below ``images/``, that file's hash, what it holds, and what it was made from."""
 
     file: str
     modality: str
@@ -61,6 +61,7 @@ class StudyEntry:
     spacing: tuple[float, float]
     labelled: bool
     source: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,10 @@ class Cohort:
         except FileNotFoundError:
             raise DataError(f"{folder} holds no cohort", hint="fill it with 'fedward node ingest'") from None
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"the cohort index in {folder} is damaged", hint="build it again") from error
+            raise DataError(
+                f"the cohort index in {folder} is damaged",
+                hint="restore it from a copy: a new index may hold out other patients than those held out before",
+            ) from error
 
     def patients(self, split: Split) -> tuple[str, ...]:
         """The pseudonyms of one side of the split, in order."""
@@ -122,9 +126,12 @@ class Cohort:
     def _study(self, entry: StudyEntry) -> StudyImages:
         path = self.folder / "images" / entry.file
         try:
-            arrays = safetensors.numpy.load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"the cached images {path} cannot be read", hint="build the cohort again") from error
+            data = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot read the cached images {path}", hint="build the cohort again") from error
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise DataError(f"the cached images {path} were changed since", hint="build the cohort again")
+        arrays = safetensors.numpy.load(data)
         return StudyImages(entry.modality, arrays["noisy"], arrays["reference"], arrays.get("label"), entry.spacing)
 
 
@@ -229,8 +236,11 @@ def _scan(released: Path) -> dict[tuple[str, str], list[_Instance]]:
     """Headers of all files, grouped by patient and study."""
     studies: dict[tuple[str, str], list[_Instance]] = defaultdict(list)
     for path in sorted(released.rglob("*.dcm")):
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
-        studies[str(header.PatientID), str(header.StudyInstanceUID)].append(_Instance(path, header))
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
+            studies[str(header.PatientID), str(header.StudyInstanceUID)].append(_Instance(path, header))
+        except (InvalidDicomError, AttributeError, OSError, EOFError) as error:
+            raise DataError(f"{path} is not a released DICOM file", hint="de-identify it again") from error
     return studies
 
 
@@ -243,7 +253,7 @@ def _cache_study(
     path = folder / "images" / name
     for entry in known:
         for cached in entry.studies:
-            if cached.source == source and cached.file == name and path.exists():
+            if cached.source == source and cached.file == name and _sha256(path) == cached.sha256:
                 return cached
     pair = _pair(instances)
     if isinstance(pair, str):
@@ -255,10 +265,28 @@ def _cache_study(
     label = _label(instances, high)
     if label is not None:
         arrays["label"] = label
-    write_bytes(path, safetensors.numpy.save(arrays))
+    data = safetensors.numpy.save(arrays)
+    write_bytes(path, data)
     rows, columns = (float(value) for value in low[0].header.PixelSpacing)
     count, height, width = noisy.shape
-    return StudyEntry(name, modality, count, height, width, (rows, columns), label is not None, source)
+    return StudyEntry(
+        name,
+        modality,
+        count,
+        height,
+        width,
+        (rows, columns),
+        label is not None,
+        source,
+        hashlib.sha256(data).hexdigest(),
+    )
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def _pair(instances: Sequence[_Instance]) -> tuple[list[_Instance], list[_Instance]] | str:

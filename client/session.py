@@ -101,14 +101,16 @@ class Session:
         self,
         content: RecordDict,
         read: Callable[[RecordDict], RequestT],
-        act: Callable[[RequestT, RecordDict], RecordDict],
+        act: Callable[[RequestT], RecordDict],
     ) -> RecordDict:
         header: Header | None = None
         try:
             self.charter = self.node.charter
             request = read(content)
             header = request.header
-            return act(request, content)
+            received: dict[str, Scalar] = {"bytes": record_bytes(content), "model": header.model}
+            self.log.append(self._entry(Action.MESSAGE_IN, Outcome.OK, header, received))
+            return act(request)
         except Exception as error:  # noqa: BLE001  # the boundary of the process: a request must not end the node
             return self._refuse(error, header)
 
@@ -118,15 +120,21 @@ class Session:
         reason = error.message if isinstance(error, PolicyError | ProtocolError) else type(error).__name__
         refusal = Refusal(self.node.site, code, "".join(c for c in reason if c.isprintable())[:300], header)
         detail: dict[str, Scalar] = {"code": code, "reason": refusal.reason}
-        self.log.append(self._entry(Action.REFUSAL, Outcome.REFUSED, header, detail))
-        return refusal.to_record()
+        reply = refusal.to_record()
+        self.log.append_many(
+            [
+                self._entry(Action.REFUSAL, Outcome.REFUSED, header, detail),
+                self._entry(Action.MESSAGE_OUT, Outcome.STARTED, header, {"bytes": record_bytes(reply)}),
+            ]
+        )
+        return reply
 
-    def _train(self, request: TrainRequest, content: RecordDict) -> RecordDict:
+    def _train(self, request: TrainRequest) -> RecordDict:
         header = request.header
         bench = self._prepare(request, training=True)
         plan = self.charter.task(header.task)
         facts: dict[str, Scalar] = {"patients": len(bench.train), "steps": plan.local_steps}
-        with self._act(Action.TRAIN, header, content, facts):
+        with self._act(Action.TRAIN, header, facts):
             receipt = self._pay(header, plan, bench)
             outcome = train_round(
                 bench.task,
@@ -145,10 +153,10 @@ class Session:
             reply = TrainReply(header, self.node.site, body).to_record()
         return self._sent(Action.TRAIN, header, reply, {"steps": outcome.steps, "noise": outcome.noise})
 
-    def _evaluate(self, request: EvaluateRequest, content: RecordDict) -> RecordDict:
+    def _evaluate(self, request: EvaluateRequest) -> RecordDict:
         header = request.header
         bench = self._prepare(request, training=False)
-        with self._act(Action.EVALUATE, header, content, {"patients": len(bench.held_out)}):
+        with self._act(Action.EVALUATE, header, {"patients": len(bench.held_out)}):
             total = Sums.zero()
             for patient in bench.held_out:
                 for study in patient.studies:
@@ -165,12 +173,10 @@ class Session:
             DataError: There is nobody to evaluate on.
         """
         header = request.header
-        known = header.task in {plan.name for plan in self.charter.tasks}
-        bench = self._bench(header.task) if known else None
-        patients = len(bench.train) if bench else 0
-        decision = decide(header, self.charter, purpose=self.node.purpose, patients=patients, training=training)
-        if not decision.allowed or bench is None:
-            raise PolicyError(decision.reason)
+        # First without looking at any image, as if there were patients enough; then with those that there are.
+        self._decide(header, self.charter.min_patients, training=training)
+        bench = self._bench(header.task)
+        self._decide(header, len(bench.train), training=training)
         if not training and not bench.held_out:
             raise DataError("no patient is held out", hint="build the cohort again")
         if request.layout != bench.layout.sha256:
@@ -180,6 +186,11 @@ class Session:
             raise ProtocolError("the model is not the one that the header names", hint="send the round again")
         load_weights(bench.network, state)
         return bench
+
+    def _decide(self, header: Header, patients: int, *, training: bool) -> None:
+        decision = decide(header, self.charter, purpose=self.node.purpose, patients=patients, training=training)
+        if not decision.allowed:
+            raise PolicyError(decision.reason)
 
     def _bench(self, name: str) -> _Bench:
         if name not in self._benches:
@@ -213,15 +224,9 @@ class Session:
         return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
 
     @contextlib.contextmanager
-    def _act(self, action: Action, header: Header, content: RecordDict, facts: dict[str, Scalar]) -> Iterator[None]:
-        """Record what came in and that the act begins, with one fsync; and if it fails, that it failed."""
-        received: dict[str, Scalar] = {"bytes": record_bytes(content), "model": header.model}
-        self.log.append_many(
-            [
-                self._entry(Action.MESSAGE_IN, Outcome.OK, header, received),
-                self._entry(action, Outcome.STARTED, header, facts),
-            ]
-        )
+    def _act(self, action: Action, header: Header, facts: dict[str, Scalar]) -> Iterator[None]:
+        """Record that the act begins; and if it fails, that it failed."""
+        self.log.append(self._entry(action, Outcome.STARTED, header, facts))
         try:
             yield
         except BaseException as error:

@@ -35,7 +35,6 @@ Scalar = str | int | float | bool | None
 class Action(StrEnum):
     """Everything that is ever recorded; a new kind of act gets a new name here."""
 
-    LOG_OPEN = "log.open"
     LOG_REPAIR = "log.repair"
     INGEST = "ingest"
     DEIDENTIFY = "deidentify"

@@ -69,6 +69,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         history = jsonlib.loads(path.read_bytes())
         known = history["version"] == VERSION
+        if known:
+            describe(history)  # a field that is missing shows here
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read", hint="restore it from a copy") from error
     if not known:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import nn
@@ -105,8 +106,8 @@ class Alone:
 
 
 def train_alone(job: Alone) -> Path:
-    """Train one network as ``job`` says and return the file of its weights; a finished file is not made again."""
-    if job.out.exists():
+    """Train one network as ``job`` says and return the file of its weights; a whole file is not made again."""
+    if _whole(job.out):
         return job.out
     task = get_task(job.task)
     network = task.network(job.seed)
@@ -114,6 +115,15 @@ def train_alone(job: Alone) -> Path:
     train_centrally(task, network, sites, steps=job.steps, batch=job.batch, lr=job.lr, seed=job.seed)
     write_bytes(job.out, safetensors.torch.save(network.state_dict()))
     return job.out
+
+
+def _whole(path: Path) -> bool:
+    """Whether the file is there and its header and length agree."""
+    try:
+        with safetensors.safe_open(path, framework="pt"):
+            return True
+    except (OSError, safetensors.SafetensorError):
+        return False
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
@@ -157,11 +167,11 @@ def score_classical(task_name: str, node: Path) -> dict[str, dict[str, float]]:
 
 def cached_scores(path: Path, task_name: str, node: Path) -> dict[str, dict[str, float]]:
     """:func:`score_classical`, kept in ``path``: classical methods do not change when a run is resumed."""
-    if path.exists():
-        stored: dict[str, dict[str, float]] = json.loads(path.read_bytes())
-        return stored
-    scores = score_classical(task_name, node)
-    write_bytes(path, canonical_json(scores))
+    try:
+        scores: dict[str, dict[str, float]] = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):  # not there, or damaged
+        scores = score_classical(task_name, node)
+        write_bytes(path, canonical_json(scores))
     return scores
 
 

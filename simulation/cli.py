@@ -5,7 +5,7 @@ import shlex
 import sys
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,9 +13,16 @@ from shared.charter import Charter, TaskPlan
 from shared.console import emit_json, progress, say
 from shared.errors import UsageError
 from simulation.record import RunRecord, to_summary
-from simulation.sites.specs import SiteSpec, choose_sites
+from simulation.sites.specs import choose_sites
+
+if TYPE_CHECKING:
+    from simulation.run import Plan
 
 SHIPPED = ("demo", "benchmark")
+COMPARE = (
+    "Tasks also trained pooled, at each hospital alone, and under privacy: names, all or none. "
+    "Default: denoise, where the charter has it."
+)
 ROOM = 512 << 20  # bytes that the demo's images, models and logs fit into with a margin
 
 
@@ -31,54 +38,51 @@ def simulate(
     slices: Annotated[int, typer.Option(min=1, max=64, help="Slices in a series.")] = 6,
     task: Annotated[list[str] | None, typer.Option(help="Only this task of the charter; may be repeated.")] = None,
     rounds: Annotated[int, typer.Option(min=0, help="Rounds of every task; 0: as the charter says.")] = 0,
-    compare: Annotated[
-        str,
-        typer.Option(help="Tasks also trained pooled, at each hospital alone, and under privacy: names, all or none."),
-    ] = "denoise",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the images, of the networks and of plain training.")] = 7,
+    compare: Annotated[str | None, typer.Option(help=COMPARE)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the charter's seed.")] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes, one thread each.")] = 2,
     profile: Annotated[str, typer.Option(help="De-identification profile.")] = "basic",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in OUT.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the summary.")] = False,
 ) -> None:
     """Run a whole federation of virtual hospitals on this machine.
 
     Generated DICOM is de-identified at each hospital, a Flower coordinator trains the charter's tasks with them, and
-    OUT gets report.html, summary.json, the models and every party's audit log. An interrupted run goes on when the
-    same command is given again.
+    OUT gets report.html, summary.json, the models and every party's audit log. Each task is trained without
+    differential privacy, and those of --compare also with it, by the charter's settings, so that its price shows. An
+    interrupted run goes on when the same command is given again.
     """
+    from client.deid import Profile
     from simulation import run  # seconds of imports that `fedward --help` should not cost
 
+    Profile.load(profile)
+    agreed = _charter(charter, task or [], rounds, seed)
     plan = run.Plan(
-        charter=_charter(charter, task or [], rounds, seed),
+        charter=agreed,
         members=choose_sites(sites),
         unseen=() if unseen == "none" else choose_sites(unseen),
         patients=patients or None,
         size=size,
         slices=slices,
-        compare=frozenset(),
-        seed=seed,
+        compare=_compared(compare, agreed),
+        seed=agreed.seed,
         workers=workers,
         profile=profile,
         holdout=0.25,
         out=out,
         command=shlex.join(["fedward", *sys.argv[1:]]),
     )
-    plan = dataclasses.replace(plan, compare=_compared(compare, plan.charter))
-    _check(plan.members, plan.unseen)
+    _check(plan)
     run.room(out, ROOM)
-    resumed = run.claim(plan, overwrite=overwrite)
-    if resumed and not json:
-        say(f"going on with the run in {out}")
-    with progress(quiet=json) as bar:
-        record = run.simulate(plan, bar)
-    if json:
-        emit_json(to_summary(record))
-    else:
-        _tell(record, out)
+    with run.alone_in(out):
+        if run.claim(plan, overwrite=overwrite) and not json:
+            say(f"going on with the run in {out}")
+        with progress(quiet=json) as bar:
+            record = run.simulate(plan, bar)
+    _tell(record, out, as_json=json)
 
 
-def _charter(name: str, tasks: list[str], rounds: int, seed: int) -> Charter:
+def _charter(name: str, tasks: list[str], rounds: int, seed: int | None) -> Charter:
     from shared.imaging.tasks import get_task
 
     if name in SHIPPED:
@@ -95,28 +99,61 @@ def _charter(name: str, tasks: list[str], rounds: int, seed: int) -> Charter:
         plans = tuple(charter.task(one) for one in dict.fromkeys(tasks))
     if rounds:
         plans = tuple(dataclasses.replace(plan, rounds=rounds) for plan in plans)
-    return dataclasses.replace(charter, tasks=plans, seed=seed)
+    return dataclasses.replace(charter, tasks=plans, seed=charter.seed if seed is None else seed)
 
 
-def _compared(text: str, charter: Charter) -> frozenset[str]:
+def _compared(text: str | None, charter: Charter) -> frozenset[str]:
     from shared.imaging.tasks import get_task
 
     names = {plan.name for plan in charter.tasks}
+    if text is None:
+        return frozenset({"denoise"} & names)
     if text in ("all", "none"):
         return frozenset(names if text == "all" else ())
     wanted = [name.strip() for name in text.split(",")]
     for name in wanted:
         get_task(name)
-    return frozenset(wanted) & names
+        if name not in names:
+            raise UsageError(
+                f"{name} cannot be compared: it is not trained", hint="add it with --task, or leave it out"
+            )
+    return frozenset(wanted)
 
 
-def _check(members: tuple[SiteSpec, ...], unseen: tuple[SiteSpec, ...]) -> None:
-    both = {site.id for site in members} & {site.id for site in unseen}
+def _check(plan: "Plan") -> None:
+    """Refuse at once what would only fail after minutes of work.
+
+    Raises:
+        UsageError: A site both trains and is unseen, or a task would have too few hospitals or patients.
+    """
+    from shared.imaging.tasks import get_task
+
+    both = {site.id for site in plan.members} & {site.id for site in plan.unseen}
     if both:
         raise UsageError(f"{', '.join(sorted(both))} cannot both train and be unseen", hint="take it out of one list")
+    for task in plan.charter.tasks:
+        able = [site.id for site in plan.members if site.protocol.modality in get_task(task.name).modalities]
+        if len(able) < max(1, plan.charter.min_sites):
+            raise UsageError(
+                f"{task.name} can be trained at {len(able)} of these sites, and the charter asks for "
+                f"{plan.charter.min_sites}",
+                hint="choose more sites with --sites, other tasks with --task, or another charter",
+            )
+    for site in plan.members + plan.unseen:
+        count = plan.patients or site.patients
+        held = max(round(plan.holdout * count), 1)
+        if count < 3 or count - held < plan.charter.min_patients:
+            raise UsageError(
+                f"{site.id} would have {count} patients, {held} of them held out, and the charter asks for "
+                f"{plan.charter.min_patients} to train on",
+                hint="give more --patients: at least 3",
+            )
 
 
-def _tell(record: RunRecord, out: Path) -> None:
+def _tell(record: RunRecord, out: Path, *, as_json: bool) -> None:
+    if as_json:
+        emit_json(to_summary(record))
+        return
     for task in record.tasks:
         metric = task.main_metric
         federated = task.arms["federated"].all_sites[metric]

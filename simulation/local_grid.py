@@ -77,8 +77,6 @@ class LocalGrid(Grid):
         self._lanes = [_Lane(host, self._deliver) for host in hosts]
         self._lane = {node: lane for lane, share in zip(self._lanes, shares, strict=True) for node in share}
 
-    # --- Flower's interface -------------------------------------------------------------------------------------------
-
     def set_run(self, run: Run) -> None:
         """Set the run's description."""
         self._run = run
@@ -143,8 +141,6 @@ class LocalGrid(Grid):
             )
         return self.pull_messages(ids)
 
-    # --- end ----------------------------------------------------------------------------------------------------------
-
     def close(self) -> None:
         """End the workers; what they still do is not waited for longer than a few seconds."""
         for lane in self._lanes:
@@ -164,9 +160,6 @@ class LocalGrid(Grid):
         with self._arrived:
             self._replies[number] = reply
             self._arrived.notify_all()
-
-
-# --- where the ClientApps run -----------------------------------------------------------------------------------------
 
 
 class _Host(Protocol):
@@ -309,9 +302,6 @@ class _Lane:
         while (message := self._queue.get()) is not None and not self._stopping:
             reply = self._host.handle(message)
             self._deliver(message.metadata.message_id, reply)
-
-
-# --- messages on a pipe -----------------------------------------------------------------------------------------------
 
 
 def send_message(stream: IO[bytes], message: Message) -> None:

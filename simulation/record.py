@@ -240,7 +240,8 @@ class RunRecord:
         versions: Version by package name.
         privacy: One entry per site that trained under differential privacy; empty where that arm was not run.
         limits: What the page cannot show, one sentence each.
-        charter_sha256: Hash of the charter that every site pinned.
+        charter_sha256: Hash of the charter that the run was given; each arm pins its own, with one task and privacy
+            on or off, which lies in the arm's folder.
         command: The command that makes this run again; empty if unknown.
     """
 

@@ -5,13 +5,16 @@ interrupted goes on where it stopped when the same command is given again.
 """
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -21,35 +24,23 @@ from typing import Any, TypeVar
 
 from rich.progress import Progress, TaskID
 
-from compliance.log import verify
+from compliance.log import Action, AuditLog, Entry, Outcome
 from shared.charter import Charter, PrivacyPlan, TaskPlan
-from shared.errors import OutputError, UsageError
+from shared.errors import FedwardError, OutputError, UsageError
 from shared.files import canonical_json, output_errors, write_json
 from shared.imaging.tasks import get_task
 from shared.processes import WorkerPool
-from simulation import arms, tables
-from simulation.arms import Alone, Hospital, Prepared
+from simulation import account, arms, tables
+from simulation.arms import Alone, Hospital
 from simulation.federation import Federated, federate, make_grid
-from simulation.record import DeidRecord, LogRecord, Machine, RunRecord, SiteRecord, WireRecord, to_summary
+from simulation.record import Machine, RunRecord, to_summary
 from simulation.report import write_report
-from simulation.sites.specs import MrProtocol, SiteSpec
+from simulation.sites.specs import SiteSpec
 from simulation.sites.synthesize import synthesize
 
 Result = TypeVar("Result")
 
 PACKAGES = ("fedward", "flwr", "torch", "opacus", "pydicom", "highdicom", "scikit-image", "numpy")
-
-LIMITS = (
-    "All patients are synthetic and descend from one brain atlas and one family of torso shapes, and the noise model "
-    "is the one trained on: scores are upper bounds for real images.",
-    "Updates are not masked yet: this coordinator sees each hospital's update, its weight and its scores.",
-    "The whole federation ran on one machine: no network, no outage and no clock of another party was in play.",
-    "Differential privacy covers the training steps of the arm that says so; scores on held-out patients, numbers of "
-    "slices and the choice of settings are not covered by it.",
-    "The audit logs are chained but not yet witnessed by another party: a chain shows changes inside a log, not a log "
-    "that was cut off or replaced as a whole.",
-    "Pixels were not searched for burned-in text, only flagged images are held back; heads were not defaced.",
-)
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class Plan:
         size: Matrix of the images, pixels.
         slices: Slices in a series.
         compare: Tasks that are also trained at each hospital alone, pooled, and under differential privacy.
-        seed: Seed of images, networks and training without differential privacy.
+        seed: Seed of the images; networks and training take the charter's.
         workers: Processes.
         profile: De-identification profile.
         holdout: Share of each hospital's patients that is kept for evaluation.
@@ -110,22 +101,57 @@ def claim(plan: Plan, *, overwrite: bool) -> bool:
     marker = plan.out / "run.json"
     with output_errors(plan.out):
         if plan.out.exists() and any(plan.out.iterdir()):
-            before = json.loads(marker.read_bytes()) if marker.exists() else None
-            if before is None:
+            if not marker.exists():
                 raise UsageError(
                     f"{plan.out} is not empty and holds no run of fedward", hint="choose a new folder with --out"
                 )
-            if before["digest"] == plan.digest and not before["finished"] and not overwrite:
+            if _unfinished(marker, plan.digest) and not overwrite:
                 return True
             if not overwrite:
                 raise UsageError(
                     f"{plan.out} holds another run, or a finished one",
                     hint="choose a new folder with --out, or give --overwrite to replace that run",
                 )
-            shutil.rmtree(plan.out)
+            for path in plan.out.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
         plan.out.mkdir(parents=True, exist_ok=True)
     _mark(plan, finished=False)
     return False
+
+
+def _unfinished(marker: Path, digest: str) -> bool:
+    """Whether a folder's marker says that it holds the run of that digest, not yet finished."""
+    try:
+        before = json.loads(marker.read_bytes())
+        return bool(before["digest"] == digest and not before["finished"])
+    except (ValueError, KeyError, TypeError):
+        return False  # damaged: another run, as far as anybody can tell
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Keep a second run out of the folder.
+
+    Raises:
+        OutputError: One is at work there.
+    """
+    with output_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise OutputError(
+                f"another run is at work in {out}", hint="wait for it, or choose another folder"
+            ) from None
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def _mark(plan: Plan, *, finished: bool) -> None:
@@ -136,10 +162,10 @@ def simulate(plan: Plan, bar: Progress) -> RunRecord:
     """Run ``plan`` and write ``summary.json``, ``report.html``, the models and every party's log below ``plan.out``."""
     started, clock = datetime.now(UTC), time.monotonic()
     hospitals = _hospitals(plan, bar)
-    with WorkerPool(plan.workers, prepare=arms.start_worker) as pool:
-        calls = Calls(pool, bar)
+    with WorkerPool(plan.workers, prepare=arms.start_worker) as pool, _own_log(plan) as log:
+        calls = Calls(pool, bar, log)
         jobs = [(one, plan.profile, plan.charter.purpose, plan.seed, plan.holdout) for one in hospitals]
-        prepared = calls.each("De-identify and index", arms.prepare, jobs)
+        prepared = calls.each("De-identify and index", Action.DEIDENTIFY, arms.prepare, jobs)
         federations = _federate(plan, hospitals, bar)
         alone = _train_alone(plan, hospitals, calls)
         tasks = tables.build(plan, hospitals, federations, alone, calls)
@@ -152,14 +178,15 @@ def simulate(plan: Plan, bar: Progress) -> RunRecord:
         machine=Machine(plan.workers, f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"),
         versions={name: version(name) for name in PACKAGES},
         sites=tuple(
-            _site(spec, found, member=spec in plan.members) for spec, found in zip(_specs(plan), prepared, strict=True)
+            account.site(spec, found, member=spec in plan.members)
+            for spec, found in zip(_specs(plan), prepared, strict=True)
         ),
         tasks=tasks,
         privacy=tables.privacy(plan, hospitals, federations),
-        deid=_deid(prepared),
-        logs=tuple(_log(plan.out, hospitals)),
-        wire=_wire(federations),
-        limits=LIMITS,
+        deid=account.deid(prepared),
+        logs=tuple(account.logs(plan.out, hospitals)),
+        wire=account.wire(federations),
+        limits=account.LIMITS,
         charter_sha256=plan.charter.sha256,
         command=plan.command,
     )
@@ -171,23 +198,36 @@ def simulate(plan: Plan, bar: Progress) -> RunRecord:
 
 @dataclass(frozen=True)
 class Calls:
-    """Calls in worker processes, with a bar that counts them."""
+    """Calls in worker processes, with a bar that counts them and a log that records them."""
 
     pool: WorkerPool
     bar: Progress
+    log: AuditLog
 
-    def each(self, title: str, function: Callable[..., Result], jobs: Sequence[tuple[Any, ...]]) -> list[Result]:
-        """``function(*job)`` for every job, results in the order of ``jobs``; the first error ends them all."""
+    def each(
+        self, title: str, action: Action, function: Callable[..., Result], jobs: Sequence[tuple[Any, ...]]
+    ) -> list[Result]:
+        """``function(*job)`` for every job, results in the order of ``jobs``; the first error ends them all.
+
+        The simulation's own log says so first: it sees the images of several hospitals, as nobody in a federation can.
+        """
         line = self.bar.add_task(title, total=len(jobs))
-        futures = [self.pool.submit(function, *job) for job in jobs]
-        for future in futures:
-            future.add_done_callback(lambda _: self.bar.advance(line))
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
+        with self.log.act(Entry(action, Outcome.STARTED, detail={"what": title, "jobs": len(jobs)})):
+            futures = [self.pool.submit(function, *job) for job in jobs]
             for future in futures:
-                future.cancel()
-            raise
+                future.add_done_callback(lambda _: self.bar.advance(line))
+            try:
+                return [future.result() for future in futures]
+            except BrokenProcessPool as error:
+                raise FedwardError("a worker process died", hint="it may lack memory: use fewer --workers") from error
+            finally:
+                for future in futures:
+                    future.cancel()
+
+
+def _own_log(plan: Plan) -> AuditLog:
+    """The log of the simulation itself, which no federation has."""
+    return AuditLog(plan.out / account.OWN_LOG, site="simulation", purpose=plan.charter.purpose, subject_key=b"")
 
 
 def _specs(plan: Plan) -> tuple[SiteSpec, ...]:
@@ -269,83 +309,8 @@ def _train_alone(plan: Plan, hospitals: Sequence[Hospital], calls: Calls) -> dic
             )
     if not jobs:
         return {}
-    paths = calls.each("Pooled and local training", arms.train_alone, [(job,) for job in jobs.values()])
+    paths = calls.each("Pooled and local training", Action.TRAIN, arms.train_alone, [(job,) for job in jobs.values()])
     return dict(zip(jobs, paths, strict=True))
-
-
-# --- the record -------------------------------------------------------------------------------------------------------
-
-
-def _site(spec: SiteSpec, found: Prepared, *, member: bool) -> SiteRecord:
-    protocol = spec.protocol
-    if isinstance(protocol, MrProtocol):
-        contrast = f"{protocol.sequence.name.replace('_', ' ').capitalize()}, TR {protocol.tr:g}, TE {protocol.te:g} ms"
-        field, noise = f"{protocol.field:g} T", f"{protocol.noise:.0%} Rician"
-    else:
-        contrast = f"Abdomen, {protocol.phase.value}"
-        field, noise = f"{protocol.kernel.value} kernel", f"{protocol.photons:.0f} photons a view"
-    return SiteRecord(
-        id=spec.id,
-        modality=protocol.modality,
-        contrast=contrast,
-        field=field,
-        noise=noise,
-        train_patients=found.train_patients if member else 0,
-        held_out_patients=found.held_out_patients,
-        studies=found.studies,
-        slices=found.slices,
-        member=member,
-    )
-
-
-def _added(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for part in parts:
-        for name, count in part.items():
-            total[name] = total.get(name, 0) + count
-    return total
-
-
-def _deid(prepared: Sequence[Prepared]) -> DeidRecord:
-    counts = _added(one.deid for one in prepared)
-    name, digest = prepared[0].profile
-    return DeidRecord(
-        files=counts.get("files", 0),
-        released=counts.get("released", 0),
-        quarantined=counts.get("quarantined", 0),
-        refused=counts.get("refused", 0),
-        profile=name,
-        profile_sha256=digest,
-        reasons=_added(one.reasons for one in prepared),
-        rules=_added(one.rules for one in prepared),
-    )
-
-
-def _log(out: Path, hospitals: Sequence[Hospital]) -> Iterable[LogRecord]:
-    """Every party's log, checked from its first line to its last; one that does not verify ends the run."""
-    paths = {one.site: one.node / "audit" / "log.jsonl" for one in hospitals}
-    paths |= {path.parent.name: path / "log.jsonl" for path in sorted((out / "federation").glob("*/audit"))}
-    for owner, path in paths.items():
-        found = verify(path)
-        yield LogRecord(owner, found.entries, verified=True, head=found.head)
-
-
-def _wire(federations: Mapping[tuple[str, str], Federated]) -> WireRecord:
-    runs = list(federations.values())
-    return WireRecord(
-        down=sum(one.bytes_down for one in runs),
-        up=sum(one.bytes_up for one in runs),
-        messages=sum(one.messages for one in runs),
-        per_round={task: one.bytes_per_answer for (task, arm), one in federations.items() if arm == "federated"},
-    )
-
-
-def finished(out: Path) -> bool:
-    """Whether ``out`` holds a run that came to its end."""
-    try:
-        return bool(json.loads((out / "run.json").read_bytes())["finished"])
-    except (OSError, ValueError, KeyError):
-        return False
 
 
 def room(out: Path, needed: int) -> None:

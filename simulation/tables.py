@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from client.cohort import Cohort
 from client.node import Node
 from client.training.accounting import statement
+from compliance.log import Action
 from shared.charter import TaskPlan
 from shared.imaging.metrics import Sums, summarise
 from shared.imaging.tasks import Task, get_task
@@ -71,7 +72,7 @@ def build(
     able = {task.name: taking_part(task.name, hospitals) for task in plan.charter.tasks}
     keys = [(task, arm, one) for (task, arm) in models for one in able[task]]
     jobs = [(task, models[task, arm], one.node) for task, arm, one in keys]
-    found = calls.each("Held-out patients: models", arms.score_model, jobs)
+    found = calls.each("Held-out patients: models", Action.EVALUATE, arms.score_model, jobs)
     sums: dict[tuple[str, str], dict[str, Sums]] = {key: {} for key in models}
     for (task, arm, one), values in zip(keys, found, strict=True):
         sums[task, arm][one.site] = Sums(values)
@@ -103,7 +104,7 @@ def _classical(
     """Additive scores by task, method and site."""
     keys = [(task, one) for task, hospitals in able.items() for one in hospitals]
     jobs = [(plan.out / "classical" / f"{task}-{one.site}.json", task, one.node) for task, one in keys]
-    found = calls.each("Held-out patients: classical", arms.cached_scores, jobs)
+    found = calls.each("Held-out patients: classical", Action.EVALUATE, arms.cached_scores, jobs)
     table: dict[str, dict[str, dict[str, Sums]]] = {task: {} for task in able}
     for (task, one), methods in zip(keys, found, strict=True):
         for method, values in methods.items():
@@ -147,7 +148,7 @@ def _pictures(
         for bench in benches
         for one in able[bench.task.name]
     ]
-    drawn = calls.each("Pictures", arms.picture, jobs)
+    drawn = calls.each("Pictures", Action.EVALUATE, arms.picture, jobs)
     result: dict[str, tuple[Picture, ...]] = {bench.task.name: () for bench in benches}
     for job, one in zip(jobs, drawn, strict=True):
         if one is not None:

@@ -137,6 +137,7 @@ def test_the_charge_is_durable_before_the_training(private: Path, monkeypatch: p
         ("privacy.charge", "ok"),
         ("train", "failed"),
         ("refusal", "refused"),
+        ("message.out", "started"),
     ]
 
 
@@ -191,8 +192,8 @@ def test_what_policy_forbids_is_refused_and_the_refusal_is_recorded(
     refusal = refused(train(node, header(**changes)))
     assert refusal.code == "policy"
     assert reason in refusal.reason
-    assert acts(node) == [("refusal", "refused")]
-    row = toy.log_rows(node)[0]
+    assert acts(node) == [("message.in", "ok"), ("refusal", "refused"), ("message.out", "started")]
+    row = toy.log_rows(node)[1]
     assert row["detail"]["code"] == "policy"
     assert reason in row["detail"]["reason"]
     assert row["run"] == "run-1"
@@ -222,7 +223,9 @@ def test_a_model_of_another_layout_or_digest_is_refused(node: Path) -> None:
     longer = replace(MODEL, vector=np.append(MODEL.vector, np.float32(0)))
     content = send(node, TrainRequest(header(), LAYOUT.sha256, longer).to_record())
     assert "does not fit" in refused(content).reason
-    assert acts(node) == [("refusal", "refused")] * 3
+    refusal = [("refusal", "refused"), ("message.out", "started")]
+    readable = [("message.in", "ok"), *refusal]
+    assert acts(node) == readable * 3
 
 
 def test_a_request_that_cannot_be_read_is_refused_and_recorded(node: Path) -> None:
@@ -232,7 +235,7 @@ def test_a_request_that_cannot_be_read_is_refused_and_recorded(node: Path) -> No
     ):
         refusal = refused(send(node, content, kind))
         assert (refusal.code, refusal.header) == ("protocol", None)
-    assert acts(node) == [("refusal", "refused")] * 2
+    assert acts(node) == [("refusal", "refused"), ("message.out", "started")] * 2
 
 
 def test_an_unexpected_error_is_told_by_its_type_and_never_by_its_text(
@@ -245,7 +248,7 @@ def test_an_unexpected_error_is_told_by_its_type_and_never_by_its_text(
     refusal = refused(train(node))
     assert (refusal.code, refusal.reason) == ("error", "DataError")
     assert b"Haldane" not in (node / "audit" / "log.jsonl").read_bytes()
-    assert verify(node / "audit" / "log.jsonl").entries == 4
+    assert verify(node / "audit" / "log.jsonl").entries == 5
 
 
 def test_a_hospital_that_cannot_record_does_nothing(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +272,7 @@ def test_a_hospital_that_cannot_charge_does_not_train(private: Path, monkeypatch
 @pytest.mark.parametrize("folder", ["", "/nowhere", "."])
 def test_a_node_that_cannot_be_opened_still_answers(folder: str) -> None:
     refusal = refused(send(folder, TrainRequest(header(), LAYOUT.sha256, MODEL).to_record()))
-    assert (refusal.site, refusal.code) == ("H1", "record")
+    assert (refusal.site, refusal.code) == ("H1", "error")
 
 
 def test_a_node_without_a_charter_refuses(tmp_path: Path) -> None:

@@ -151,13 +151,32 @@ def test_nothing_usable_is_one_line_that_says_why(tmp_path: Path, log: AuditLog)
 def test_a_damaged_cache_or_index_is_said(cohort: Cohort) -> None:
     entry = cohort.entries[0]
     (cohort.folder / "images" / entry.studies[0].file).write_bytes(b"not tensors")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="were changed"):
+        cohort.load(entry.key)
+    (cohort.folder / "images" / entry.studies[0].file).unlink()
+    with pytest.raises(DataError, match="cannot read"):
         cohort.load(entry.key)
     (cohort.folder / "index.json").write_text("{")
     with pytest.raises(DataError, match="damaged"):
         Cohort.open(cohort.folder)
     with pytest.raises(DataError, match="no cohort"):
         Cohort.open(cohort.folder / "elsewhere")
+
+
+def test_building_again_mends_a_damaged_cache(cohort: Cohort, released: Path, log: AuditLog) -> None:
+    entry = cohort.entries[0]
+    (cohort.folder / "images" / entry.studies[0].file).write_bytes(b"not tensors")
+    again = build_cohort(released, cohort.folder, log=log)
+    assert again.load(entry.key).slices == 3
+    assert again.entries == cohort.entries
+
+
+def test_a_broken_file_among_the_released_is_named(released: Path, tmp_path: Path, log: AuditLog) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(released, copy)
+    (copy / "broken.dcm").write_bytes(b"DICM?")
+    with pytest.raises(DataError, match=r"broken\.dcm is not a released DICOM file"):
+        build_cohort(copy, tmp_path / "cohort", log=log)
 
 
 def test_the_index_holds_no_header_but_the_pseudonym(cohort: Cohort, released: Path) -> None:

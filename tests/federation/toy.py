@@ -3,6 +3,7 @@
 Worker processes load the ClientApp from here, so that the toy task is registered there too.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -93,9 +94,11 @@ def make_node(folder: Path, site: str, rules: Charter, *, patients: int = 4, mod
         file = f"{site}-{number}.safetensors"
         path = folder / "cohort" / "images" / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(safetensors.numpy.save({"noisy": noisy, "reference": reference}))
+        data = safetensors.numpy.save({"noisy": noisy, "reference": reference})
+        path.write_bytes(data)
         study = {"file": file, "modality": modality, "slices": len(noisy), "height": SIDE, "width": SIDE}
         study |= {"spacing": [1.0, 1.0], "labelled": False, "source": "0" * 64}
+        study["sha256"] = hashlib.sha256(data).hexdigest()
         split = Split.HELD_OUT if number == patients else Split.TRAIN
         rows.append({"key": f"PATIENT-{site}-{number}", "split": split.value, "studies": [study]})
     index = {"version": 1, "patients": rows, "left_out": {}}

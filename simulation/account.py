@@ -1,0 +1,93 @@
+"""What a run came to, put into the words of its record: sites, files, logs, bytes, and what it cannot show."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from compliance.log import verify
+from simulation.arms import Hospital, Prepared
+from simulation.federation import Federated
+from simulation.record import DeidRecord, LogRecord, SiteRecord, WireRecord
+from simulation.sites.specs import MrProtocol, SiteSpec
+
+OWN_LOG = Path("simulation") / "audit" / "log.jsonl"
+"""The log of the simulation itself, below the folder of a run."""
+
+LIMITS = (
+    "All patients are synthetic and descend from one brain atlas and one family of torso shapes, and the noise model "
+    "is the one trained on: scores are upper bounds for real images.",
+    "Updates are not masked yet: this coordinator sees each hospital's update, its weight and its scores.",
+    "The whole federation ran on one machine: no network, no outage and no clock of another party was in play.",
+    "Differential privacy covers the training steps of the arm that says so; scores on held-out patients, numbers of "
+    "slices and the choice of settings are not covered by it.",
+    "The audit logs are chained but not yet witnessed by another party: a chain shows changes inside a log, not a log "
+    "that was cut off or replaced as a whole.",
+    "Pixels were not searched for burned-in text, only flagged images are held back; heads were not defaced.",
+)
+
+
+def site(spec: SiteSpec, found: Prepared, *, member: bool) -> SiteRecord:
+    """A hospital and its cohort, described without naming anybody."""
+    protocol = spec.protocol
+    if isinstance(protocol, MrProtocol):
+        contrast = f"{protocol.sequence.name.replace('_', ' ').capitalize()}, TR {protocol.tr:g}, TE {protocol.te:g} ms"
+        field, noise = f"{protocol.field:g} T", f"{protocol.noise:.0%} Rician"
+    else:
+        contrast = f"Abdomen, {protocol.phase.value}"
+        field, noise = f"{protocol.kernel.value} kernel", f"{protocol.photons:.0f} photons a view"
+    return SiteRecord(
+        id=spec.id,
+        modality=protocol.modality,
+        contrast=contrast,
+        field=field,
+        noise=noise,
+        train_patients=found.train_patients if member else 0,
+        held_out_patients=found.held_out_patients,
+        studies=found.studies,
+        slices=found.slices,
+        member=member,
+    )
+
+
+def _added(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for part in parts:
+        for name, count in part.items():
+            total[name] = total.get(name, 0) + count
+    return total
+
+
+def deid(prepared: Sequence[Prepared]) -> DeidRecord:
+    """De-identification of all hospitals together."""
+    counts = _added(one.deid for one in prepared)
+    name, digest = prepared[0].profile
+    return DeidRecord(
+        files=counts.get("files", 0),
+        released=counts.get("released", 0),
+        quarantined=counts.get("quarantined", 0),
+        refused=counts.get("refused", 0),
+        profile=name,
+        profile_sha256=digest,
+        reasons=_added(one.reasons for one in prepared),
+        rules=_added(one.rules for one in prepared),
+    )
+
+
+def logs(out: Path, hospitals: Sequence[Hospital]) -> Iterable[LogRecord]:
+    """Every party's log, checked from its first line to its last; one that does not verify ends the run."""
+    paths = {one.site: one.node / "audit" / "log.jsonl" for one in hospitals}
+    paths |= {path.parent.name: path / "log.jsonl" for path in sorted((out / "federation").glob("*/audit"))}
+    paths["simulation"] = out / OWN_LOG
+    for owner, path in paths.items():
+        found = verify(path)
+        yield LogRecord(owner, found.entries, verified=True, head=found.head)
+
+
+def wire(federations: Mapping[tuple[str, str], Federated]) -> WireRecord:
+    """Content of the messages of all federated arms."""
+    runs = list(federations.values())
+    return WireRecord(
+        down=sum(one.bytes_down for one in runs),
+        up=sum(one.bytes_up for one in runs),
+        messages=sum(one.messages for one in runs),
+        per_round={task: one.bytes_per_answer for (task, arm), one in federations.items() if arm == "federated"},
+    )
