@@ -35,37 +35,37 @@ class Limits:
     ratio: int = 200
 
 
-def members_of(path: Path, limits: Limits) -> Iterator[tuple[str, str]]:
-    """The files in an archive: their names, and why one cannot be read, empty where it can.
+def members_of(path: Path, limits: Limits) -> Iterator[tuple[int, str, str]]:
+    """The files in an archive: their places in its directory, their names, and why one cannot be read, empty if it can.
 
     Raises:
         MalformedError: The archive as a whole is refused.
     """
     with _opened(path) as archive:
-        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    total = sum(entry.file_size for entry in entries)
+        entries = [(number, entry) for number, entry in enumerate(archive.infolist()) if not entry.is_dir()]
+    total = sum(entry.file_size for _, entry in entries)
     if len(entries) > limits.members:
         raise MalformedError(f"an archive of more than {limits.members} files")
     if total > limits.total or (total > limits.member and total > limits.ratio * path.stat().st_size):
         raise MalformedError("an archive that grows beyond all measure when it is inflated")
-    for entry in entries:
-        yield entry.filename, _refusal(entry, limits)
+    for number, entry in entries:
+        yield number, entry.filename, _refusal(entry, limits)
 
 
-def read_member(path: Path, name: str, limits: Limits) -> bytes:
-    """One member of an archive.
+def read_member(path: Path, number: int, limits: Limits) -> bytes:
+    """One member of an archive, by its place in the directory, since two may have one name.
 
     Raises:
         MalformedError: It is damaged, refused, or larger than it claims.
     """
     with _opened(path) as archive:
         try:
-            entry = archive.getinfo(name)
+            entry = archive.infolist()[number]
             if why := _refusal(entry, limits):
                 raise MalformedError(why)
             with archive.open(entry) as stream:
                 data = stream.read(entry.file_size + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, IndexError, NotImplementedError, RuntimeError) as error:
             raise MalformedError("a damaged member of an archive") from error
     if len(data) != entry.file_size:
         raise MalformedError("a member of an archive with another length than it claims")

@@ -141,17 +141,11 @@ class Dimse:
     def fetch(self, study: Study, wanted: Iterable[Instance], intake: Intake) -> None:
         """See :meth:`client.sources.source.Source.fetch`."""
         wanted = list(wanted)
-        if self._listen and self._server is None:
-            self._start_receiver(self._listen)
+        self.start_receiver()
         contexts = [build_context(MOVE)] if self._listen else _get_contexts(wanted)
-        self._intake, self._failure = intake, None
-        try:
-            with self._associate(contexts) as association:
-                for request in _requests(study, wanted, whole=not intake.kept()):
-                    self._retrieve(association, request)
-        finally:
-            with self._lock:
-                self._intake = None
+        with self.receiving(intake), self._associate(contexts) as association:
+            for request in _requests(study, wanted, whole=not intake.kept()):
+                self._retrieve(association, request)
         if self._failure:
             raise self._failure
 
@@ -257,7 +251,26 @@ class Dimse:
 
     # --- receiving ------------------------------------------------------------------------------------------------
 
-    def _start_receiver(self, listen: Address) -> None:
+    @contextlib.contextmanager
+    def receiving(self, intake: Intake) -> Iterator[None]:
+        """Let instances come into ``intake`` for as long as the block runs; at other times all are turned away."""
+        with self._lock:
+            self._intake, self._failure = intake, None
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._intake = None
+
+    def start_receiver(self) -> None:
+        """Listen for what C-MOVE sends, if that is how instances come and nobody listens yet.
+
+        Raises:
+            UsageError: The address is not ours, or is taken.
+        """
+        listen = self._listen
+        if listen is None or self._server is not None:
+            return
         ae = self._ae()
         ae.require_called_aet = True
         ae.require_calling_aet = [self._called]

@@ -26,10 +26,11 @@ _RECORDS, _FILE = 0x00041220, 0x00041500  # Directory Record Sequence, Reference
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a file lies: its path, and its name within where that is an archive."""
+    """Where a file lies: its path, and its place and its name within where that is an archive."""
 
     path: Path
     member: str = ""
+    number: int = 0
 
     def shown(self, root: Path) -> str:
         outer = os.path.relpath(self.path, root) if self.path != root else self.path.name
@@ -136,8 +137,8 @@ class Folder:
             if kind_of(head_of(path)) != "zip archive":
                 yield _Place(path)
                 return
-            for name, why in members_of(path, self._limits):
-                place = _Place(path, name)
+            for number, name, why in members_of(path, self._limits):
+                place = _Place(path, name, number)
                 if why:
                     self._note(place, why)
                 elif PurePosixPath(name).name.upper() != INDEX:
@@ -163,7 +164,7 @@ class Folder:
 
     def _read(self, place: _Place) -> bytes:
         if place.member:
-            return read_member(place.path, place.member, self._limits)
+            return read_member(place.path, place.number, self._limits)
         head_of(place.path)  # a named pipe or a device is refused before it is read
         try:
             if place.path.stat().st_size > LARGEST:
