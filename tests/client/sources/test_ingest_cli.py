@@ -2,6 +2,9 @@
 
 import json
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from typer.testing import CliRunner
 
 from client.cli import app
 from client.node import Node
+from client.sources.intake import header_of
 from shared.errors import DataError, PartialError, PolicyError, ProtocolError, UsageError
 from tests.client.sources.orthanc import CALLED, CALLING, Orthanc
 
@@ -109,3 +113,32 @@ def test_an_archive_from_the_command_line(archive: Orthanc, node: Node, credenti
     assert json.loads(call("ingest", node.folder, *dimse, *listen, "--json").stdout)["unchanged"] == 4
     wrong = call("ingest", node.folder, "--dimse", dimse[1], "--called", "NOBODY", "--calling", CALLING, "--get")
     assert isinstance(wrong.exception, ProtocolError)
+
+
+@pytest.mark.system("orthanc")
+def test_a_killed_process_leaves_whole_files_and_the_next_one_goes_on(
+    archive: Orthanc, node: Node, credentials: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.client.sources.slow_ingest",
+        str(node.folder),
+        archive.url,
+        str(credentials),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        spool, end = node.folder / "spool", time.monotonic() + 60
+        while not (node.folder / "ingest.jsonl").exists() or len(list(spool.rglob("*.dcm"))) not in {2, 3, 4}:
+            assert time.monotonic() < end and process.poll() is None, process.stderr and process.stderr.read()
+            time.sleep(0.02)
+        process.kill()
+    for path in spool.rglob("*.dcm"):
+        header_of(path.read_bytes())
+    result = call("ingest", node.folder, "--dicomweb", archive.url, "--credentials", credentials, "--json")
+    assert result.exit_code == 0, result.exception
+    told = json.loads(result.stdout)
+    assert told["unchanged"] >= 1  # the studies that were noted as done
+    assert told["fetched"] + 5 * told["unchanged"] == 20
+    assert len(list((node.folder / "released").rglob("*.dcm"))) == 20
+    assert list(spool.iterdir()) == []
