@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
-PROGRAMS = {"dicom3tools": "dciodvfy", "chromium": "chromium"}
+PROGRAMS = {"dicom3tools": "dciodvfy", "chromium": "chromium", "orthanc": "Orthanc"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,0 +1,164 @@
+"""``fedward node init`` and ``fedward node ingest``."""
+
+import time
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shared import console
+from shared.errors import PartialError, UsageError
+
+if TYPE_CHECKING:
+    from client.ingest import Ingested
+    from client.sources.source import Source
+
+_DATE = "Study date, as 2024-02-29 or 20240229."
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the commands to the node's group."""
+    app.command("init")(init_command)
+    app.command("ingest")(ingest_command)
+
+
+def init_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The node's folder; made with mode 0700.")],
+    *,
+    site: Annotated[str, typer.Option(help="The hospital's name in the federation.")],
+    purpose: Annotated[str, typer.Option(help="Why data is processed here; must be the charter's.")],
+) -> None:
+    """Make a node: its folder and its keys."""
+    from client.node import KEYS, Node
+
+    there = (folder / "node.json").exists()
+    node = Node.create(folder, site=site, purpose=purpose)
+    console.say(f"{folder} {'is' if there else 'is now'} the node of {node.site}")
+    for name in KEYS:
+        console.say(f"{name} key: {folder / 'keys' / f'{name}.key'} (0600; keep a copy, and keep it secret)")
+
+
+def ingest_command(
+    node: Annotated[Path, typer.Argument(metavar="NODE", help="The node's folder, from 'fedward node init'.")],
+    *,
+    folder: Annotated[Path | None, typer.Option(help="A folder of DICOM files, or a zip archive.")] = None,
+    dicomweb: Annotated[str | None, typer.Option(metavar="URL", help="A DICOMweb service.")] = None,
+    credentials: Annotated[
+        Path | None, typer.Option(help="File (0600): 'bearer TOKEN' or 'basic USER:PASSWORD'.")
+    ] = None,
+    ca: Annotated[Path | None, typer.Option(help="PEM certificates to trust for --dicomweb.")] = None,
+    dimse: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="An archive that speaks DIMSE.")] = None,
+    called: Annotated[str, typer.Option(metavar="AET", help="Its AE title.")] = "",
+    calling: Annotated[str, typer.Option(metavar="AET", help="Our AE title.")] = "",
+    listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where C-MOVE is to send to.")] = None,
+    get: Annotated[bool, typer.Option("--get", help="Retrieve with C-GET instead of C-MOVE.")] = False,
+    modality: Annotated[list[str] | None, typer.Option(help="MR, CT, ...; may be given more than once.")] = None,
+    first: Annotated[str | None, typer.Option("--from", metavar="DATE", help=_DATE)] = None,
+    last: Annotated[str | None, typer.Option("--to", metavar="DATE", help=_DATE)] = None,
+    description: Annotated[str, typer.Option(metavar="GLOB", help="Study or series description, with * and ?.")] = "",
+    patients: Annotated[Path | None, typer.Option(help="File with one Patient ID a line.")] = None,
+    profile: Annotated[
+        str, typer.Option(help="How to de-identify: basic, safe-harbor, research, or a TOML file.")
+    ] = "basic",
+    determination: Annotated[
+        Path | None, typer.Option(help="Expert determination (JSON), where the profile needs one.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the totals as JSON.")] = False,
+) -> None:
+    """Take studies from a folder or an archive into the node, de-identified, and build its cohort.
+
+    Exit status 0: all released. 3: some missing, quarantined or refused; the report names each. 8: the archive failed.
+    """
+    from client.deid import Profile
+    from client.ingest import ingest
+    from client.node import Node
+    from client.sources.selection import Selection
+
+    opened = Node.open(node)
+    chosen = Profile.load(profile, determination=determination)
+    selection = Selection(
+        modalities=frozenset(one.upper() for one in modality or ()),
+        first=_day(first),
+        last=_day(last),
+        description=description,
+        patients=Selection.patients_from(patients) if patients else frozenset(),
+    )
+    source = _source(node, folder, dicomweb, dimse, (credentials, ca), (called, calling, listen, get))
+    started = time.monotonic()
+    with console.progress(quiet=as_json) as bar:
+        task = bar.add_task("Looking for studies", total=None)
+
+        def show(done: int, total: int, files: int) -> None:
+            rate = files / max(time.monotonic() - started, 1e-3)
+            bar.update(task, completed=done, total=total, description=f"Studies, {rate:.1f} files/s")
+
+        done = ingest(opened, source, selection, profile=chosen, on_progress=show)
+    _tell(done, as_json=as_json)
+
+
+def _source(
+    node: Path,
+    folder: Path | None,
+    dicomweb: str | None,
+    dimse: str | None,
+    web: tuple[Path | None, Path | None],
+    titles: tuple[str, str, str | None, bool],
+) -> "Source":
+    """The one source that was named, with the options that belong to it and no others."""
+    if sum(one is not None for one in (folder, dicomweb, dimse)) != 1:
+        raise UsageError("one source is needed", hint="give one of --folder, --dicomweb and --dimse")
+    (credentials, ca), (called, calling, listen, get) = web, titles
+    if dicomweb is None and (credentials or ca):
+        raise UsageError("--credentials and --ca belong to --dicomweb", hint="leave them out")
+    if dimse is None and (called or calling or listen or get):
+        raise UsageError("--called, --calling, --listen and --get belong to --dimse", hint="leave them out")
+    if folder is not None:
+        from client.ingest import check_apart
+        from client.sources.folder import Folder
+
+        check_apart(node, folder)
+        return Folder(folder)
+    if dicomweb is not None:
+        from client.sources.credentials import Credentials
+        from client.sources.dicomweb import DicomWeb
+
+        return DicomWeb(dicomweb, credentials=Credentials.load(credentials) if credentials else None, authority=ca)
+    if not (called and calling):
+        raise UsageError("--dimse needs two AE titles", hint="give --called (the archive's) and --calling (ours)")
+    if get == bool(listen):
+        raise UsageError(
+            "--dimse needs a way to retrieve", hint="give --listen HOST:PORT for C-MOVE, or --get for C-GET"
+        )
+    from client.sources.dimse import Address, Dimse
+
+    assert dimse is not None  # noqa: S101  # one of the three was given
+    receiver = Address.parse(listen) if listen else None
+    return Dimse(Address.parse(dimse), called=called, calling=calling, listen=receiver)
+
+
+def _day(text: str | None) -> date | None:
+    if text is None:
+        return None
+    try:
+        return datetime.strptime(text.replace("-", ""), "%Y%m%d").replace(tzinfo=UTC).date()
+    except ValueError as error:
+        raise UsageError(f"'{text}' is no date", hint="use the form 2024-02-29") from error
+
+
+def _tell(done: "Ingested", *, as_json: bool) -> None:
+    from client.cohort import Split
+
+    tally, sides = done.tally, {side.value: len(done.cohort.patients(side)) for side in Split}
+    if as_json:
+        console.emit_json({**tally.counts, "seconds": tally.seconds, "cohort": sides, "report": str(done.report)})
+    else:
+        console.say(f"{tally.studies} studies, {tally.unchanged} of them without anything new")
+        console.say(f"{tally.released} of {tally.fetched} files released; report {done.report}")
+        console.say(f"cohort: {sides['train']} patients to train on, {sides['held_out']} held out")
+    if tally.incomplete:
+        raise PartialError(
+            f"{tally.missing} instances were not sent, {tally.unreadable + tally.refused} could not be read and "
+            f"{tally.quarantined} were quarantined",
+            hint=f"{done.report} names each of them and says why",
+        )

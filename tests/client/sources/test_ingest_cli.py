@@ -1,0 +1,144 @@
+"""``fedward node init`` and ``fedward node ingest``: options, exit codes, and what they print."""
+
+import json
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from client.cli import app
+from client.node import Node
+from client.sources.intake import header_of
+from shared.errors import DataError, PartialError, PolicyError, ProtocolError, UsageError
+from tests.client.sources.orthanc import CALLED, CALLING, Orthanc
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+def test_init_makes_a_node_and_says_where_its_keys_are(tmp_path: Path) -> None:
+    result = call("init", tmp_path / "n", "--site", "H1", "--purpose", "tests")
+    assert result.exit_code == 0, result.exception
+    for name in ("pseudonym", "audit"):
+        key = tmp_path / "n" / "keys" / f"{name}.key"
+        assert str(key) in result.stdout
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+        assert key.read_text().strip() not in result.stdout
+    again = call("init", tmp_path / "n", "--site", "H1", "--purpose", "tests")
+    assert again.exit_code == 0
+    assert isinstance(call("init", tmp_path / "n", "--site", "H2", "--purpose", "tests").exception, UsageError)
+
+
+def test_a_folder_from_the_command_line(node: Node, images: Path) -> None:
+    result = call("ingest", node.folder, "--folder", images / "H7", "--modality", "ct", "--json")
+    assert result.exit_code == 0, result.exception
+    told = json.loads(result.stdout)
+    assert (told["studies"], told["released"], told["missing"]) == (2, 10, 0)
+    assert told["cohort"] == {"train": 2, "held_out": 0}
+    assert Path(told["report"]) == node.folder / "reports" / "ingest.json"
+
+
+def test_files_that_cannot_be_read_are_exit_three(node: Node, images: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    (source).mkdir()
+    (source / "images").mkdir()
+    for number, path in enumerate(sorted((images / "H1").rglob("*.dcm"))):
+        (source / "images" / f"{number}").write_bytes(path.read_bytes())
+    (source / "notes.txt").write_text("x")
+    result = call("ingest", node.folder, "--folder", source)
+    assert isinstance(result.exception, PartialError)
+    assert "ingest.json" in result.exception.hint
+    assert "10 of 10 files released" in result.stdout
+
+
+WEB = ("--dicomweb", "http://127.0.0.1:9/dicom-web")
+DIMSE = ("--dimse", "127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        (*WEB, *DIMSE),
+        (*DIMSE, "--get"),
+        (*DIMSE, "--called", "A", "--calling", "B"),
+        (*DIMSE, "--called", "A", "--calling", "B", "--get", "--listen", "127.0.0.1:1"),
+        (*DIMSE, "--called", "A" * 17, "--calling", "B", "--get"),
+        ("--dimse", "127.0.0.1", "--called", "A", "--calling", "B", "--get"),
+        (*WEB, "--get"),
+        (*WEB, "--ca", "nowhere.pem"),
+        (*WEB, "--from", "yesterday"),
+        (*WEB, "--modality", "M R"),
+        ("--dicomweb", "ftp://host/"),
+        ("--dicomweb", "https://user:secret@host/"),
+        ("--folder", "nowhere"),
+        ("--folder", ".", "--credentials", "c"),
+    ],
+)
+def test_wrong_use(node: Node, options: tuple[str, ...]) -> None:
+    result = call("ingest", node.folder, *options)
+    assert isinstance(result.exception, UsageError), result.exception
+    assert result.exception.hint
+    assert "secret" not in str(result.exception)
+    assert not (node.folder / "spool").exists()
+
+
+def test_a_profile_that_needs_an_expert_is_refused_before_anything_is_fetched(node: Node, images: Path) -> None:
+    result = call("ingest", node.folder, "--folder", images, "--profile", "research")
+    assert isinstance(result.exception, PolicyError)
+    assert not (node.folder / "spool").exists()
+
+
+def test_an_empty_folder_and_no_node(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert isinstance(call("ingest", node.folder, "--folder", tmp_path / "empty").exception, DataError)
+    assert isinstance(call("ingest", tmp_path / "no", "--folder", tmp_path / "empty").exception, UsageError)
+
+
+@pytest.mark.system("orthanc")
+def test_an_archive_from_the_command_line(archive: Orthanc, node: Node, credentials: Path) -> None:
+    web = ("--dicomweb", archive.url, "--credentials", credentials)
+    assert call("ingest", node.folder, *web, "--modality", "MR", "--to", "2030-01-01").exit_code == 0
+    dimse = ("--dimse", f"127.0.0.1:{archive.dicom}", "--called", CALLED, "--calling", CALLING)
+    result = call("ingest", node.folder, *dimse, "--get", "--json")
+    told = json.loads(result.stdout)
+    assert (told["studies"], told["unchanged"], told["fetched"]) == (4, 2, 10)
+    listen = ("--listen", f"127.0.0.1:{archive.listen}")
+    assert json.loads(call("ingest", node.folder, *dimse, *listen, "--json").stdout)["unchanged"] == 4
+    wrong = call("ingest", node.folder, "--dimse", dimse[1], "--called", "NOBODY", "--calling", CALLING, "--get")
+    assert isinstance(wrong.exception, ProtocolError)
+
+
+@pytest.mark.system("orthanc")
+def test_a_killed_process_leaves_whole_files_and_the_next_one_goes_on(
+    archive: Orthanc, node: Node, credentials: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.client.sources.slow_ingest",
+        str(node.folder),
+        archive.url,
+        str(credentials),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        spool, end = node.folder / "spool", time.monotonic() + 60
+        while not (node.folder / "ingest.jsonl").exists() or len(list(spool.rglob("*.dcm"))) not in {2, 3, 4}:
+            assert time.monotonic() < end and process.poll() is None, process.stderr and process.stderr.read()
+            time.sleep(0.02)
+        process.kill()
+    for path in spool.rglob("*.dcm"):
+        header_of(path.read_bytes())
+    result = call("ingest", node.folder, "--dicomweb", archive.url, "--credentials", credentials, "--json")
+    assert result.exit_code == 0, result.exception
+    told = json.loads(result.stdout)
+    assert told["unchanged"] >= 1  # the studies that were noted as done
+    assert told["fetched"] + 5 * told["unchanged"] == 20
+    assert len(list((node.folder / "released").rglob("*.dcm"))) == 20
+    assert list(spool.iterdir()) == []
