@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.deid import streams, triage
+from client.deid.check import Facts, check, count_of
+from client.deid.check import reason as reason_of
 from client.deid.codec import MalformedError, Part10, read
 from client.deid.engine import Engine
+from client.deid.known import Known
 from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
 from client.deid.report import FileRecord, Status
@@ -81,6 +84,7 @@ class Processor:
 
     def __init__(self, source: Path, out: Path, profile: Profile, key: SiteKey) -> None:
         self._source, self._out, self._engine = source, out, Engine(profile, key)
+        self._facts = Facts.of(profile)
 
     def process(self, path: str) -> Processed:
         """De-identify one file, given by its path below the input folder.
@@ -142,8 +146,13 @@ class Processor:
         except streams.UnclearError as error:
             return Processed(FileRecord(path, Status.QUARANTINED, str(error)))
         done = self._engine.deidentify(part10)
+        content = b"".join(done.chunks())
+        if findings := check(content, Known.of(data, self._facts.kept), self._facts, str(done.path)):
+            return Processed(
+                FileRecord(path, Status.QUARANTINED, reason_of(findings), {**done.counts, **count_of(findings)})
+            )
         with atomic_file(self._out / done.path) as stream:
-            stream.writelines(done.chunks())
+            stream.write(content)
         return Processed(FileRecord(path, Status.RELEASED, rules=done.counts), str(done.path))
 
 
