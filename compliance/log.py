@@ -39,6 +39,7 @@ class Action(StrEnum):
     LOG_REPAIR = "log.repair"
     INGEST = "ingest"
     DEIDENTIFY = "deidentify"
+    REVIEW = "review"
     COHORT_BUILD = "cohort.build"
     TRAIN = "train"
     PRIVACY_CHARGE = "privacy.charge"

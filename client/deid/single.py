@@ -24,6 +24,7 @@ WORKER_MEMORY = 4 << 30
 """Bytes that a worker process may take for its files: one that would need more is refused."""
 
 PREFIX_END = 132
+_BURNED_IN = 0x00280301
 _KINDS = (
     (b"\xff\xd8\xff", "JPEG picture"),
     (b"\x89PNG", "PNG picture"),
@@ -123,10 +124,19 @@ class Processor:
             FileRecord(second, Status.QUARANTINED, "another file has its SOP Instance UID and other content")
         )
 
+    def release(self, path: str, lifted: str) -> Processed:
+        """De-identify a file although it is held for ``lifted``: a person has looked at it. Every other rule holds.
+
+        Raises:
+            OutputError: The output folder does not take it.
+            MalformedError: The file cannot be read.
+        """
+        return self._process(path, lifted)
+
     def _readable(self, path: str) -> Part10:
         return streams.stripped(triage.exact_pixels(read((self._source / path).read_bytes(), vr_of)))
 
-    def _process(self, path: str) -> Processed:
+    def _process(self, path: str, lifted: str = "") -> Processed:
         file = self._source / path
         kind = kind_of(head_of(file))
         if kind != "DICOM file":
@@ -139,8 +149,11 @@ class Processor:
         if why := triage.refusal(part10):
             return Processed(FileRecord(path, Status.REFUSED, why))
         part10 = triage.exact_pixels(part10)
-        if why := triage.quarantine(part10):
+        if why := triage.quarantine(part10, lifted):
             return Processed(FileRecord(path, Status.QUARANTINED, why))
+        if lifted:  # a person vouches for the pixels (PS3.3 C.7.6.1.1.5)
+            dataset = dict(sorted({**part10.dataset, _BURNED_IN: ("CS", b"NO")}.items()))
+            part10 = Part10(part10.syntax, part10.encoding, dataset)
         try:
             part10 = streams.stripped(part10)
         except streams.UnclearError as error:
