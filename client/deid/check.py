@@ -392,6 +392,9 @@ def _expected(dataset: Dataset) -> int:
 
 def _has_text(pixels: bytes) -> bool:
     """Whether six printable bytes stand side by side: only then pixels are worth searching."""
+    pairs_of_bytes = np.frombuffer(pixels, dtype="<u2", count=len(pixels) // 2)
+    if pairs_of_bytes.size and pairs_of_bytes.max() < 0x2000:
+        return False  # as in most images: every second byte is a control character
     values = np.frombuffer(pixels, dtype=np.uint8)
     printable = (values - np.uint8(0x20)) < 0x5F
     pairs = printable[:-1] & printable[1:]
