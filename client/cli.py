@@ -10,11 +10,14 @@ from rich.progress import Progress
 
 from client.deid import DeidReport, Profile, SiteKey, deidentify_folder
 from client.deid.batch import examine
+from client.deid.profile_cli import app as profile_app
 from compliance.log import AuditLog
 from shared import console
 from shared.errors import PartialError, UsageError
 
 app = typer.Typer(help="A hospital's node: de-identify, build the cohort, take part.", no_args_is_help=True)
+
+app.add_typer(profile_app, name="profile")
 
 KEY_NAME = "fedward-deid.key"
 
