@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?= runs/demo
 
-.PHONY: demo test lint check benchmark clean help
+.PHONY: demo test test-deep lint check benchmark clean help
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -24,6 +24,9 @@ demo: $(READY) ## a whole federation on this machine, on generated DICOM; ends w
 
 test: $(READY) ## the tests, two at a time
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
+
+test-deep: $(READY) ## the attacks on de-identification with five times as many random files
+	FEDWARD_DEEP=1 $(BIN)/python -m pytest -q tests/attacks/deid
 
 lint: $(READY) ## style, types, floors
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from client.deid import DeidReport, Profile, SiteKey, deidentify_folder
 from client.deid.batch import examine
+from client.deid.profile_cli import app as profile_app
 from client.ingest_cli import mount
 from compliance.log import AuditLog
 from shared import console
@@ -17,6 +18,8 @@ from shared.errors import PartialError, UsageError
 
 app = typer.Typer(help="A hospital's node: de-identify, build the cohort, take part.", no_args_is_help=True)
 mount(app)
+
+app.add_typer(profile_app, name="profile")
 
 KEY_NAME = "fedward-deid.key"
 
@@ -70,6 +73,32 @@ def deidentify(
             on_progress=bar.update,
         )
     _tell(report, as_json=as_json)
+
+
+@app.command()
+def review(
+    reports: Annotated[Path, typer.Argument(metavar="REPORTS", help="The folder with deid.json and quarantine/.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder of released files; cleared ones go there.")],
+    *,
+    reviewer: Annotated[str, typer.Option(help="Who decides; stands in the audit log.")],
+    profile: Annotated[str, typer.Option(help="The profile that the files were held under.")] = "basic",
+    key: Annotated[Path | None, typer.Option(help="The site's key.")] = None,
+    determination: Annotated[Path | None, typer.Option(help="Expert determination (JSON).")] = None,
+    node: Annotated[Path | None, typer.Option(help="The node's folder; its keys and log are used.")] = None,
+) -> None:
+    """Look at quarantined images on a page of this machine, and clear or refuse each."""
+    from client.review.cli import review as serve
+
+    chosen = Profile.load(profile, determination=determination)
+    site_key = _site_key(key, node, out)
+    serve(
+        reports,
+        out,
+        reviewer=reviewer,
+        profile=chosen,
+        key=site_key,
+        log=lambda: _log(node, reports, site_key),
+    )
 
 
 class _Bar:

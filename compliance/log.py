@@ -38,6 +38,7 @@ class Action(StrEnum):
     LOG_REPAIR = "log.repair"
     INGEST = "ingest"
     DEIDENTIFY = "deidentify"
+    REVIEW = "review"
     COHORT_BUILD = "cohort.build"
     TRAIN = "train"
     PRIVACY_CHARGE = "privacy.charge"

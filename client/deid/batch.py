@@ -13,6 +13,7 @@ from pathlib import Path
 from client.deid.codec import MalformedError
 from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
+from client.deid.quarantine import Quarantine
 from client.deid.report import DeidReport, FileRecord, Status, open_report
 from client.deid.single import Processed, Processor, head_of, kind_of, start_worker, work
 from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
@@ -66,7 +67,7 @@ def deidentify_folder(
     total = len(paths) + len(unreadable)
     with ExitStack() as stack:
         report = stack.enter_context(open_report(reports, profile))
-        processor = Processor(source, out, profile, key)
+        processor, quarantine = Processor(source, out, profile, key), Quarantine(reports)
         run = _pool(stack, (source, out, profile, key), workers) if workers > 1 else processor.process_all
         written: dict[str, str] = {}
         done = 0
@@ -76,6 +77,8 @@ def deidentify_folder(
                 for result in run(batch):
                     settled = _settled(result, written, processor)
                     report.add(settled.record)
+                    if settled.record.status is Status.QUARANTINED:
+                        quarantine.hold(source, settled.record.path, settled.record.reason, profile)
                     lines.append(settled.record)
                     done += 1
                     if on_progress:

@@ -78,7 +78,7 @@ class Profile:
             UsageError: There is no such profile, or its file says something that is not understood.
             PolicyError: The profile needs an expert determination, and there is none, or it is expired or for another.
         """
-        profile = _resolve(name)
+        profile = resolve(name)
         if not profile.needs_expert:
             return profile
         if determination is None:
@@ -105,7 +105,12 @@ class Profile:
         return option in self.options
 
 
-def _resolve(name: str) -> Profile:
+def resolve(name: str) -> Profile:
+    """The profile ``name`` without an expert determination: to be looked at, not to be used.
+
+    Raises:
+        UsageError: There is no such profile, or its file says something that is not understood.
+    """
     written = read_profile(name)
     label = name if name in SHIPPED else Path(name).stem
     if sum(option in written.options for option in _DATE_OPTIONS) > 1:

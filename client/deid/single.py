@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.deid import streams, triage
+from client.deid.check import Facts, check, count_of
+from client.deid.check import reason as reason_of
 from client.deid.codec import MalformedError, Part10, read
 from client.deid.engine import Engine
+from client.deid.known import Known
 from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
 from client.deid.report import FileRecord, Status
@@ -21,6 +24,7 @@ WORKER_MEMORY = 4 << 30
 """Bytes that a worker process may take for its files: one that would need more is refused."""
 
 PREFIX_END = 132
+_BURNED_IN = 0x00280301
 _KINDS = (
     (b"\xff\xd8\xff", "JPEG picture"),
     (b"\x89PNG", "PNG picture"),
@@ -81,6 +85,7 @@ class Processor:
 
     def __init__(self, source: Path, out: Path, profile: Profile, key: SiteKey) -> None:
         self._source, self._out, self._engine = source, out, Engine(profile, key)
+        self._facts = Facts.of(profile)
 
     def process(self, path: str) -> Processed:
         """De-identify one file, given by its path below the input folder.
@@ -119,10 +124,19 @@ class Processor:
             FileRecord(second, Status.QUARANTINED, "another file has its SOP Instance UID and other content")
         )
 
+    def release(self, path: str, lifted: str) -> Processed:
+        """De-identify a file although it is held for ``lifted``: a person has looked at it. Every other rule holds.
+
+        Raises:
+            OutputError: The output folder does not take it.
+            MalformedError: The file cannot be read.
+        """
+        return self._process(path, lifted)
+
     def _readable(self, path: str) -> Part10:
         return streams.stripped(triage.exact_pixels(read((self._source / path).read_bytes(), vr_of)))
 
-    def _process(self, path: str) -> Processed:
+    def _process(self, path: str, lifted: str = "") -> Processed:
         file = self._source / path
         kind = kind_of(head_of(file))
         if kind != "DICOM file":
@@ -135,15 +149,23 @@ class Processor:
         if why := triage.refusal(part10):
             return Processed(FileRecord(path, Status.REFUSED, why))
         part10 = triage.exact_pixels(part10)
-        if why := triage.quarantine(part10):
+        if why := triage.quarantine(part10, lifted):
             return Processed(FileRecord(path, Status.QUARANTINED, why))
+        if lifted:  # a person vouches for the pixels (PS3.3 C.7.6.1.1.5)
+            dataset = dict(sorted({**part10.dataset, _BURNED_IN: ("CS", b"NO")}.items()))
+            part10 = Part10(part10.syntax, part10.encoding, dataset)
         try:
             part10 = streams.stripped(part10)
         except streams.UnclearError as error:
             return Processed(FileRecord(path, Status.QUARANTINED, str(error)))
         done = self._engine.deidentify(part10)
+        content = b"".join(done.chunks())
+        if findings := check(content, Known.of(data, self._facts.kept), self._facts, str(done.path)):
+            return Processed(
+                FileRecord(path, Status.QUARANTINED, reason_of(findings), {**done.counts, **count_of(findings)})
+            )
         with atomic_file(self._out / done.path) as stream:
-            stream.writelines(done.chunks())
+            stream.write(content)
         return Processed(FileRecord(path, Status.RELEASED, rules=done.counts), str(done.path))
 
 

@@ -5,6 +5,7 @@ looked for here; classes that are known to carry it wait for the room that does.
 """
 
 import re
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -24,6 +25,12 @@ _PIXELS = (PIXEL_DATA, 0x7FE00008, 0x7FE00009)
 _SCREEN_WORDS = ("SCREEN", "DOSE", "REPORT", "PATIENT PROTOCOL", "CAPTURE")
 _GREY = {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"}
 
+_SAYS_BURNED_IN = "Burned In Annotation says that its pixels carry text"
+_SCREEN = "its Image Type says that it is a picture of a screen or a report"
+_COLOUR = "a colour picture in a class of grey ones, as reports and screens are"
+LIFTABLE = frozenset({_SAYS_BURNED_IN, _SCREEN, _COLOUR})
+"""Reasons that a person who looks at the picture may lift."""
+
 
 def refusal(part10: Part10) -> str | None:
     """Why a file that can be parsed still is no image of a patient that could be worked on; None where it is one."""
@@ -40,28 +47,36 @@ def refusal(part10: Part10) -> str | None:
     return None
 
 
-def quarantine(part10: Part10) -> str | None:
-    """Why a file must not be released without being looked at; None where nothing speaks against it."""
+def quarantine(part10: Part10, lifted: str = "") -> str | None:
+    """Why a file must not be released without being looked at; None where nothing speaks against it.
+
+    Args:
+        part10: The file.
+        lifted: A reason that a person who looked at the picture has lifted; others still hold.
+    """
+    return next((why for why in _reasons(part10) if why != lifted), None)
+
+
+def _reasons(part10: Part10) -> Iterator[str]:
     dataset = part10.dataset
     sop_class = text_of(dataset, _SOP_CLASS)
     if any(tag >> 16 == 4 for tag in dataset):
-        return "a DICOMDIR, an index that names patients"
+        yield "a DICOMDIR, an index that names patients"
     if sop_class not in released():
-        for beginning, why in quarantined().items():
-            if sop_class == beginning or sop_class.startswith(beginning + "."):
-                return why
-        return "a SOP class that is not known to be safe to release"
+        families = (why for uid, why in quarantined().items() if sop_class == uid or sop_class.startswith(uid + "."))
+        yield next(families, "a SOP class that is not known to be safe to release")
     if text_of(dataset, _BURNED_IN).upper() == "YES":
-        return "Burned In Annotation says that its pixels carry text"
+        yield _SAYS_BURNED_IN
     kind = text_of(dataset, _IMAGE_TYPE).upper()
     if any(word in kind for word in _SCREEN_WORDS):
-        return "its Image Type says that it is a picture of a screen or a report"
+        yield _SCREEN
     present = [tag for tag in _PIXELS if tag in dataset]
     if len(present) > 1:
-        return "it holds pixel data twice"
-    if present and text_of(dataset, 0x00280004) not in _GREY:
-        return "a colour picture in a class of grey ones, as reports and screens are"
-    return _pixel_reason(part10) if present else None
+        yield "it holds pixel data twice"
+    if present and sop_class in released() and text_of(dataset, 0x00280004) not in _GREY:
+        yield _COLOUR
+    if present and (why := _pixel_reason(part10)):
+        yield why
 
 
 def exact_pixels(part10: Part10) -> Part10:

@@ -1,5 +1,6 @@
 """Random data sets around one patient: whatever stands where, the patient does not come out, and nothing falls over."""
 
+import os
 import random
 import shutil
 import string
@@ -14,6 +15,7 @@ from pydicom.dataset import Dataset
 from client.deid import Profile
 from tests.attacks.deid.planting import Hospital, Secret, ct, data, found, nested, put
 
+EXAMPLES = 1000 if os.environ.get("FEDWARD_DEEP") == "1" else 200
 WORDS = st.text(string.ascii_letters, min_size=6, max_size=12)
 NUMBERS = st.text(string.digits, min_size=7, max_size=12).map(lambda digits: f"7{digits}")
 TEXT_VRS = {"LO", "SH", "ST", "LT", "UT", "UC", "PN", "AE"}
@@ -46,7 +48,7 @@ def cases(draw: st.DrawFn) -> tuple[tuple[str, str, str], bytes, list[bytes]]:
     return (family, given_name, number), data(dataset), [one.encode() for one in (family, given_name, number)]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=cases())
 @pytest.mark.parametrize("profile", [Profile.load("basic")], ids=["basic"])
 def test_no_identifier_of_the_patient_comes_out(

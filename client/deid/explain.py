@@ -1,0 +1,57 @@
+"""A profile in plain words: what it does to dates, ages, descriptions and pixels, and to what Safe Harbor lists."""
+
+from collections import Counter
+
+from client.deid.profile import Profile, resolve
+from client.deid.tables import Option
+
+_REMOVED = "removed or replaced"
+_UNSEEN = "held back unless the pixels are known to be clear"
+
+
+def explain(name: str) -> dict[str, object]:
+    """What a profile does, for people and, as JSON, for programs.
+
+    Args:
+        name: A shipped profile, or the path of a hospital's own.
+
+    Raises:
+        UsageError: There is no such profile, or its file says something that is not understood.
+    """
+    profile = resolve(name)
+    return {
+        "name": profile.name,
+        "title": profile.title,
+        "sha256": profile.sha256,
+        "needs_expert_determination": profile.needs_expert,
+        "options": sorted(profile.options),
+        "dates": _dates(profile),
+        "descriptions": "reduced to words of imaging" if profile.has(Option.CLEAN_DESCRIPTORS) else "removed",
+        "private": "only those of PS3.15 Table E.3.10-1" if profile.has(Option.RETAIN_SAFE_PRIVATE) else "removed",
+        "ages": f"{profile.rules[0x00101010].required}; an age that stays is 090Y above 89",
+        "safe_harbor": _safe_harbor(profile),
+        "rules": dict(sorted(Counter(rule.required.value for rule in profile.rules.values()).items())),
+    }
+
+
+def _dates(profile: Profile) -> str:
+    if profile.has(Option.RETAIN_LONG_FULL_DATES):
+        return "kept as they are"
+    if profile.has(Option.RETAIN_LONG_MODIFIED_DATES):
+        return "moved by a number of days per patient; intervals stay"
+    return "cut to the year" if profile.has(Option.RETAIN_YEARS) else "removed, emptied, or a dummy date"
+
+
+def _safe_harbor(profile: Profile) -> dict[str, str]:
+    """What happens to each identifier of 45 CFR 164.514(b)(2)(i); attributes that an override keeps stay."""
+    devices = "kept" if profile.has(Option.RETAIN_DEVICE_IDENTITY) else _REMOVED
+    places = "institutions kept" if profile.has(Option.RETAIN_INSTITUTION_IDENTITY) else _REMOVED
+    numbers = "UIDs kept" if profile.has(Option.RETAIN_UIDS) else "replaced by keyed pseudonyms"
+    return {
+        "(A) names": _REMOVED, "(B) places": places, "(C) dates, ages over 89": _dates(profile),
+        "(D) telephone": _REMOVED, "(E) fax": _REMOVED, "(F) e-mail": _REMOVED, "(G) social security": _REMOVED,
+        "(H) medical record": "replaced by a keyed pseudonym", "(I) health plan": _REMOVED, "(J) account": _REMOVED,
+        "(K) certificate or license": _REMOVED, "(L) vehicles": _REMOVED, "(M) devices": devices,
+        "(N) web addresses": _REMOVED, "(O) IP addresses": _REMOVED, "(P) biometrics": _UNSEEN,
+        "(Q) full-face photographs": _UNSEEN, "(R) other unique numbers": numbers,
+    }  # fmt: skip

@@ -1,0 +1,91 @@
+"""What a person's decision does: first the record, then the act, and only what a person may decide."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.deid.codec import MalformedError
+from client.deid.profile import Profile
+from client.deid.pseudonyms import SiteKey
+from client.deid.quarantine import Decision, Held, Quarantine, sha256_of
+from client.deid.report import Status
+from client.deid.single import Processor
+from compliance.log import Action, AuditLog, Entry, Outcome
+from shared.errors import DataError, PolicyError, UsageError
+
+
+class DecidedError(UsageError):
+    """Somebody has decided on this file already."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where one reviewer decides.
+
+    Attributes:
+        quarantine: The held files.
+        out: The folder of released files.
+        profile: Under which they were held.
+        key: The site's key.
+        log: Where each decision is recorded before it acts.
+        reviewer: Who decides.
+    """
+
+    quarantine: Quarantine
+    out: Path
+    profile: Profile
+    key: SiteKey
+    log: AuditLog
+    reviewer: str
+
+    def decide(self, name: str, decision: Decision) -> Held:
+        """Clear or refuse a held file.
+
+        Clearing takes the file through the engine and the checker; only the reason that it was held for is lifted.
+
+        Raises:
+            DecidedError: It is decided already.
+            PolicyError: A person may not lift this reason, or the file still may not go out.
+            DataError: The file has changed since it was held, or cannot be read.
+            RecordError: The audit log cannot be written; nothing was done then.
+        """
+        held = self.quarantine.get(name)
+        if held.decision is not Decision.PENDING:
+            raise DecidedError(f"that file was {held.decision} already", hint="load the page again")
+        if decision is Decision.CLEARED:
+            self._may_clear(held)
+        entry = Entry(
+            Action.REVIEW,
+            Outcome.STARTED,
+            subject=("file", self.log.digest(held.sha256)),
+            detail={
+                "decision": decision.value,
+                "reviewer": self.reviewer,
+                "reason": held.reason,
+                "profile_sha256": self.profile.sha256,
+            },
+        )
+        with self.log.act(entry):
+            if decision is Decision.CLEARED:
+                self._release(held)
+            return self.quarantine.decide(held, decision, self.reviewer)
+
+    def _may_clear(self, held: Held) -> None:
+        if not held.liftable:
+            raise PolicyError("looking at the picture does not answer this reason", hint="refuse the file")
+        if held.profile_sha256 != self.profile.sha256:
+            raise PolicyError("the file was held under another profile", hint="de-identify the folder again")
+        try:
+            now = sha256_of(held.path)
+        except OSError as error:
+            raise DataError("the file cannot be read any more", hint="de-identify the folder again") from error
+        if now != held.sha256:
+            raise DataError("the file has changed since it was held", hint="de-identify the folder again")
+
+    def _release(self, held: Held) -> None:
+        processor = Processor(Path(held.source), self.out, self.profile, self.key)
+        try:
+            done = processor.release(held.input, held.reason)
+        except MalformedError as error:
+            raise DataError("the file cannot be read", hint="refuse it") from error
+        if done.record.status is not Status.RELEASED:
+            raise PolicyError(f"it may still not go out: {done.record.reason}", hint="refuse the file")
