@@ -17,7 +17,6 @@ from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 
@@ -29,6 +28,7 @@ from client.deid.known import (
     codecs_in,
     days_of,
     decoded,
+    has_text,
     is_public,
     raw_elements,
     squeeze,
@@ -238,7 +238,7 @@ class _Checker:
             return
         if getattr(pixels, "length", 0) != 0xFFFFFFFF and len(pixels.value) > _expected(dataset):
             yield Finding(Kind.PIXELS, _PIXELS)
-        if _has_text(pixels.value) and any(term in pixels.value.lower() for term in self._known.raw):
+        if has_text(pixels.value) and any(term in pixels.value.lower() for term in self._known.raw):
             yield Finding(Kind.KNOWN, _PIXELS)
 
     def _constants(self, dataset: FileDataset) -> Iterator[bytes]:
@@ -388,18 +388,6 @@ def _expected(dataset: Dataset) -> int:
     cells = _number(dataset, "Rows") * _number(dataset, "Columns") * (_number(dataset, "SamplesPerPixel") or 1)
     size = (cells * frames * _number(dataset, "BitsAllocated") + 7) // 8
     return size + size % 2
-
-
-def _has_text(pixels: bytes) -> bool:
-    """Whether six printable bytes stand side by side: only then pixels are worth searching."""
-    pairs_of_bytes = np.frombuffer(pixels, dtype="<u2", count=len(pixels) // 2)
-    if pairs_of_bytes.size and pairs_of_bytes.max() < 0x2000:
-        return False  # as in most images: every second byte is a control character
-    values = np.frombuffer(pixels, dtype=np.uint8)
-    printable = (values - np.uint8(0x20)) < 0x5F
-    pairs = printable[:-1] & printable[1:]
-    fours = pairs[:-2] & pairs[2:]
-    return bool((fours[:-2] & pairs[4:]).any()) if fours.size > 2 else False
 
 
 def count_of(findings: Iterable[Finding]) -> Mapping[str, int]:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from pydicom import dcmread
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VR
@@ -226,3 +227,15 @@ def _name_terms(value: bytes, codecs: tuple[str, ...]) -> tuple[frozenset[str], 
     pieces = re.split(rb"[\\^=\s\0]+", value)
     raw = frozenset(piece.lower() for piece in pieces if len(piece) >= _LONG_RAW and not piece.isdigit())
     return frozenset(inside), frozenset(words), raw
+
+
+def has_text(pixels: bytes) -> bool:
+    """Whether six printable bytes stand side by side: only then pixels are worth searching."""
+    pairs_of_bytes = np.frombuffer(pixels, dtype="<u2", count=len(pixels) // 2)
+    if pairs_of_bytes.size and pairs_of_bytes.max() < 0x2000:
+        return False  # as in most images: every second byte is a control character
+    values = np.frombuffer(pixels, dtype=np.uint8)
+    printable = (values - np.uint8(0x20)) < 0x5F
+    pairs = printable[:-1] & printable[1:]
+    fours = pairs[:-2] & pairs[2:]
+    return bool((fours[:-2] & pairs[4:]).any()) if fours.size > 2 else False
