@@ -3,9 +3,8 @@
     python -m benchmarks.redaction [--pages 40] [--clean 20] [--seed 7]
 
 Pages are drawn from the fonts of this machine (Debian's fonts-dejavu-core, fonts-liberation, fonts-freefont-ttf and
-fonts-wqy-zenhei), in five scripts, 8 to 40 pixels high, upright, turned by a quarter either way and slightly slanted, on
-phantoms of five kinds, of 8, 12 and 16 bits, grey either way and RGB. Each goes through the whole de-identification of a
-file. A string counts as covered where at least 95 in 100 pixels of its ink are blanked; the mask ratio is the blanked
+fonts-wqy-zenhei), in five scripts, 8 to 40 pixels high, upright, turned by a quarter either way and slightly slanted,
+on phantoms of five kinds, of 8, 12 and 16 bits, grey either way and RGB. A string counts as covered where at least 95 in 100 pixels of its ink are blanked; the mask ratio is the blanked
 area over the area of the rectangles around the strings as they were written.
 """
 
@@ -14,6 +13,7 @@ import time
 from collections import Counter
 
 import numpy as np
+from scipy import ndimage
 
 from client.deid.codec import read
 from client.deid.pixels import clear, look
@@ -92,8 +92,6 @@ def boxes_of(
     changed: "np.ndarray[tuple[int, int], np.dtype[np.bool_]]",
 ) -> "np.ndarray[tuple[int, int], np.dtype[np.bool_]]":
     """Changed pixels with the gaps between them closed: black pixels inside a box do not change."""
-    from scipy import ndimage
-
     return ndimage.binary_closing(np.pad(changed, 8), np.ones((7, 7)))[8:-8, 8:-8]
 
 
@@ -113,11 +111,12 @@ def clean(count: int, rng: np.random.Generator) -> None:
         part10 = read(to_bytes(dicom(page, sop_class=US, bits=bits, photometric=photometric)), vr_of)
         why = look(part10.dataset)
         assert why
-        touched += clear(part10, why).part10 is not part10
+        try:
+            touched += clear(part10, why).part10 is not part10
+        except UnclearError:
+            touched += 1
     spent = time.process_time() - started
-    print(
-        f"clean pictures      {count - touched} of {count} bit-identical; {count / spent:.2f} frames of 512 x 512 per CPU-s"
-    )
+    print(f"clean pictures      {count - touched} of {count} bit-identical; {count / spent:.2f} frames per CPU-s")
 
 
 if __name__ == "__main__":

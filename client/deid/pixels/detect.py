@@ -33,15 +33,18 @@ SCORE = 0.3
 """Mean probability of a core from which it counts; PP-OCR's own is 0.5."""
 SURE = 0.8
 """From this score on, nobody asks the recogniser."""
-READABLE = 0.8
+READABLE = 0.9
 """Mean confidence of the recogniser below which a doubtful core is no text."""
-THICKEST = 0.15
+THICKEST = 0.12
 """Share of the picture's shorter side beyond which a core is no line of text; letters are about twice as high."""
+LARGE = 0.06
+"""Share from which on a core counts only where the recogniser can read it."""
 FINE_SIDE = 1024
 COARSE_SIDE = 640
 _TILE, _OVERLAP = 1536, 192
 _LEAST, _MULTIPLE = 64, 32
 _GROW, _PAD = 0.7, 1.5
+_SLENDER = 3.0
 _LINE = 48  # pixels of height that the recogniser takes
 _WIDEST = 960
 
@@ -67,17 +70,23 @@ class Box:
 
 @dataclass(frozen=True)
 class _Core:
-    """A connected piece of the probability map: its pieces as boxes, and how probable it is on average."""
+    """A connected piece of the probability map: its pieces as boxes, its score, and how slender it is."""
 
     boxes: tuple[Box, ...]
     whole: Box
     score: float
+    slender: float
 
     @property
     def sure(self) -> bool:
         """Whether it is text without asking further: probable, and longer than high as lines are."""
+        return self.score >= SURE and self.slender >= _SLENDER
+
+    @property
+    def speck(self) -> bool:
+        """Whether it is too small and too doubtful for a sign; grain makes such specks."""
         rows, columns = self.whole.bottom - self.whole.top, self.whole.right - self.whole.left
-        return self.score >= SURE and max(rows, columns) >= 1.5 * min(rows, columns)
+        return self.score < SURE and min(rows, columns) < 9 and max(rows, columns) < 25
 
 
 class Detector:
@@ -97,18 +106,21 @@ class Detector:
             for file in (_DETECTION, _RECOGNITION)
         )
 
-    def find(self, picture: Picture) -> list[Box]:
+    def find(self, picture: Picture, *, doubtful: bool = True) -> list[Box]:
         """Boxes that cover the text in a picture, upright, turned by a quarter either way, or slightly slanted.
 
         Args:
             picture: uint8, [rows, columns, 3].
+            doubtful: Whether what is no text at first sight counts where the recogniser can read it.
         """
         rows, columns = picture.shape[:2]
         cores = [core for top, left, tile in _tiles(picture) for core in self._cores(tile, FINE_SIDE, top, left)]
         for turns in (1, 3):
             turned = self._cores(np.rot90(picture, turns), COARSE_SIDE, 0, 0)
             cores += (_turned_back(core, turns, rows, columns) for core in turned)
-        found = [core for core in cores if core.sure or self._reads(picture, core.whole)]
+        found = [
+            core for core in cores if core.sure or (doubtful and not core.speck and self._reads(picture, core.whole))
+        ]
         return sorted({_clipped(box, rows, columns) for core in found for box in core.boxes})
 
     def _cores(self, picture: Picture, side: int, top: int, left: int) -> Iterator[_Core]:
@@ -124,14 +136,14 @@ class Detector:
                 yield core
 
     def _reads(self, picture: Picture, box: Box) -> bool:
-        """Whether the recogniser is confident of at least one sign in the box, held any way up."""
+        """Whether the recogniser is confident of a sign in the box, upright or turned by a quarter."""
         box = _clipped(box, *picture.shape[:2])
         crop = picture[box.slices()]
         if not crop.size:
             return False
         upright = crop.shape[1] >= 0.8 * crop.shape[0]
         sideways = crop.shape[0] >= 0.8 * crop.shape[1]
-        turns = [0, 2] * upright + [1, 3] * sideways
+        turns = [0] * upright + [1, 3] * sideways
         return any(self._confidence(np.rot90(crop, turn)) >= READABLE for turn in turns)
 
     def _confidence(self, line: Picture) -> float:
@@ -211,11 +223,14 @@ def _grown(mask: NDArray[np.bool_], score: float, scale: tuple[float, float], at
     rows, columns = np.nonzero(mask)
     top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
     height, width = bottom - top, right - left
-    # The thickness of the core, whatever its slant: what is left of the area along the length of the line.
-    thick = min(len(rows) / float(np.hypot(height, width)) * 1.1, float(min(height, width)))
+    # The thickness of the core, whatever its slant: twice the largest distance from its inside to its edge.
+    patch = np.pad(mask[top:bottom, left:right], 1)
+    thick = min(2 * float(ndimage.distance_transform_edt(patch).max()), float(min(height, width)))
     if thick > THICKEST * min(mask.shape):
         return None
-    grow = _GROW * thick
+    grow, slender = _GROW * thick, float(np.hypot(height, width)) / thick
+    if thick > LARGE * min(mask.shape):
+        slender = 0.0  # an organ can be as long as a line; letters as large as that are readable
 
     def box(rows_from: float, columns_from: float, rows_to: float, columns_to: float) -> Box:
         return Box(
@@ -227,8 +242,8 @@ def _grown(mask: NDArray[np.bool_], score: float, scale: tuple[float, float], at
 
     whole = box(top, left, bottom, right)
     if len(rows) >= 0.7 * height * width:
-        return _Core((whole,), whole, score)
-    return _Core(tuple(box(*piece) for piece in _along(rows, columns, max(4, round(2 * thick)))), whole, score)
+        return _Core((whole,), whole, score, slender)
+    return _Core(tuple(box(*piece) for piece in _along(rows, columns, max(4, round(2 * thick)))), whole, score, slender)
 
 
 def _along(rows: NDArray[np.intp], columns: NDArray[np.intp], step: int) -> Iterator[tuple[float, float, float, float]]:
@@ -252,7 +267,7 @@ def _turned_back(core: _Core, turns: int, rows: int, columns: int) -> _Core:
             return Box(box.left, columns - box.bottom, box.right, columns - box.top)
         return Box(rows - box.right, box.top, rows - box.left, box.bottom)
 
-    return _Core(tuple(back(box) for box in core.boxes), back(core.whole), core.score)
+    return _Core(tuple(back(box) for box in core.boxes), back(core.whole), core.score, core.slender)
 
 
 def _clipped(box: Box, rows: int, columns: int) -> Box:

@@ -21,12 +21,15 @@ CT, MR, XA = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "4", "12.1"))
 
 FONTS = Path("/usr/share/fonts/truetype")
 LATIN = (
-    "dejavu/DejaVuSans.ttf", "dejavu/DejaVuSansMono.ttf", "dejavu/DejaVuSerif-Bold.ttf", "liberation/LiberationSans-Regular.ttf",
-    "liberation/LiberationSerif-Italic.ttf", "liberation/LiberationMono-Bold.ttf", "freefont/FreeSans.ttf", "freefont/FreeSerif.ttf",
+    "dejavu/DejaVuSans.ttf", "dejavu/DejaVuSansMono.ttf", "dejavu/DejaVuSerif-Bold.ttf",
+    "liberation/LiberationSans-Regular.ttf",
+    "liberation/LiberationSerif-Italic.ttf", "liberation/LiberationMono-Bold.ttf",
+    "freefont/FreeSans.ttf", "freefont/FreeSerif.ttf",
 )  # fmt: skip
 CJK = ("wqy/wqy-zenhei.ttc",)
 TEXTS = {
-    "latin": ("Mustermann, Erika", "MRN-4711-0815", "Dr. Leonard Sawbones", "St. Elsewhere Hospital", "Müller Jürgen 67Y F"),
+    "latin": ("Mustermann, Erika", "MRN-4711-0815", "Dr. Leonard Sawbones", "St. Elsewhere Hospital",
+              "Müller Jürgen 67Y F"),
     "digits": ("1957-03-21", "21.03.1957 11:42", "0815 4711 99", "+49 30 1234567"),
     "cyrillic": ("Иванов Иван Петрович", "Городская больница 7"),
     "greek": ("Παπαδόπουλος Γιώργος", "Νοσοκομείο Αθηνών"),
@@ -79,7 +82,8 @@ def background(kind: str, rng: np.random.Generator, rows: int = 384, columns: in
             body = (x / 0.42) ** 2 + (y / 0.4) ** 2 < 1
             organs = sum(
                 level * (((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 < 1)
-                for cx, cy, rx, ry, level in ((-0.15, 0, 0.12, 0.16, 0.15), (0.15, 0.02, 0.11, 0.17, 0.12), (0, 0.22, 0.06, 0.07, 0.35))
+                for cx, cy, rx, ry, level in ((-0.15, 0, 0.12, 0.16, 0.15), (0.15, 0.02, 0.11, 0.17, 0.12),
+                    (0, 0.22, 0.06, 0.07, 0.35))
             )  # fmt: skip
             noise = 0.05 if kind == "ct" else 0.03
             return np.clip(0.02 + body * (0.35 + organs + 0.05 * smooth) + noise * grain, 0, 1)
@@ -113,7 +117,7 @@ def write(
 def pages(
     count: int, rng: np.random.Generator, *, fonts: tuple[str, ...] = LATIN, cjk: bool = True
 ) -> Iterator[tuple[str, Page]]:
-    """Pages with two to five strings each, of all scripts, sizes from 8 to 40 pixels, and angles; with their background."""
+    """Pages with two to five strings each, of all scripts, sizes from 8 to 40 pixels and angles, by background."""
     scripts = [script for script in TEXTS if script != "cjk" or cjk]
     kinds = ("us", "ct", "mr", "xr", "dark")
     for number in range(count):
