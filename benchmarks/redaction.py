@@ -4,7 +4,8 @@
 
 Pages are drawn from the fonts of this machine (Debian's fonts-dejavu-core, fonts-liberation, fonts-freefont-ttf and
 fonts-wqy-zenhei), in five scripts, 8 to 40 pixels high, upright, turned by a quarter either way and slightly slanted,
-on phantoms of five kinds, of 8, 12 and 16 bits, grey either way and RGB. A string counts as covered where at least 95 in 100 pixels of its ink are blanked; the mask ratio is the blanked
+on phantoms of five kinds, of 8, 12 and 16 bits, grey either way and RGB. A string counts as covered where at least
+95 in 100 pixels of its ink are blanked; the mask ratio is the blanked
 area over the area of the rectangles around the strings as they were written.
 """
 
