@@ -36,7 +36,7 @@ lint: $(READY) ## style, types, floors
 
 check: lint test ## all that CI runs
 
-benchmark: $(READY) ## the full comparison on ten sites (about an hour) and the round overhead
+benchmark: $(READY) ## the full comparison on ten sites (about half an hour) and the round overhead
 	$(BIN)/fedward simulate benchmark --sites 8 --unseen X1,X2 --patients 0 --size 160 --slices 8 --compare all \
 		--out runs/benchmark --overwrite
 	$(BIN)/python -m benchmarks.local_grid
