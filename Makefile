@@ -25,7 +25,7 @@ demo: $(READY) ## a whole federation on this machine, on generated DICOM; ends w
 test: $(READY) ## the tests, two at a time
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
-test-deep: $(READY) ## the attacks on de-identification with five times as many random files
+test-deep: $(READY) ## the attacks on de-identification with five times as many random files; others with FEDWARD_RANDOM=1
 	FEDWARD_DEEP=1 $(BIN)/python -m pytest -q tests/attacks/deid
 
 lint: $(READY) ## style, types, floors
@@ -34,7 +34,7 @@ lint: $(READY) ## style, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint test ## all that CI runs
+check: lint test test-deep ## all that CI runs
 
 benchmark: $(READY) ## the full comparison on ten sites (about half an hour) and the round overhead
 	$(BIN)/fedward simulate benchmark --sites 8 --unseen X1,X2 --patients 0 --size 160 --slices 8 --compare all \

@@ -5,10 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+# A verdict on a commit must not hang on luck: examples are the same in every run, and others with FEDWARD_RANDOM=1.
+settings.register_profile("fedward", derandomize=os.environ.get("FEDWARD_RANDOM") != "1", database=None)
+settings.load_profile("fedward")
 
 PROGRAMS = {"dicom3tools": "dciodvfy", "chromium": "chromium", "orthanc": "Orthanc"}
 

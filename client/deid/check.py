@@ -132,9 +132,11 @@ _CHARACTER_SET, _SOP_CLASS, _INSTANCE = 0x00080005, 0x00080016, 0x00080018
 _PIXELS = 0x7FE00010
 _DOCUMENTS = ("1.2.840.10008.1.3.10", "1.2.840.10008.5.1.4.1.1.104", "1.2.840.10008.5.1.4.1.1.88")
 _PSEUDONYM = re.compile(rb"FW[A-Z2-7]{16}")
-_DUMMIES = frozenset({b"", b"REMOVED", b"19000101", b"19000101000000", b"000000", b"000Y", b"0", b"urn:removed"})
+_DUMMIES = frozenset({b"", b"REMOVED", b"19000101", b"19000101000000", b"000000", b"000Y", b"0", b"urn:removed",
+    b"99FEDWARD"})  # fmt: skip
 _ENUMERATED = frozenset({b"CT", b"MR", b"PT", b"SEG", b"MONOCHROME1", b"MONOCHROME2", b"PALETTE COLOR", b"BINARY",
     b"FRACTIONAL", b"LABELMAP"})  # fmt: skip
+_SAME = tuple(one.lower() for one in _DUMMIES | _ENUMERATED | {b"FEDWARD_0_1"})  # in every file, whoever it is about
 _ADDRESS = re.compile(rb"[\w.+-]+@[\w-]+\.\w|https?://|www\.", re.IGNORECASE)
 _TEXT = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT", "UN"})
 _WIDE = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UL", "SL", "SS", "US", "FL", "FD", "SV", "UV"})
@@ -170,8 +172,7 @@ def check(released: bytes | Path, known: Known, facts: Facts, name: str = "") ->
         warnings.simplefilter("ignore")
         try:
             dataset = dcmread(BytesIO(content))
-            implicit = dataset.original_encoding[0] is True
-            checker = _Checker(known, facts, _shift(dataset, known), implicit=implicit)
+            checker = _Checker(known, facts, _shift(dataset, known), implicit=dataset.original_encoding[0] is True)
             found = set(checker.around(content, dataset))
             found.update(checker.markers(dataset))
             found.update(checker.walk(dataset, ("iso8859",), top=True))
@@ -232,7 +233,7 @@ class _Checker:
         for marker in self._constants(dataset):
             head = head.replace(marker, b"")
         head = head.lower()
-        if any(term in head for term in self._known.raw):
+        if any(term in head for term in self._known.raw if not any(term in same for same in _SAME)):
             yield Finding(Kind.KNOWN)
         if pixels is None or not isinstance(pixels.value, bytes):
             return
