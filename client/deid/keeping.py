@@ -25,8 +25,13 @@ _LOCAL = b"99LOCAL"
 
 # Without these an image cannot be read; a patient called like one of the enumerated values must not cost it.
 _ENUMERATED: dict[int, frozenset[bytes]] = {
-    0x00080060: frozenset({b"CT", b"MR", b"PT", b"SEG"}),
-    0x00280004: frozenset({b"MONOCHROME1", b"MONOCHROME2", b"PALETTE COLOR"}),
+    0x00080060: frozenset(
+        {b"CT", b"MR", b"PT", b"SEG", b"US", b"CR", b"DX", b"MG", b"XA", b"RF", b"ES", b"NM", b"OT", b"IO"}
+    ),
+    0x00280004: frozenset(
+        {b"MONOCHROME1", b"MONOCHROME2", b"PALETTE COLOR", b"RGB"}
+        | {b"YBR_FULL", b"YBR_FULL_422", b"YBR_RCT", b"YBR_ICT"}
+    ),
     0x00620001: frozenset({b"BINARY", b"FRACTIONAL", b"LABELMAP"}),
 }
 

@@ -7,12 +7,12 @@ entry and in every released file.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 from client.deid.actions import FREE_TEXT_VRS, Action, Rule, row_rule
-from client.deid.profile_file import SHIPPED, Determination, Written, read_determination, read_profile
+from client.deid.profile_file import SHIPPED, Determination, PixelRules, Written, read_determination, read_profile
 from client.deid.tables import (
     RELEASED,
     RULES,
@@ -55,6 +55,7 @@ class Profile:
         sha256: Over everything that it was resolved from, 64 hexadecimal digits.
         needs_expert: Whether it keeps what Safe Harbor counts as an identifier.
         determination: The expert determination that it is used under, if any.
+        pixels: What it says of pixels.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Profile:
     sha256: str
     needs_expert: bool
     determination: Determination | None = None
+    pixels: PixelRules = field(default_factory=PixelRules)
 
     @classmethod
     def load(cls, name: str, *, determination: Path | None = None, today: date | None = None) -> "Profile":
@@ -127,6 +129,7 @@ def resolve(name: str) -> Profile:
                 "edition": edition(),
                 "tables": data_digest(TABLE, SAFE_PRIVATE, RULES, RELEASED, VOCABULARY),
                 "options": sorted(written.options),
+                "pixels": asdict(written.pixels),
                 "overrides": {show_tag(tag): action for tag, action in sorted(written.overrides.items())},
             }
         )
@@ -138,6 +141,7 @@ def resolve(name: str) -> Profile:
         rules=resolved,
         sha256=digest,
         needs_expert=_needs_expert(written),
+        pixels=written.pixels,
     )
 
 

@@ -37,12 +37,35 @@ class Determination:
 
 
 @dataclass(frozen=True)
+class PixelRules:
+    """What a profile says of pixels, beyond that risky and suspect images are looked at.
+
+    Attributes:
+        every_image: Whether the pixels of all images are looked at.
+        only_regions: Whether an ultrasound picture is blanked outside its regions (0018,6011), unseen.
+    """
+
+    every_image: bool = False
+    only_regions: bool = False
+
+
+@dataclass(frozen=True)
 class Written:
     """A profile file and the shipped profile that it extends, flattened."""
 
     title: str
     options: frozenset[Option]
     overrides: Mapping[int, Action]
+    pixels: PixelRules
+
+
+class _Pixels(BaseModel):
+    """The table ``[pixels]`` of a profile file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    examine: Literal["suspect", "all"] | None = None
+    outside_regions: Literal["examine", "blank"] | None = None
 
 
 class _Overlay(BaseModel):
@@ -54,6 +77,7 @@ class _Overlay(BaseModel):
     title: str | None = None
     options: list[str] = Field(default_factory=list)
     overrides: dict[str, str] = Field(default_factory=dict)
+    pixels: _Pixels = Field(default_factory=_Pixels)
 
 
 class _DeterminationFile(BaseModel):
@@ -107,7 +131,7 @@ def read_profile(name: str) -> Written:
         raise UsageError(f"{source} is not TOML: {error}", hint="correct that line") from error
     except ValidationError as error:
         raise UsageError(
-            f"{source}: {_first_fault(error)}", hint="a profile has extends, title, options and overrides"
+            f"{source}: {_first_fault(error)}", hint="a profile has extends, title, options, overrides and pixels"
         ) from error
     base = read_profile(raw.extends) if raw.extends is not None else None
     if base is None and name not in SHIPPED:
@@ -121,6 +145,14 @@ def read_profile(name: str) -> Written:
         title=raw.title or (base.title if base else name),
         options=options | (base.options if base else frozenset()),
         overrides=overrides,
+        pixels=_pixels(raw.pixels, base.pixels if base else PixelRules()),
+    )
+
+
+def _pixels(written: _Pixels, base: PixelRules) -> PixelRules:
+    return PixelRules(
+        every_image=base.every_image if written.examine is None else written.examine == "all",
+        only_regions=base.only_regions if written.outside_regions is None else written.outside_regions == "blank",
     )
 
 

@@ -4,19 +4,21 @@ import os
 import resource
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from client.deid import streams, triage
-from client.deid.check import Facts, check, count_of
-from client.deid.check import reason as reason_of
-from client.deid.codec import MalformedError, Part10, read
-from client.deid.engine import Engine
-from client.deid.known import Known
+        frames, boxes = (cleared.frames, cleared.boxes) if cleared else (0, 0)
+        content = b"".join(done.chunks())
+        if findings := check(content, Known.of(data, self._facts.kept), self._facts, str(done.path)):
+            counts = {**done.counts, **count_of(findings)}
+            return Processed(FileRecord(path, Status.QUARANTINED, reason_of(findings), counts, frames, boxes))
+        with atomic_file(self._out / done.path) as stream:
+            stream.write(content)
+        return Processed(FileRecord(path, Status.RELEASED, "", done.counts, frames, boxes), str(done.path))
 from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
 from client.deid.report import FileRecord, Status
-from client.deid.tables import vr_of
+from client.deid.tables import Option, vr_of
 from shared.errors import FedwardError
 from shared.files import atomic_file
 
@@ -84,7 +86,7 @@ class Processor:
     """
 
     def __init__(self, source: Path, out: Path, profile: Profile, key: SiteKey) -> None:
-        self._source, self._out, self._engine = source, out, Engine(profile, key)
+        self._source, self._out, self._profile, self._engine = source, out, profile, Engine(profile, key)
         self._facts = Facts.of(profile)
 
     def process(self, path: str) -> Processed:
@@ -115,11 +117,11 @@ class Processor:
         Returns:
             What becomes of the second.
         """
-        chunks = [self._engine.deidentify(self._readable(path)).chunks() for path in (first, second)]
+        chunks = [self._done(self._readable(path))[0].chunks() for path in (first, second)]
         same = b"".join(chunks[0]) == b"".join(chunks[1])
         again = self._process(first)
         if same:
-            return Processed(FileRecord(second, Status.RELEASED, rules=again.record.rules), again.target)
+            return Processed(replace(again.record, path=second), again.target)
         return Processed(
             FileRecord(second, Status.QUARANTINED, "another file has its SOP Instance UID and other content")
         )
@@ -134,7 +136,22 @@ class Processor:
         return self._process(path, lifted)
 
     def _readable(self, path: str) -> Part10:
-        return streams.stripped(triage.exact_pixels(read((self._source / path).read_bytes(), vr_of)))
+        return triage.exact_pixels(read((self._source / path).read_bytes(), vr_of))
+
+    def _done(self, part10: Part10) -> tuple[Deidentified, pixels.Cleared | None]:
+        """The file as it may go out, and what was done to its pixels where they were looked at.
+
+        Raises:
+            UnclearError: Its pixels cannot be cleared.
+        """
+        head = pixels.is_head(part10.dataset)
+        if head and self._profile.has(Option.CLEAN_RECOGNIZABLE_VISUAL_FEATURES):
+            raise streams.UnclearError("a head, whose face could be rendered, and nothing here takes faces out")
+        bare = streams.stripped(triage.stored_bits_only(part10))
+        why = pixels.look(bare.dataset, everything=self._profile.pixels.every_image)
+        cleared = pixels.clear(bare, why, only_regions=self._profile.pixels.only_regions) if why else None
+        done = self._engine.deidentify(cleared.part10 if cleared else bare)
+        return marked(done, self._profile, cleared, head=head), cleared
 
     def _process(self, path: str, lifted: str = "") -> Processed:
         file = self._source / path
@@ -155,9 +172,10 @@ class Processor:
             dataset = dict(sorted({**part10.dataset, _BURNED_IN: ("CS", b"NO")}.items()))
             part10 = Part10(part10.syntax, part10.encoding, dataset)
         try:
-            part10 = streams.stripped(part10)
+            done, cleared = self._done(part10)
         except streams.UnclearError as error:
             return Processed(FileRecord(path, Status.QUARANTINED, str(error)))
+<<<<<<< ours
         done = self._engine.deidentify(part10)
         content = b"".join(done.chunks())
         if findings := check(content, Known.of(data, self._facts.kept), self._facts, str(done.path)):
@@ -167,6 +185,12 @@ class Processor:
         with atomic_file(self._out / done.path) as stream:
             stream.write(content)
         return Processed(FileRecord(path, Status.RELEASED, rules=done.counts), str(done.path))
+=======
+        frames, boxes = (cleared.frames, cleared.boxes) if cleared else (0, 0)
+        with atomic_file(self._out / done.path) as stream:
+            stream.writelines(done.chunks())
+        return Processed(FileRecord(path, Status.RELEASED, "", done.counts, frames, boxes), str(done.path))
+>>>>>>> theirs
 
 
 def _address_space() -> int:

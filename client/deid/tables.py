@@ -79,12 +79,16 @@ class Rules:
 
 @dataclass(frozen=True)
 class SopClass:
-    """A SOP class that may be released, with the types of the attributes whose action depends on them."""
+    """A SOP class that may be released, with the types of the attributes whose action depends on them.
+
+    Where it is ``risky``, text is looked for in the pixels of every file.
+    """
 
     uid: str
     name: str
     type_1: frozenset[int]
     type_2: frozenset[int]
+    risky: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,9 @@ def rules() -> Rules:
 def released() -> Mapping[str, SopClass]:
     """``released.toml``: the SOP classes that may be released, by UID."""
     classes = (
-        SopClass(row["uid"], row["name"], _tags(row.get("type_1", [])), _tags(row.get("type_2", [])))
+        SopClass(
+            row["uid"], row["name"], _tags(row.get("type_1", [])), _tags(row.get("type_2", [])), bool(row.get("risky"))
+        )
         for row in tomllib.loads(data_text(RELEASED))["class"]
     )
     return {one.uid: one for one in classes}

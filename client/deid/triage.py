@@ -1,11 +1,12 @@
 """Which files may be released at all: what cannot be read is refused, what nobody may release unseen is quarantined.
 
-Quarantined means: named in the report with the reason, and copied nowhere. Text that is burned into pixels is not
-looked for here; classes that are known to carry it wait for the room that does.
+Quarantined means: named in the report with the reason, and copied nowhere. Which pixels have to be looked at for text
+is decided in :mod:`client.deid.pixels.decide`.
 """
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from client.deid.codec import PIXEL_DATA, Dataset, Encapsulated, Part10, Value
 from client.deid.engine import text_of
 from client.deid.tables import quarantined, released
 
-_SOP_CLASS, _IMAGE_TYPE, _BURNED_IN = 0x00080016, 0x00080008, 0x00280301
+_SOP_CLASS, _IMAGE_TYPE = 0x00080016, 0x00080008
 _REQUIRED = {
     _SOP_CLASS: "SOP Class UID",
     0x00080018: "SOP Instance UID",
@@ -22,13 +23,10 @@ _REQUIRED = {
 }
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _PIXELS = (PIXEL_DATA, 0x7FE00008, 0x7FE00009)
-_SCREEN_WORDS = ("SCREEN", "DOSE", "REPORT", "PATIENT PROTOCOL", "CAPTURE")
-_GREY = {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"}
+_DOCUMENT_WORDS = ("DOSE", "REPORT", "PATIENT PROTOCOL")
 
-_SAYS_BURNED_IN = "Burned In Annotation says that its pixels carry text"
-_SCREEN = "its Image Type says that it is a picture of a screen or a report"
-_COLOUR = "a colour picture in a class of grey ones, as reports and screens are"
-LIFTABLE = frozenset({_SAYS_BURNED_IN, _SCREEN, _COLOUR})
+_REPORT = "its Image Type says that it is a picture of a report"
+LIFTABLE = frozenset({_REPORT})
 """Reasons that a person who looks at the picture may lift."""
 
 
@@ -65,16 +63,12 @@ def _reasons(part10: Part10) -> Iterator[str]:
     if sop_class not in released():
         families = (why for uid, why in quarantined().items() if sop_class == uid or sop_class.startswith(uid + "."))
         yield next(families, "a SOP class that is not known to be safe to release")
-    if text_of(dataset, _BURNED_IN).upper() == "YES":
-        yield _SAYS_BURNED_IN
     kind = text_of(dataset, _IMAGE_TYPE).upper()
-    if any(word in kind for word in _SCREEN_WORDS):
-        yield _SCREEN
+    if any(word in kind for word in _DOCUMENT_WORDS):
+        yield _REPORT
     present = [tag for tag in _PIXELS if tag in dataset]
     if len(present) > 1:
         yield "it holds pixel data twice"
-    if present and sop_class in released() and text_of(dataset, 0x00280004) not in _GREY:
-        yield _COLOUR
     if present and (why := _pixel_reason(part10)):
         yield why
 
@@ -115,30 +109,46 @@ def _pixel_reason(part10: Part10) -> str | None:
         return "its pixel data are no pixel data"
     if not _expected_bytes(dataset):
         return "its pixel data are not described"
-    return _hidden_bits(dataset, value, big=part10.encoding.big)
-
-
-def _hidden_bits(dataset: Dataset, value: bytes | memoryview, *, big: bool) -> str | None:
-    """Bits outside Bits Stored that are set: old scanners kept overlays there (PS3.3 C.9.2.1.1, retired use)."""
-    allocated, stored, high = (_number(dataset, tag, big=big) for tag in (0x00280100, 0x00280101, 0x00280102))
-    if allocated not in {8, 16, 32} or not 0 < stored < allocated:
-        return None
-    if not stored - 1 <= high < allocated:
+    allocated, stored, high = _bits(part10)
+    if allocated in {8, 16, 32} and 0 < stored < allocated and not stored - 1 <= high < allocated:
         return "High Bit and Bits Stored contradict each other"
-    signed = _number(dataset, 0x00280103, big=big) == 1
-    order = ">" if big else "<"
-    pixels = np.frombuffer(
-        value, dtype=f"{order}{'i' if signed else 'u'}{allocated // 8}", count=len(value) * 8 // allocated
-    )
-    if not pixels.size:
-        return None
+    return None
+
+
+def _bits(part10: Part10) -> tuple[int, int, int]:
+    """Bits Allocated, Bits Stored and High Bit."""
+    dataset, big = part10.dataset, part10.encoding.big
+    allocated, stored, high = (_number(dataset, tag, big=big) for tag in (0x00280100, 0x00280101, 0x00280102))
+    return allocated, stored, high
+
+
+def stored_bits_only(part10: Part10) -> Part10:
+    """The file without the bits that Bits Stored does not cover, zeros or copies of the sign in their place.
+
+    Old scanners kept overlays there (PS3.3 C.9.2.1.1, retired use); the picture does not depend on them. A file in
+    which nothing is hidden comes back as it is.
+    """
+    allocated, stored, high = _bits(part10)
+    vr, value = part10.dataset.get(PIXEL_DATA, ("", None))
+    if not isinstance(value, bytes | memoryview) or allocated not in {8, 16, 32} or not 0 < stored < allocated:
+        return part10
+    signed = _number(part10.dataset, 0x00280103, big=part10.encoding.big) == 1
+    kind = f"{'>' if part10.encoding.big else '<'}{'i' if signed else 'u'}{allocated // 8}"
+    pixels = np.frombuffer(value, kind, count=len(value) * 8 // allocated)
+    if not pixels.size or not _hides(pixels, stored, high, signed=signed):
+        return part10
+    # Shifting up drops what is above; shifting down fills with zeros, or with the sign.
+    above, below = allocated - 1 - high, high + 1 - stored
+    cleared = (((pixels << above) >> (above + below)) << below).astype(kind).tobytes()
+    return Part10(part10.syntax, part10.encoding, {**part10.dataset, PIXEL_DATA: (vr, memoryview(cleared))})
+
+
+def _hides(pixels: np.ndarray[Any, np.dtype[Any]], stored: int, high: int, *, signed: bool) -> bool:
     below = high + 1 - stored
     if below and int(np.bitwise_or.reduce(pixels)) & ((1 << below) - 1):
-        return "bits below the stored ones are set, as hidden overlays are"
+        return True
     if signed:
         # Sign extension fills the bits above with the sign; some writers leave them zero.
         upper = pixels >> high
-        hidden = bool(upper.min() < -1 or upper.max() > 1)
-    else:
-        hidden = bool(int(np.bitwise_or.reduce(pixels)) >> (high + 1))
-    return "bits above the stored ones are set, as hidden overlays are" if hidden else None
+        return bool(upper.min() < -1 or upper.max() > 1)
+    return bool(int(np.bitwise_or.reduce(pixels)) >> (high + 1))

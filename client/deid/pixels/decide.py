@@ -1,0 +1,93 @@
+"""Which images somebody has to look at: those of classes that carry text, those that say so, and those that look so."""
+
+import re
+from dataclasses import dataclass
+
+from client.deid.codec import Dataset
+from client.deid.engine import text_of
+from client.deid.tables import released
+
+_SOP_CLASS, _IMAGE_TYPE, _BURNED_IN, _MODALITY = 0x00080016, 0x00080008, 0x00280301, 0x00080060
+_PHOTOMETRIC, _CONVERSION, _ALLOCATED, _ROWS, _COLUMNS = 0x00280004, 0x00080064, 0x00280100, 0x00280010, 0x00280011
+_PIXEL_DATA = 0x7FE00010
+_GREY = {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"}
+_SCREEN = ("SCREEN", "CAPTURE")
+_DESCRIPTIONS = (0x0008103E, 0x00081030, 0x00181030)  # of the series, the study and the protocol
+_SUSPECT_WORDS = re.compile(r"screen|capture|report|summary|dose|annotat|result|snapshot|key ?image|protocol page")
+# Sizes of screens, columns by rows; scanners do not make them.
+_SCREENS = {(640, 480), (720, 480), (720, 576), (800, 600), (1024, 768), (1152, 864), (1280, 720), (1280, 800)} | {
+    (1280, 1024), (1440, 900), (1600, 1200), (1680, 1050), (1920, 1080), (1920, 1200), (2560, 1440), (3840, 2160)
+}  # fmt: skip
+
+_HEAD_PLACES = (0x00180015, *_DESCRIPTIONS)
+_HEAD = re.compile(r"head|brain|skull|crani|cereb|face|facial|orbit|sinus|maxill|mandib|neuro|schaedel|schadel|kopf")
+_HEAD_CODES = {b"69536005", b"12738006", b"89546000", b"89545001", b"T-D1100", b"T-A0100", b"T-D1200", b"T-11100"}
+_ANATOMY = 0x00082218
+_HEAD_MODALITIES = {"CT", "MR"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """Why a file's pixels have to be looked at.
+
+    Attributes:
+        why: For people.
+        claimed: Whether the file itself says that there is text: then finding none clears nothing.
+    """
+
+    why: str
+    claimed: bool = False
+
+
+def look(dataset: Dataset, *, everything: bool = False) -> Look | None:
+    """Why the pixels of a file have to be looked at; None where nothing speaks for it.
+
+    Args:
+        dataset: The file, before anything is taken out of its header.
+        everything: Whether the profile has all images looked at.
+    """
+    if _PIXEL_DATA not in dataset:
+        return None
+    if text_of(dataset, _BURNED_IN).upper() == "YES":
+        return Look("Burned In Annotation says that its pixels carry text", claimed=True)
+    if any(word in text_of(dataset, _IMAGE_TYPE).upper() for word in _SCREEN):
+        return Look("its Image Type says that it is a picture of a screen", claimed=True)
+    sop_class = released().get(text_of(dataset, _SOP_CLASS))
+    if sop_class is not None and sop_class.risky:
+        return Look(f"{sop_class.name}, a class that may carry text in its pixels")
+    if text_of(dataset, _MODALITY) == "SEG":
+        return None
+    if text_of(dataset, _PHOTOMETRIC) not in _GREY:
+        return Look("a colour picture in a class of grey ones, as reports and screens are")
+    if text_of(dataset, _CONVERSION):
+        return Look("its Conversion Type says that it did not come from the scanner")
+    if any(_SUSPECT_WORDS.search(_plain(dataset, tag)) for tag in _DESCRIPTIONS):
+        return Look("its description speaks of a screen, a report or annotations")
+    if _short(dataset, _ALLOCATED) == 8 and text_of(dataset, _MODALITY) in {"CT", "MR", "PT"}:
+        return Look("a scanner's image of 8 bits, as screens have")
+    if (_short(dataset, _COLUMNS), _short(dataset, _ROWS)) in _SCREENS:
+        return Look("it has the size of a screen")
+    return Look("the profile has every image looked at") if everything else None
+
+
+def is_head(dataset: Dataset) -> bool:
+    """Whether a CT or MR shows a head, from which a face could be rendered, as far as its header says."""
+    if text_of(dataset, _MODALITY) not in _HEAD_MODALITIES or _PIXEL_DATA not in dataset:
+        return False
+    if any(_HEAD.search(_plain(dataset, tag)) for tag in _HEAD_PLACES):
+        return True
+    items = dataset.get(_ANATOMY, ("", []))[1]
+    return isinstance(items, list) and any(text_of(item, 0x00080100).encode() in _HEAD_CODES for item in items)
+
+
+def _plain(dataset: Dataset, tag: int) -> str:
+    value = dataset.get(tag, ("", b""))[1]
+    return value.decode("latin-1").lower() if isinstance(value, bytes) else ""
+
+
+def _short(dataset: Dataset, tag: int) -> int:
+    """A number of two bytes; these attributes are below 16384, so the byte order shows."""
+    value = dataset.get(tag, ("", b""))[1]
+    if not isinstance(value, bytes) or len(value) != 2:
+        return 0
+    return min(int.from_bytes(value, "little"), int.from_bytes(value, "big"))

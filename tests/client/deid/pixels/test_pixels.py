@@ -1,0 +1,175 @@
+"""Text in pixels: found, blanked, everything else bit-identical; what cannot be cleared is held back."""
+
+import io
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+
+from client.deid import Profile, Status, deidentify_folder
+from client.deid.codec import Part10, read
+from client.deid.pixels import clear, look
+from client.deid.pixels.detect import Box, Detector
+from client.deid.pixels.frames import Frames
+from client.deid.pixels.redact import blanked
+from client.deid.streams import UnclearError
+from client.deid.tables import vr_of
+from tests.client.deid.files import KEY, to_bytes
+from tests.client.deid.pixels.rendering import CT, SC, US, Page, background, dicom, write
+
+
+def page_with(text: str = "Mustermann 4711", angle: float = 0) -> Page:
+    page = Page(background("dark", np.random.default_rng(1), 192, 256))
+    assert write(page, text, (20, 20), name="dejavu/DejaVuSans.ttf", size=16, angle=angle)
+    return page
+
+
+def parsed(dataset: pydicom.Dataset) -> Part10:
+    return read(to_bytes(dataset), vr_of)
+
+
+def release(tmp_path: Path, dataset: pydicom.Dataset, profile: Profile) -> tuple[object, pydicom.Dataset | None]:
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "a.dcm").write_bytes(to_bytes(dataset))
+    report = deidentify_folder(source, tmp_path / "out", profile=profile, key=KEY, log=None, reports=tmp_path / "r")
+    [record] = report.records()
+    files = list((tmp_path / "out").rglob("*.dcm"))
+    return record, pydicom.dcmread(files[0]) if files else None
+
+
+@pytest.mark.parametrize("bits,photometric", [(8, "MONOCHROME2"), (12, "MONOCHROME1"), (16, "MONOCHROME2"), (8, "RGB")])
+def test_text_is_blanked_and_the_rest_stays(bits: int, photometric: str) -> None:
+    page = page_with()
+    part10 = parsed(dicom(page, sop_class=US, bits=bits, photometric=photometric))
+    why = look(part10.dataset)
+    assert why is not None
+    done = clear(part10, why)
+    assert done.boxes
+    before, after = Frames(part10).read(0), Frames(done.part10).read(0)
+    ink = page.written[0].ink
+    assert len(np.unique(after[ink].reshape(int(ink.sum()), -1), axis=0)) == 1
+    changed = (before != after).reshape(*ink.shape, -1).any(axis=-1)
+    rows, columns = np.nonzero(ink)
+    near = np.zeros_like(ink)
+    near[max(rows.min() - 12, 0) : rows.max() + 13, max(columns.min() - 12, 0) : columns.max() + 13] = True
+    assert not (changed & ~near).any()
+
+
+@pytest.mark.parametrize("angle", [90, 270])
+def test_vertical_text(angle: float) -> None:
+    page = page_with(angle=angle)
+    part10 = parsed(dicom(page))
+    done = clear(part10, look(part10.dataset) or pytest.fail("not looked at"))
+    assert len(np.unique(Frames(done.part10).read(0)[page.written[0].ink])) == 1
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
+@pytest.mark.parametrize("photometric,bits", [("MONOCHROME2", 8), ("MONOCHROME2", 12), ("RGB", 8)])
+def test_lossless_streams_come_back_outside_the_box(syntax: str, photometric: str, bits: int) -> None:
+    dataset = dicom(page_with(), bits=bits, photometric=photometric)
+    dataset.compress(syntax, generate_instance_uid=False)
+    frames = Frames(parsed(dataset))
+    before = frames.read(0)
+    frames.write(0, blanked(before, [Box(5, 6, 40, 50)], photometric))
+    part10 = frames.result()
+    assert part10.syntax == syntax
+    after = Frames(part10).read(0)
+    outside = np.ones(before.shape, bool)
+    outside[5:40, 6:50] = False
+    assert np.array_equal(before[outside], after[outside])
+    assert not np.array_equal(before, after)
+
+
+def test_clean_images_are_untouched() -> None:
+    part10 = parsed(dicom(Page(background("dark", np.random.default_rng(2), 192, 256)), sop_class=US))
+    done = clear(part10, look(part10.dataset) or pytest.fail("not looked at"))
+    assert (done.part10, done.boxes) == (part10, 0)
+
+
+def test_the_file_and_the_report_say_what_was_done(tmp_path: Path, research: Profile) -> None:
+    record, out = release(tmp_path, dicom(page_with(), sop_class=US), research)
+    assert (record.status, record.frames) == (Status.RELEASED, 1)
+    assert record.boxes > 0
+    assert out is not None
+    assert out.BurnedInAnnotation == "NO"
+    assert "113101" in [code.CodeValue for code in out.DeidentificationMethodCodeSequence]
+    assert "Mustermann" not in (tmp_path / "r" / "deid.json").read_text()
+
+
+def test_the_basic_profile_redacts_and_claims_no_option(tmp_path: Path, basic: Profile) -> None:
+    _, out = release(tmp_path, dicom(page_with()), basic)
+    assert out is not None
+    assert "113101" not in [code.CodeValue for code in out.DeidentificationMethodCodeSequence]
+
+
+def _claims_text(dataset: pydicom.Dataset) -> None:
+    dataset.BurnedInAnnotation = "YES"
+
+
+def _single_bit(dataset: pydicom.Dataset) -> None:
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 1, 1, 0
+
+
+@pytest.mark.parametrize("change,why", [(_claims_text, "no text was found"), (_single_bit, "8 or 16 bits")])
+def test_what_cannot_be_cleared_is_held(
+    tmp_path: Path, basic: Profile, change: Callable[[pydicom.Dataset], None], why: str
+) -> None:
+    dataset = dicom(Page(np.zeros((64, 64))), sop_class=SC)
+    change(dataset)
+    record, out = release(tmp_path, dataset, basic)
+    assert (record.status, out) == (Status.QUARANTINED, None)
+    assert why in record.reason
+
+
+def test_an_unknown_codec_is_held() -> None:
+    dataset = dicom(page_with())
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    part10 = parsed(dataset)
+    with pytest.raises(UnclearError, match="cannot be decoded"):
+        Frames(Part10("1.2.840.10008.1.2.4.70", part10.encoding, part10.dataset))
+
+
+def test_heads_are_flagged_or_held(tmp_path: Path, basic: Profile) -> None:
+    head = dicom(Page(np.zeros((16, 16))), sop_class=CT, bits=12)
+    head.BodyPartExamined = "BRAIN"
+    _, out = release(tmp_path, head, basic)
+    assert out is not None
+    assert out.RecognizableVisualFeatures == "YES"
+    own = tmp_path / "own.toml"
+    own.write_text('extends = "basic"\noptions = ["clean_recognizable_visual_features"]\n')
+    (tmp_path / "second").mkdir()
+    record, out = release(tmp_path / "second", head, Profile.load(str(own)))
+    assert (record.status, out) == (Status.QUARANTINED, None)
+
+
+def test_the_network_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket, "socket", forbidden)
+    assert Detector().find(np.zeros((64, 64, 3), np.uint8)) == []
+
+
+def test_lossy_jpeg_is_stored_without_loss_and_says_so() -> None:
+    from PIL import Image
+    from pydicom.encaps import encapsulate
+
+    page = page_with()
+    dataset = dicom(page)
+    stream = io.BytesIO()
+    Image.fromarray(np.rint(page.values * 255).astype(np.uint8)).save(stream, "JPEG", quality=90)
+    dataset.PixelData = encapsulate([stream.getvalue()])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.50"
+    part10 = parsed(dataset)
+    before = Frames(part10).read(0)
+    done = clear(part10, look(part10.dataset) or pytest.fail("not looked at"))
+    assert (done.part10.syntax, done.recoded) == (JPEGLSLossless, True)
+    assert done.part10.dataset[0x00282110][1] == b"01"
+    after = Frames(done.part10).read(0)
+    assert np.array_equal(before[100:], after[100:])
