@@ -14,7 +14,6 @@ import time
 from collections import Counter
 
 import numpy as np
-from scipy import ndimage
 
 from client.deid.codec import read
 from client.deid.pixels import clear, look
@@ -60,14 +59,12 @@ def main() -> None:
             held[str(error)] += 1
             continue
         released += 1
-        before, after = (np.frombuffer(one.dataset[0x7FE00010][1], np.uint8) for one in (part10, done.part10))
-        changed = (before != after)[: page.values.size * (before.size // page.values.size)]
-        changed = changed.reshape(*page.values.shape, -1).any(axis=-1)
-        mask = boxes_of(changed)
+        mask = np.zeros(page.values.shape, bool)
+        for _, top, left, bottom, right in done.boxes:
+            mask[top:bottom, left:right] = True
         ratios.append(mask.sum() / max(sum(one.room for one in page.written), 1))
         whole = True
         for one in page.written:
-            # What was black already does not change; the box around the changes counts as blanked.
             ok = one.covered(mask)
             whole &= ok
             for group in (one.script, f"{one.size:2d} px", f"angle {one.angle:g}", kind, f"{bits} bit {photometric}"):
@@ -82,18 +79,14 @@ def main() -> None:
     hit = sum(covered[script] for script in ("latin", "digits", "cyrillic", "greek", "cjk"))
     print(f"strings covered     {hit} of {every} in released pages")
     print(f"pages released      {released} of {frames}; with a string not covered: {leaking}; held: {dict(held)}")
-    print(f"mask over text      median {np.median(ratios):.2f}, mean {np.mean(ratios):.2f}, largest {max(ratios):.2f}")
+    print(
+        f"mask over text      median {np.median(ratios):.2f}, mean {np.mean(ratios):.2f}, largest {max(ratios):.2f}; "
+        f"at 2 or more: {sum(one >= 2 for one in ratios)} of {len(ratios)}"
+    )
     print(f"pages per CPU-s     {frames / spent:.2f} (detection, blanking, detection again)")
     for line in missed:
         print("  missed:", line)
     clean(asked.clean, rng)
-
-
-def boxes_of(
-    changed: "np.ndarray[tuple[int, int], np.dtype[np.bool_]]",
-) -> "np.ndarray[tuple[int, int], np.dtype[np.bool_]]":
-    """Changed pixels with the gaps between them closed: black pixels inside a box do not change."""
-    return ndimage.binary_closing(np.pad(changed, 8), np.ones((7, 7)))[8:-8, 8:-8]
 
 
 def table(strings: Counter[str], covered: Counter[str]) -> None:

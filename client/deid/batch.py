@@ -78,7 +78,7 @@ def deidentify_folder(
                     settled = _settled(result, written, processor)
                     report.add(settled.record)
                     if settled.record.status is Status.QUARANTINED:
-                        quarantine.hold(source, settled.record.path, settled.record.reason, profile)
+                        quarantine.hold(source, settled.record.path, settled.record.reason, profile, settled.proposed)
                     lines.append(settled.record)
                     done += 1
                     if on_progress:

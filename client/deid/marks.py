@@ -42,6 +42,6 @@ def marked(done: Deidentified, profile: Profile, cleared: Cleared | None, *, hea
                 "ST",
                 b"Burned-in text blanked; lossy frames stored without further loss",
             )
-        counts |= {"frames_examined": cleared.frames, "boxes_blanked": cleared.boxes}
+        counts |= {"frames_examined": cleared.frames, "boxes_blanked": len(cleared.boxes)}
     part10 = Part10(done.part10.syntax, done.part10.encoding, dataset)
     return replace(done, part10=part10, counts=counts)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
+from client.deid.pixels import HELD_FOR_A_PERSON
 from client.deid.profile import Profile
 from client.deid.tables import quarantined
 from client.deid.triage import LIFTABLE
@@ -77,7 +78,7 @@ class Held:
 def may_be_lifted(reason: str) -> bool:
     """Whether looking at the picture answers ``reason``."""
     classes = {why for uid, why in quarantined().items() if uid in _PICTURES}
-    return reason in LIFTABLE or reason in classes
+    return reason in LIFTABLE | HELD_FOR_A_PERSON or reason in classes
 
 
 class Quarantine:

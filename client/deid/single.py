@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-        frames, boxes = (cleared.frames, cleared.boxes) if cleared else (0, 0)
-        content = b"".join(done.chunks())
-        if findings := check(content, Known.of(data, self._facts.kept), self._facts, str(done.path)):
-            counts = {**done.counts, **count_of(findings)}
-            return Processed(FileRecord(path, Status.QUARANTINED, reason_of(findings), counts, frames, boxes))
-        with atomic_file(self._out / done.path) as stream:
-            stream.write(content)
-        return Processed(FileRecord(path, Status.RELEASED, "", done.counts, frames, boxes), str(done.path))
+from client.deid import pixels, streams, triage
+from client.deid.check import Facts, check, count_of
+from client.deid.check import reason as reason_of
+from client.deid.codec import MalformedError, Part10, read
+from client.deid.engine import Deidentified, Engine
+from client.deid.known import Known
+from client.deid.marks import marked
 from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
 from client.deid.report import FileRecord, Status
@@ -26,7 +25,6 @@ WORKER_MEMORY = 4 << 30
 """Bytes that a worker process may take for its files: one that would need more is refused."""
 
 PREFIX_END = 132
-_BURNED_IN = 0x00280301
 _KINDS = (
     (b"\xff\xd8\xff", "JPEG picture"),
     (b"\x89PNG", "PNG picture"),
@@ -43,10 +41,17 @@ _KINDS = (
 
 @dataclass(frozen=True)
 class Processed:
-    """What became of one file, and where it was written below the output folder; empty where it was not."""
+    """What became of one file.
+
+    Attributes:
+        record: Its line in the report.
+        target: Where it was written below the output folder; empty where it was not.
+        proposed: What in its pixels may be text, for the person who decides on a file that is held.
+    """
 
     record: FileRecord
     target: str = ""
+    proposed: tuple[streams.FrameBox, ...] = ()
 
 
 def kind_of(head: bytes) -> str:
@@ -126,19 +131,26 @@ class Processor:
             FileRecord(second, Status.QUARANTINED, "another file has its SOP Instance UID and other content")
         )
 
-    def release(self, path: str, lifted: str) -> Processed:
+    def release(self, path: str, lifted: str, boxes: tuple[streams.FrameBox, ...] = ()) -> Processed:
         """De-identify a file although it is held for ``lifted``: a person has looked at it. Every other rule holds.
+
+        Args:
+            path: The file, below the input folder.
+            lifted: The reason that it is held for.
+            boxes: What the person wants blanked, within the picture; the detector is not asked again.
 
         Raises:
             OutputError: The output folder does not take it.
             MalformedError: The file cannot be read.
         """
-        return self._process(path, lifted)
+        return self._process(path, lifted, boxes)
 
     def _readable(self, path: str) -> Part10:
         return triage.exact_pixels(read((self._source / path).read_bytes(), vr_of))
 
-    def _done(self, part10: Part10) -> tuple[Deidentified, pixels.Cleared | None]:
+    def _done(
+        self, part10: Part10, lifted: str = "", boxes: tuple[streams.FrameBox, ...] = ()
+    ) -> tuple[Deidentified, pixels.Cleared | None]:
         """The file as it may go out, and what was done to its pixels where they were looked at.
 
         Raises:
@@ -148,12 +160,15 @@ class Processor:
         if head and self._profile.has(Option.CLEAN_RECOGNIZABLE_VISUAL_FEATURES):
             raise streams.UnclearError("a head, whose face could be rendered, and nothing here takes faces out")
         bare = streams.stripped(triage.stored_bits_only(part10))
-        why = pixels.look(bare.dataset, everything=self._profile.pixels.every_image)
-        cleared = pixels.clear(bare, why, only_regions=self._profile.pixels.only_regions) if why else None
+        cleared = None
+        if lifted:  # a person has looked, and vouches for the pixels (PS3.3 C.7.6.1.1.5)
+            cleared = pixels.blank(bare, boxes)
+        elif why := pixels.look(bare.dataset, everything=self._profile.pixels.every_image):
+            cleared = pixels.clear(bare, why, only_regions=self._profile.pixels.only_regions)
         done = self._engine.deidentify(cleared.part10 if cleared else bare)
         return marked(done, self._profile, cleared, head=head), cleared
 
-    def _process(self, path: str, lifted: str = "") -> Processed:
+    def _process(self, path: str, lifted: str = "", boxes: tuple[streams.FrameBox, ...] = ()) -> Processed:
         file = self._source / path
         kind = kind_of(head_of(file))
         if kind != "DICOM file":
@@ -168,29 +183,18 @@ class Processor:
         part10 = triage.exact_pixels(part10)
         if why := triage.quarantine(part10, lifted):
             return Processed(FileRecord(path, Status.QUARANTINED, why))
-        if lifted:  # a person vouches for the pixels (PS3.3 C.7.6.1.1.5)
-            dataset = dict(sorted({**part10.dataset, _BURNED_IN: ("CS", b"NO")}.items()))
-            part10 = Part10(part10.syntax, part10.encoding, dataset)
         try:
-            done, cleared = self._done(part10)
+            done, cleared = self._done(part10, lifted, boxes)
         except streams.UnclearError as error:
-            return Processed(FileRecord(path, Status.QUARANTINED, str(error)))
-<<<<<<< ours
-        done = self._engine.deidentify(part10)
+            return Processed(FileRecord(path, Status.QUARANTINED, str(error)), proposed=error.boxes)
+        looked = (cleared.frames, len(cleared.boxes)) if cleared else (0, 0)
         content = b"".join(done.chunks())
         if findings := check(content, Known.of(data, self._facts.kept), self._facts, str(done.path)):
-            return Processed(
-                FileRecord(path, Status.QUARANTINED, reason_of(findings), {**done.counts, **count_of(findings)})
-            )
+            counts = {**done.counts, **count_of(findings)}
+            return Processed(FileRecord(path, Status.QUARANTINED, reason_of(findings), counts, *looked))
         with atomic_file(self._out / done.path) as stream:
             stream.write(content)
-        return Processed(FileRecord(path, Status.RELEASED, rules=done.counts), str(done.path))
-=======
-        frames, boxes = (cleared.frames, cleared.boxes) if cleared else (0, 0)
-        with atomic_file(self._out / done.path) as stream:
-            stream.writelines(done.chunks())
-        return Processed(FileRecord(path, Status.RELEASED, "", done.counts, frames, boxes), str(done.path))
->>>>>>> theirs
+        return Processed(FileRecord(path, Status.RELEASED, "", done.counts, *looked), str(done.path))
 
 
 def _address_space() -> int:

@@ -4,6 +4,8 @@ JPEG, JPEG-LS (ITU-T T.81 Annex B, T.87) and JPEG 2000 (ITU-T T.800 Annex A) str
 segments, such as Exif with dates and places, and bytes after their end. The coded picture does not depend on them.
 """
 
+from collections.abc import Iterable
+
 from client.deid.codec import PIXEL_DATA, Bytes, Dataset, Encapsulated, Part10
 from client.deid.engine import text_of
 
@@ -19,8 +21,20 @@ _APPLICATION = range(0xE0, 0xF0)
 _J2K_START, _J2K_SIZE, _J2K_COMMENT, _J2K_TILE, _J2K_END = 0xFF4F, 0xFF51, 0xFF64, 0xFF90, 0xFFD9
 
 
+FrameBox = tuple[int, int, int, int, int]
+"""Frame, top, left, bottom, right, in pixels, half open."""
+
+
 class UnclearError(Exception):
-    """A stream cannot be looked into; the text says why."""
+    """A stream cannot be looked into, or its picture not be cleared; the text says why.
+
+    Attributes:
+        boxes: What may be text, for the person who decides.
+    """
+
+    def __init__(self, why: str, boxes: Iterable[FrameBox] = ()) -> None:
+        super().__init__(why)
+        self.boxes = tuple(boxes)
 
 
 def stripped(part10: Part10) -> Part10:

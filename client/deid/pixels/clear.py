@@ -1,17 +1,17 @@
 """One file: look at every frame, blank what is found, look again. What is not clear then is not released."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from client.deid.codec import Part10
 from client.deid.pixels import redact
-from client.deid.pixels.decide import Look
-from client.deid.pixels.detect import Box, detector
+from client.deid.pixels.decide import LEFT, NONE_FOUND, TOO_MUCH, Look
+from client.deid.pixels.detect import Box, Mask, Picture, detector
 from client.deid.pixels.frames import Frame, Frames
 from client.deid.pixels.views import viewer
-from client.deid.streams import UnclearError
+from client.deid.streams import FrameBox, UnclearError
 
 ROUNDS = 3
 """How often text may be found in one frame before a person has to look."""
@@ -26,19 +26,14 @@ class Cleared:
     Attributes:
         part10: The file; the very same where nothing was found.
         frames: How many frames were looked at.
-        boxes: How many boxes were blanked, over all frames.
+        boxes: What was blanked: frame, top, left, bottom, right, half open.
         recoded: Whether frames that were compressed with loss are stored without loss now.
     """
 
     part10: Part10
     frames: int
-    boxes: int
+    boxes: tuple[FrameBox, ...] = field(repr=False)
     recoded: bool = False
-
-
-def fresh(boxes: list[Box], mask: NDArray[np.bool_]) -> list[Box]:
-    """Boxes at least half of which was not blanked yet: a blank bar in grain looks like a line of text itself."""
-    return [box for box in boxes if mask[box.slices()].mean() < 0.5]
 
 
 def clear(part10: Part10, why: Look, *, only_regions: bool = False) -> Cleared:
@@ -50,44 +45,99 @@ def clear(part10: Part10, why: Look, *, only_regions: bool = False) -> Cleared:
         only_regions: Whether everything outside its ultrasound regions is blanked unseen, where it has any.
 
     Raises:
-        UnclearError: It cannot be cleared; the text says why.
+        UnclearError: It cannot be cleared; the text says why, and what was found goes with it as a proposal.
     """
     frames = Frames(part10)
     see = viewer(part10, frames)
     inside = redact.regions(part10) if only_regions else []
-
-    def boxes_in(frame: Frame) -> list[Box]:
-        # The later views are of amplified grain, in which somebody who wants to read will.
-        views = enumerate(see(frame))
-        return [box for number, view in views for box in detector().find(view, doubtful=number == 0)]
-
-    total = 0
+    clearing = _Clearing(see, frames.photometric)
     changed: set[int] = set()
     for index in range(frames.layout.frames):
-        frame = original = frames.read(index)
-        if inside:
-            frame = redact.blanked_outside(frame, inside, frames.photometric)
-            total += not np.array_equal(frame, original)
-        mask = np.zeros(frame.shape[:2], bool)
-        for _ in range(ROUNDS):
-            boxes = fresh(boxes_in(frame), mask)
-            if not boxes:
-                break
-            total += len(boxes)
-            for box in boxes:
-                mask[box.slices()] = True
-            if mask.mean() > LARGEST_MASK:
-                raise UnclearError(f"what looks like text covers more than {LARGEST_MASK:.0%} of a frame")
-            frame = redact.blanked(frame, boxes, frames.photometric)
-        else:
-            if fresh(boxes_in(frame), mask):
-                raise UnclearError("text is left in its pixels after redaction")
+        original = frames.read(index)
+        frame = redact.blanked_outside(original, inside, frames.photometric) if inside else original
+        frame = clearing.cleared(index, frame)
         if not np.array_equal(frame, original):
             frames.write(index, frame)
             changed.add(index)
-    if why.claimed and not total:
-        raise UnclearError(f"{why.why}, and no text was found in them")
+    if why.claimed and not changed:
+        raise UnclearError(why.why + NONE_FOUND)
+    return _finished(frames, changed, clearing.boxes)
+
+
+def blank(part10: Part10, boxes: Iterable[FrameBox]) -> Cleared:
+    """Blank what a person chose, and nothing else: the person has looked at every frame.
+
+    Args:
+        part10: As for :func:`clear`.
+        boxes: Frame, top, left, bottom, right, half open; all within the picture.
+
+    Raises:
+        UnclearError: The pixels cannot be decoded, or not be stored again without loss.
+    """
+    chosen = tuple(boxes)
+    if not chosen:
+        return Cleared(part10, 0, ())
+    frames = Frames(part10)
+    by_frame: dict[int, list[Box]] = {}
+    for number, *place in chosen:
+        by_frame.setdefault(number, []).append(Box(*place))
+    for index, places in by_frame.items():
+        frames.write(index, redact.blanked(frames.read(index), places, frames.photometric))
+    return _finished(frames, set(by_frame), chosen)
+
+
+def _finished(frames: Frames, changed: set[int], boxes: Iterable[FrameBox]) -> Cleared:
     if changed and frames.recoded:
         for index in set(range(frames.layout.frames)) - changed:
             frames.write(index, frames.read(index))
-    return Cleared(frames.result(), frames.layout.frames, total, recoded=bool(changed) and frames.recoded)
+    return Cleared(frames.result(), frames.layout.frames, tuple(boxes), recoded=bool(changed) and frames.recoded)
+
+
+class _Clearing:
+    """The frames of one file, one after the other."""
+
+    def __init__(self, see: Callable[[Frame], list[Picture]], photometric: str) -> None:
+        self._see, self._photometric = see, photometric
+        self._before: tuple[Frame, list[Box]] | None = None
+        self.boxes: list[FrameBox] = []
+
+    def cleared(self, index: int, original: Frame) -> Frame:
+        """The frame without its text.
+
+        Raises:
+            UnclearError: Text is left, or nearly everything looks like text.
+        """
+        mask: Mask = np.zeros(original.shape[:2], bool)
+        found = self._carried(original)
+        frame = self._blank(original, mask, index, found)
+        for _ in range(ROUNDS):
+            boxes = self._find(frame, mask)
+            if not boxes:
+                break
+            found += boxes
+            frame = self._blank(frame, mask, index, boxes)
+        else:
+            if self._find(frame, mask):
+                raise UnclearError(LEFT, self.boxes)
+        self._before = original, found
+        return frame
+
+    def _carried(self, frame: Frame) -> list[Box]:
+        """What was found in the frame before and stands here again, value by value: names do not move in a film."""
+        if self._before is None:
+            return []
+        previous, boxes = self._before
+        return [box for box in boxes if np.array_equal(previous[box.slices()], frame[box.slices()])]
+
+    def _find(self, frame: Frame, mask: Mask) -> list[Box]:
+        # The later views are of amplified grain, in which somebody who wants to read will.
+        views = enumerate(self._see(frame))
+        return [box for number, view in views for box in detector().find(view, mask, doubtful=number == 0)]
+
+    def _blank(self, frame: Frame, mask: Mask, index: int, boxes: list[Box]) -> Frame:
+        for box in boxes:
+            mask[box.slices()] = True
+            self.boxes.append((index, box.top, box.left, box.bottom, box.right))
+        if mask.mean() > LARGEST_MASK:
+            raise UnclearError(TOO_MUCH, self.boxes)
+        return redact.blanked(frame, boxes, self._photometric) if boxes else frame

@@ -19,6 +19,14 @@ _SCREENS = {(640, 480), (720, 480), (720, 576), (800, 600), (1024, 768), (1152, 
     (1280, 1024), (1440, 900), (1600, 1200), (1680, 1050), (1920, 1080), (1920, 1200), (2560, 1440), (3840, 2160)
 }  # fmt: skip
 
+_SAYS_BURNED_IN = "Burned In Annotation says that its pixels carry text"
+_SAYS_SCREEN = "its Image Type says that it is a picture of a screen"
+NONE_FOUND = ", and no text was found in them"
+TOO_MUCH = "what looks like text covers much of a frame"
+LEFT = "text is left in its pixels after redaction"
+HELD_FOR_A_PERSON = frozenset({_SAYS_BURNED_IN + NONE_FOUND, _SAYS_SCREEN + NONE_FOUND, TOO_MUCH, LEFT})
+"""Reasons that a person who looks at the picture may lift."""
+
 _HEAD_PLACES = (0x00180015, *_DESCRIPTIONS)
 _HEAD = re.compile(r"head|brain|skull|crani|cereb|face|facial|orbit|sinus|maxill|mandib|neuro|schaedel|schadel|kopf")
 _HEAD_CODES = {b"69536005", b"12738006", b"89546000", b"89545001", b"T-D1100", b"T-A0100", b"T-D1200", b"T-11100"}
@@ -49,9 +57,9 @@ def look(dataset: Dataset, *, everything: bool = False) -> Look | None:
     if _PIXEL_DATA not in dataset:
         return None
     if text_of(dataset, _BURNED_IN).upper() == "YES":
-        return Look("Burned In Annotation says that its pixels carry text", claimed=True)
+        return Look(_SAYS_BURNED_IN, claimed=True)
     if any(word in text_of(dataset, _IMAGE_TYPE).upper() for word in _SCREEN):
-        return Look("its Image Type says that it is a picture of a screen", claimed=True)
+        return Look(_SAYS_SCREEN, claimed=True)
     sop_class = released().get(text_of(dataset, _SOP_CLASS))
     if sop_class is not None and sop_class.risky:
         return Look(f"{sop_class.name}, a class that may carry text in its pixels")

@@ -9,12 +9,11 @@ core of a line of text. Recognition serves to tell text from what only looks lik
 import hashlib
 import importlib.util
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -23,6 +22,8 @@ from shared.errors import DataError
 
 Picture = NDArray[np.uint8]
 """What a person would see: [rows, columns, 3]."""
+Mask = NDArray[np.bool_]
+"""[rows, columns]."""
 
 _DETECTION = ("PP-OCRv6_det_small.onnx", "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f")
 _RECOGNITION = ("PP-OCRv6_rec_small.onnx", "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884")
@@ -30,21 +31,32 @@ _RECOGNITION = ("PP-OCRv6_rec_small.onnx", "6f327246b50388f3c176ae304bd95767ea6d
 CORE = 0.2
 """Probability from which a pixel belongs to the core of a line of text; PP-OCR's own is 0.3."""
 SCORE = 0.3
-"""Mean probability of a core from which it counts; PP-OCR's own is 0.5."""
-SURE = 0.8
-"""From this score on, nobody asks the recogniser."""
+"""Mean probability of a core from which it is looked at at all; PP-OCR's own is 0.5."""
+LINES = ((3.0, 0.6), (5.0, 0.5))
+"""How slender a core must be, and how probable, to be a line of text."""
+SURE, LONG = 0.8, 10.0
+LEGIBLE, UNSURE_LEGIBLE = 0.4, 0.6
+"""Mean confidence of the recogniser below which a line is none: anatomy is long and probable at times, hardly legible.
+
+The lower bound holds for lines of probability ``SURE`` and for those more slender than ``LONG``.
+"""
 READABLE = 0.9
-"""Mean confidence of the recogniser below which a doubtful core is no text."""
-THICKEST = 0.12
+"""Confidence from which a core that is no line by its shape is text all the same: a lone sign, a short word."""
+THICKEST = 0.06
 """Share of the picture's shorter side beyond which a core is no line of text; letters are about twice as high."""
-LARGE = 0.06
-"""Share from which on a core counts only where the recogniser can read it."""
-FINE_SIDE = 1024
-COARSE_SIDE = 640
-_TILE, _OVERLAP = 1536, 192
+CROOKED = 1.3
+"""How many times its own thickness a line may bend aside: text stands in a row, the edge of an organ does not."""
+LONE = 0.15
+"""Share of the picture's shorter side beyond which what is no line is no sign either."""
+FINE_LETTER = 60
+"""Pixels of core thickness, enlarged, above which letters are left to the coarse look."""
+FINEST, FINE_SIDE = 4.0, 2304
+"""How much a picture is enlarged at most for small text, and the longer side beyond which it is enlarged less."""
+COARSE_SIDE = 960
+"""The longer side of the small picture in which large text is looked for, upright and turned by a quarter."""
+_TILE, _OVERLAP = 1536, 256  # pixels of the enlarged picture
 _LEAST, _MULTIPLE = 64, 32
-_GROW, _PAD = 0.7, 1.5
-_SLENDER = 3.0
+_GROW, _ENDS, _PAD = 0.6, 1.0, 1.0
 _LINE = 48  # pixels of height that the recogniser takes
 _WIDEST = 960
 
@@ -70,23 +82,36 @@ class Box:
 
 @dataclass(frozen=True)
 class _Core:
-    """A connected piece of the probability map: its pieces as boxes, its score, and how slender it is."""
+    """A connected piece of the probability map.
+
+    Attributes:
+        boxes: What to blank: one box, or several that follow a slanted line.
+        whole: Around all of them.
+        score: Its mean probability.
+        slender: Its length over its thickness.
+        bend: How far it reaches to the sides of its axis, over its thickness; 1 for a straight bar.
+        small: Whether it is small enough for a lone sign or a short word.
+    """
 
     boxes: tuple[Box, ...]
     whole: Box
     score: float
     slender: float
+    bend: float
+    small: bool
 
     @property
-    def sure(self) -> bool:
-        """Whether it is text without asking further: probable, and longer than high as lines are."""
-        return self.score >= SURE and self.slender >= _SLENDER
+    def line(self) -> bool:
+        """Whether it has the shape and the probability of a line of text."""
+        straight = self.bend <= CROOKED
+        return straight and any(self.slender >= slender and self.score >= score for slender, score in LINES)
 
     @property
-    def speck(self) -> bool:
-        """Whether it is too small and too doubtful for a sign; grain makes such specks."""
+    def sign(self) -> bool:
+        """Whether it may be a lone sign or a short word: small, but no speck as grain makes them."""
         rows, columns = self.whole.bottom - self.whole.top, self.whole.right - self.whole.left
-        return self.score < SURE and min(rows, columns) < 9 and max(rows, columns) < 25
+        speck = self.score < SURE and min(rows, columns) < 9 and max(rows, columns) < 25
+        return self.small and not speck and self.bend <= 1.5 * CROOKED
 
 
 class Detector:
@@ -97,6 +122,8 @@ class Detector:
     """
 
     def __init__(self) -> None:
+        import onnxruntime  # noqa: PLC0415  # most commands never look at a picture
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = False  # give memory back after a large picture
@@ -106,47 +133,73 @@ class Detector:
             for file in (_DETECTION, _RECOGNITION)
         )
 
-    def find(self, picture: Picture, *, doubtful: bool = True) -> list[Box]:
+    def find(self, picture: Picture, blanked: Mask | None = None, *, doubtful: bool = True) -> list[Box]:
         """Boxes that cover the text in a picture, upright, turned by a quarter either way, or slightly slanted.
 
         Args:
             picture: uint8, [rows, columns, 3].
-            doubtful: Whether what is no text at first sight counts where the recogniser can read it.
+            blanked: What was blanked already, bool, [rows, columns]: no text is looked for there, and the bar itself,
+                which looks like a line of text in grain, is painted over with what is around it.
+            doubtful: Whether what is no text at first sight counts: a lone sign, a line that is hardly legible.
         """
         rows, columns = picture.shape[:2]
-        cores = [core for top, left, tile in _tiles(picture) for core in self._cores(tile, FINE_SIDE, top, left)]
-        for turns in (1, 3):
-            turned = self._cores(np.rot90(picture, turns), COARSE_SIDE, 0, 0)
-            cores += (_turned_back(core, turns, rows, columns) for core in turned)
-        found = [
-            core for core in cores if core.sure or (doubtful and not core.speck and self._reads(picture, core.whole))
-        ]
-        return sorted({_clipped(box, rows, columns) for core in found for box in core.boxes})
+        gone = np.zeros((rows, columns), bool) if blanked is None else blanked.copy()
+        if gone.any():
+            picture = _painted_over(picture, gone)
+        fine = min(max(FINE_SIDE / max(rows, columns), 1.0), FINEST)
+        coarse = min(COARSE_SIDE / max(rows, columns), 0.5 * fine)
+        found: list[Box] = []
 
-    def _cores(self, picture: Picture, side: int, top: int, left: int) -> Iterator[_Core]:
-        """Cores in one picture, in coordinates of the picture that it was cut out of at ``top``, ``left``."""
+        def take(cores: Iterable[_Core]) -> None:
+            boxes = [
+                _clipped(box, rows, columns)
+                for core in cores
+                if self._is_text(picture, core, doubtful=doubtful)
+                for box in core.boxes
+            ]
+            for box in boxes:
+                gone[box.slices()] = True  # the next look need not find it again, less exactly
+            found.extend(boxes)
+
+        for tile in _tiles(rows, columns, fine):
+            take(self._cores(picture, gone, tile, fine, FINE_LETTER))
+        take(self._cores(picture, gone, Box(0, 0, rows, columns), coarse))
+        turned = self._cores(np.rot90(picture), np.rot90(gone), Box(0, 0, columns, rows), coarse)
+        take(_turned_back(core, columns) for core in turned)
+        return sorted(set(found))
+
+    def _is_text(self, picture: Picture, core: _Core, *, doubtful: bool) -> bool:
+        if core.line:
+            sure = doubtful and (core.score >= SURE or core.slender >= LONG)
+            legible = LEGIBLE if sure else UNSURE_LEGIBLE
+            return self._confidence(picture, core.whole) >= legible
+        return doubtful and core.sign and self._confidence(picture, core.whole) >= READABLE
+
+    def _cores(self, whole: Picture, gone: Mask, tile: Box, scale: float, thickest: float = np.inf) -> list[_Core]:
+        """Cores in one tile of a picture, in coordinates of the picture; none where something is gone already."""
+        picture = whole[tile.slices()]
         rows, columns = picture.shape[:2]
-        scale = min(max(side / min(rows, columns), 1.0), 2.0, 2 * side / max(rows, columns))
         height, width = (max(_LEAST, round(size * scale / _MULTIPLE) * _MULTIPLE) for size in (rows, columns))
         [output] = self._detection.run(None, {"x": _normal(_resized(picture, width, height))})
         chances = np.asarray(output, np.float32)[0, 0]
-        for mask, score in _pieces(chances):
-            core = _grown(mask, score, (rows / height, columns / width), (top, left))
-            if core is not None:
-                yield core
+        if gone.any():
+            inside = Image.fromarray(gone[tile.slices()]).resize((width, height), Image.Resampling.NEAREST)
+            chances = np.where(np.asarray(inside), np.float32(0), chances)
+        side = scale * min(whole.shape[:2])
+        limits = min(thickest, THICKEST * side), LONE * side
+        step, at = (rows / height, columns / width), (tile.top, tile.left)
+        grown = (_grown(mask, score, step, at, limits) for mask, score in _pieces(chances))
+        return [core for core in grown if core is not None]
 
-    def _reads(self, picture: Picture, box: Box) -> bool:
-        """Whether the recogniser is confident of a sign in the box, upright or turned by a quarter."""
-        box = _clipped(box, *picture.shape[:2])
-        crop = picture[box.slices()]
+    def _confidence(self, picture: Picture, box: Box) -> float:
+        """The recogniser's mean confidence in the signs in the box, upright or turned by a quarter; 0 without any."""
+        crop = picture[_clipped(box, *picture.shape[:2]).slices()]
         if not crop.size:
-            return False
-        upright = crop.shape[1] >= 0.8 * crop.shape[0]
-        sideways = crop.shape[0] >= 0.8 * crop.shape[1]
-        turns = [0] * upright + [1, 3] * sideways
-        return any(self._confidence(np.rot90(crop, turn)) >= READABLE for turn in turns)
+            return 0.0
+        turns = [0] * (crop.shape[1] >= 0.8 * crop.shape[0]) + [1, 3] * (crop.shape[0] >= 0.8 * crop.shape[1])
+        return max(self._read(np.rot90(crop, turn)) for turn in turns)
 
-    def _confidence(self, line: Picture) -> float:
+    def _read(self, line: Picture) -> float:
         width = min(max(_LINE, round(line.shape[1] * _LINE / line.shape[0])), _WIDEST)
         [output] = self._recognition.run(None, {"x": _normal(_resized(line, width, _LINE))})
         steps = np.asarray(output, np.float32)[0]
@@ -186,19 +239,29 @@ def _normal(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.ascontiguousarray((picture.astype(np.float32) / 127.5 - 1.0).transpose(2, 0, 1)[None])
 
 
-def _tiles(picture: Picture) -> Iterator[tuple[int, int, Picture]]:
-    """The picture in overlapping pieces that are small enough for bounded memory, with their places."""
-    rows, columns = picture.shape[:2]
-    for top in _starts(rows):
-        for left in _starts(columns):
-            yield top, left, picture[top : top + _TILE, left : left + _TILE]
+def _painted_over(picture: Picture, gone: Mask) -> Picture:
+    """The picture with a smooth continuation of its surroundings where something is gone."""
+    width = 4.0 + float(ndimage.distance_transform_edt(gone).max())
+    kept = (~gone).astype(np.float32)
+    weight = ndimage.gaussian_filter(kept, width)[..., None]
+    smooth = ndimage.gaussian_filter(picture * kept[..., None], (width, width, 0)) / np.maximum(weight, 1e-6)
+    painted: Picture = np.where(gone[..., None], np.clip(smooth, 0, 255).astype(np.uint8), picture)
+    return painted
 
 
-def _starts(size: int) -> Iterable[int]:
-    if size <= _TILE:
+def _tiles(rows: int, columns: int, scale: float) -> Iterator[Box]:
+    """A picture's overlapping pieces, small enough for bounded memory once they are enlarged."""
+    side, overlap = int(_TILE / scale), int(_OVERLAP / scale)
+    for top in _starts(rows, side, overlap):
+        for left in _starts(columns, side, overlap):
+            yield Box(top, left, min(top + side, rows), min(left + side, columns))
+
+
+def _starts(size: int, side: int, overlap: int) -> Iterable[int]:
+    if size <= side:
         return (0,)
-    count = -(-(size - _OVERLAP) // (_TILE - _OVERLAP))
-    return [round(number * (size - _TILE) / (count - 1)) for number in range(count)]
+    count = -(-(size - overlap) // (side - overlap))
+    return [round(number * (size - side) / (count - 1)) for number in range(count)]
 
 
 def _pieces(chances: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.bool_], float]]:
@@ -215,10 +278,13 @@ def _pieces(chances: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.bool_], f
             yield whole, score
 
 
-def _grown(mask: NDArray[np.bool_], score: float, scale: tuple[float, float], at: tuple[int, int]) -> _Core | None:
+def _grown(
+    mask: Mask, score: float, step: tuple[float, float], at: tuple[int, int], limits: tuple[float, float]
+) -> _Core | None:
     """A core, grown from the middle of its line to the height of its signs; slanted ones in pieces that follow them.
 
-    None where it is too thick to be a line of text.
+    None where it is thicker than the first of the ``limits``; up to the second it may be a lone sign. Lengths are
+    pixels of the map, ``step`` is how many of the picture's one of them is, ``at`` where the map begins.
     """
     rows, columns = np.nonzero(mask)
     top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
@@ -226,24 +292,33 @@ def _grown(mask: NDArray[np.bool_], score: float, scale: tuple[float, float], at
     # The thickness of the core, whatever its slant: twice the largest distance from its inside to its edge.
     patch = np.pad(mask[top:bottom, left:right], 1)
     thick = min(2 * float(ndimage.distance_transform_edt(patch).max()), float(min(height, width)))
-    if thick > THICKEST * min(mask.shape):
+    if thick > limits[0]:
         return None
-    grow, slender = _GROW * thick, float(np.hypot(height, width)) / thick
-    if thick > LARGE * min(mask.shape):
-        slender = 0.0  # an organ can be as long as a line; letters as large as that are readable
+    grow = _GROW * thick
+    # The first and last letters of a line are the least probable ones.
+    ahead = _ENDS * thick, grow
+    beyond_rows, beyond_columns = ahead if height > width else ahead[::-1]
 
     def box(rows_from: float, columns_from: float, rows_to: float, columns_to: float) -> Box:
         return Box(
-            int(np.floor((rows_from - grow) * scale[0] - _PAD)) + at[0],
-            int(np.floor((columns_from - grow) * scale[1] - _PAD)) + at[1],
-            int(np.ceil((rows_to + grow) * scale[0] + _PAD)) + at[0],
-            int(np.ceil((columns_to + grow) * scale[1] + _PAD)) + at[1],
+            int(np.floor((rows_from - beyond_rows) * step[0] - _PAD)) + at[0],
+            int(np.floor((columns_from - beyond_columns) * step[1] - _PAD)) + at[1],
+            int(np.ceil((rows_to + beyond_rows) * step[0] + _PAD)) + at[0],
+            int(np.ceil((columns_to + beyond_columns) * step[1] + _PAD)) + at[1],
         )
 
     whole = box(top, left, bottom, right)
-    if len(rows) >= 0.7 * height * width:
-        return _Core((whole,), whole, score, slender)
-    return _Core(tuple(box(*piece) for piece in _along(rows, columns, max(4, round(2 * thick)))), whole, score, slender)
+    upright = len(rows) >= 0.7 * height * width
+    boxes = (whole,) if upright else tuple(box(*piece) for piece in _along(rows, columns, max(4, round(thick))))
+    across = float(np.linalg.eigvalsh(np.cov(rows, columns))[0]) if len(rows) > 1 else 0.0
+    return _Core(
+        boxes,
+        whole,
+        score,
+        slender=float(np.hypot(height, width)) / thick,
+        bend=float(np.sqrt(12 * max(across, 0.0))) / thick,  # a bar of thickness t has a variance of t^2 / 12
+        small=max(height, width) <= limits[1],
+    )
 
 
 def _along(rows: NDArray[np.intp], columns: NDArray[np.intp], step: int) -> Iterator[tuple[float, float, float, float]]:
@@ -259,15 +334,13 @@ def _along(rows: NDArray[np.intp], columns: NDArray[np.intp], step: int) -> Iter
         yield (low, first, high, last) if wide else (first, low, last, high)
 
 
-def _turned_back(core: _Core, turns: int, rows: int, columns: int) -> _Core:
-    """A core found in a picture that was turned by quarters to the left, in the coordinates of the picture itself."""
+def _turned_back(core: _Core, columns: int) -> _Core:
+    """A core found in a picture that was turned by a quarter to the left, in the coordinates of the picture itself."""
 
-    def back(box: Box) -> Box:
-        if turns == 1:  # row r, column c went to row columns - 1 - c, column r
-            return Box(box.left, columns - box.bottom, box.right, columns - box.top)
-        return Box(rows - box.right, box.top, rows - box.left, box.bottom)
+    def back(box: Box) -> Box:  # row r, column c went to row columns - 1 - c, column r
+        return Box(box.left, columns - box.bottom, box.right, columns - box.top)
 
-    return _Core(tuple(back(box) for box in core.boxes), back(core.whole), core.score, core.slender)
+    return replace(core, boxes=tuple(back(box) for box in core.boxes), whole=back(core.whole))
 
 
 def _clipped(box: Box, rows: int, columns: int) -> Box:
