@@ -33,18 +33,24 @@ class FileRecord:
         status: What became of it.
         reason: Why it was not released; empty where it was.
         rules: How often each rule was applied; never a value.
+        frames: How many frames were looked at for text.
+        boxes: How many boxes were blanked in them; never what stood there.
     """
 
     path: str
     status: Status
     reason: str = ""
     rules: Mapping[str, int] = field(default_factory=dict)
+    frames: int = 0
+    boxes: int = 0
 
     def line(self) -> str:
         """The record as one line of JSON."""
         row: dict[str, Any] = {"input": self.path, "status": self.status.value}
         if self.reason:
             row["reason"] = self.reason
+        if self.frames:
+            row["pixels"] = {"frames": self.frames, "boxes": self.boxes}
         if self.rules:
             row["rules"] = dict(sorted(self.rules.items()))
         return json.dumps(row, ensure_ascii=True)
@@ -63,6 +69,7 @@ class DeidReport:
         profile: The name of the profile.
         profile_sha256: Its digest.
         path: The report file, which has a line per input file.
+        redacted: How many of the released had text blanked in their pixels.
     """
 
     files: int
@@ -73,6 +80,7 @@ class DeidReport:
     profile: str
     profile_sha256: str
     path: Path
+    redacted: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
@@ -87,7 +95,15 @@ class DeidReport:
     def records(self) -> Iterator[FileRecord]:
         """The lines of the report file."""
         for row in json.loads(self.path.read_text("utf-8"))["files"]:
-            yield FileRecord(row["input"], Status(row["status"]), row.get("reason", ""), row.get("rules", {}))
+            pixels = row.get("pixels", {})
+            yield FileRecord(
+                row["input"],
+                Status(row["status"]),
+                row.get("reason", ""),
+                row.get("rules", {}),
+                frames=pixels.get("frames", 0),
+                boxes=pixels.get("boxes", 0),
+            )
 
 
 class ReportWriter:
@@ -97,6 +113,7 @@ class ReportWriter:
         self._stream, self._profile, self._path = stream, profile, path
         self._statuses: Counter[Status] = Counter()
         self._rules: Counter[str] = Counter()
+        self._redacted = 0
         head = {"format": FORMAT, "profile": profile.name, "profile_sha256": profile.sha256}
         if profile.determination:
             head |= {"expert": profile.determination.expert, "expires": profile.determination.expires.isoformat()}
@@ -107,6 +124,7 @@ class ReportWriter:
         self._stream.write((",\n" if self._statuses else "\n").encode() + record.line().encode())
         self._statuses[record.status] += 1
         self._rules.update(record.rules)
+        self._redacted += record.status is Status.RELEASED and record.boxes > 0
 
     def close(self) -> DeidReport:
         """Write the totals and say what they are."""
@@ -119,8 +137,9 @@ class ReportWriter:
             profile=self._profile.name,
             profile_sha256=self._profile.sha256,
             path=self._path,
+            redacted=self._redacted,
         )
-        tail = {"counts": report.counts, "rules": report.rules}
+        tail = {"counts": report.counts, "redacted": report.redacted, "rules": report.rules}
         self._stream.write(b"\n], " + json.dumps(tail)[1:].encode() + b"\n")
         return report
 
