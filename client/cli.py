@@ -90,7 +90,7 @@ def review(
     determination: Annotated[Path | None, typer.Option(help="Expert determination (JSON).")] = None,
     node: Annotated[Path | None, typer.Option(help="The node's folder; its keys and log are used.")] = None,
 ) -> None:
-    """Look at quarantined images on a page of this machine, and clear or refuse each."""
+    """Look at quarantined images on a page of this machine: release each, blank boxes in it first, or refuse it."""
     from client.review.cli import review as serve
 
     chosen = Profile.load(profile, determination=determination)

@@ -17,7 +17,7 @@ from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
 from client.deid.report import FileRecord, Status
 from client.deid.tables import vr_of
-from shared.errors import FedwardError
+from shared.errors import FedwardError, UsageError
 from shared.files import atomic_file
 
 WORKER_MEMORY = 4 << 30
@@ -124,13 +124,16 @@ class Processor:
             FileRecord(second, Status.QUARANTINED, "another file has its SOP Instance UID and other content")
         )
 
-    def release(self, path: str, lifted: str) -> Processed:
+    def release(self, path: str, lifted: str, boxes: tuple[tuple[int, int, int, int, int], ...] = ()) -> Processed:
         """De-identify a file although it is held for ``lifted``: a person has looked at it. Every other rule holds.
 
         Raises:
+            UsageError: Boxes cannot be blanked.
             OutputError: The output folder does not take it.
             MalformedError: The file cannot be read.
         """
+        if boxes:
+            raise UsageError("boxes cannot be blanked yet", hint="refuse the file")
         return self._process(path, lifted)
 
     def _readable(self, path: str) -> Part10:

@@ -9,6 +9,8 @@ from client.deid.pseudonyms import SiteKey
 from client.deid.quarantine import Decision, Held, Quarantine, sha256_of
 from client.deid.report import Status
 from client.deid.single import Processor
+from client.review.boxes import Box, check_boxes, on_frames
+from client.review.pictures import shape_of
 from compliance.log import Action, AuditLog, Entry, Outcome
 from shared.errors import DataError, PolicyError, UsageError
 
@@ -37,13 +39,19 @@ class Desk:
     log: AuditLog
     reviewer: str
 
-    def decide(self, name: str, decision: Decision) -> Held:
+    def decide(self, name: str, decision: Decision, boxes: tuple[Box, ...] = ()) -> Held:
         """Clear or refuse a held file.
 
         Clearing takes the file through the engine and the checker; only the reason that it was held for is lifted.
 
+        Args:
+            name: The record.
+            decision: What becomes of the file.
+            boxes: What is blanked in a file that is cleared; frame -1 stands for every frame.
+
         Raises:
             DecidedError: It is decided already.
+            UsageError: The boxes do not fit the picture, or belong to a file that is refused.
             PolicyError: A person may not lift this reason, or the file still may not go out.
             DataError: The file has changed since it was held, or cannot be read.
             RecordError: The audit log cannot be written; nothing was done then.
@@ -51,8 +59,12 @@ class Desk:
         held = self.quarantine.get(name)
         if held.decision is not Decision.PENDING:
             raise DecidedError(f"that file was {held.decision} already", hint="load the page again")
+        if boxes and decision is not Decision.CLEARED:
+            raise UsageError("boxes belong to a file that is released", hint="refuse it without them")
+        blanked: tuple[Box, ...] = ()
         if decision is Decision.CLEARED:
             self._may_clear(held)
+            blanked = self._on_frames(held, boxes)
         entry = Entry(
             Action.REVIEW,
             Outcome.STARTED,
@@ -61,13 +73,14 @@ class Desk:
                 "decision": decision.value,
                 "reviewer": self.reviewer,
                 "reason": held.reason,
+                "boxes": len(boxes),
                 "profile_sha256": self.profile.sha256,
             },
         )
         with self.log.act(entry):
             if decision is Decision.CLEARED:
-                self._release(held)
-            return self.quarantine.decide(held, decision, self.reviewer)
+                self._release(held, blanked)
+            return self.quarantine.decide(held, decision, self.reviewer, boxes)
 
     def _may_clear(self, held: Held) -> None:
         if not held.liftable:
@@ -81,10 +94,19 @@ class Desk:
         if now != held.sha256:
             raise DataError("the file has changed since it was held", hint="de-identify the folder again")
 
-    def _release(self, held: Held) -> None:
+    def _on_frames(self, held: Held, boxes: tuple[Box, ...]) -> tuple[Box, ...]:
+        if not boxes:
+            return ()
+        shape = shape_of(held.path)
+        if shape is None:
+            raise DataError("the file has no picture that could be blanked", hint="refuse it")
+        check_boxes(boxes, shape)
+        return on_frames(boxes, shape)
+
+    def _release(self, held: Held, boxes: tuple[Box, ...]) -> None:
         processor = Processor(Path(held.source), self.out, self.profile, self.key)
         try:
-            done = processor.release(held.input, held.reason)
+            done = processor.release(held.input, held.reason, boxes)
         except MalformedError as error:
             raise DataError("the file cannot be read", hint="refuse it") from error
         if done.record.status is not Status.RELEASED:
