@@ -176,7 +176,7 @@ function mark(box, index) {
     every.onchange = () => { box.frame = every.checked ? EVERY : frameNow(); changed(); focusOn(index, "input[type=checkbox]"); };
     const where = element("button", { type: "button", textContent: `frame ${box.frame + 1}`, hidden: box.frame === EVERY, onclick: () => show(box.frame) });
     where.setAttribute("aria-label", `Box ${number}: show frame ${box.frame + 1}`);
-    item.append(element("label", {}, every, " on every frame"), where);
+    item.append(element("label", {}, every, " every frame"), where);
   }
   const edges = element("span", { className: "edges" });
   for (const edge of EDGES) {
