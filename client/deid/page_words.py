@@ -33,6 +33,7 @@ RULES: Mapping[str, RuleNote] = {
     ),
     "local_code": RuleNote("Local code", "A code of a hospital's own list, which may be free text, was replaced."),
     "invalid_removed": RuleNote("Malformed", "A value that is not what its type says was taken out."),
+    "cleared by a person": RuleNote("Cleared by a person", "A reviewer had looked at the picture and released it."),
     "invalid_date": RuleNote("Malformed date", "A date, time or age that is none was not kept."),
 }
 

@@ -133,16 +133,10 @@ class Quarantine:
         names = [path.stem for path in self._folder.glob("*.json")] if self._folder.is_dir() else []
         yield from sorted((self.get(name) for name in names), key=lambda held: held.input)
 
-    def decide(
-        self,
-        held: Held,
-        decision: Decision,
-        reviewer: str,
-        blanked: tuple[tuple[int, int, int, int, int], ...] = (),
-    ) -> Held:
-        """Record what a person decided, and which boxes were blanked."""
+    def decide(self, held: Held, decision: Decision, reviewer: str) -> Held:
+        """Record what a person decided."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        decided = replace(held, decision=decision, reviewer=reviewer, decided=now, blanked=blanked)
+        decided = replace(held, decision=decision, reviewer=reviewer, decided=now)
         self._write(decided)
         return decided
 

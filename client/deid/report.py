@@ -69,7 +69,7 @@ class DeidReport:
         profile: The name of the profile.
         profile_sha256: Its digest.
         path: The report file, which has a line per input file.
-        redacted: How many of the released had text blanked in their pixels.
+        redacted: How many of those released had text blanked in their pixels.
     """
 
     files: int
@@ -95,14 +95,14 @@ class DeidReport:
     def records(self) -> Iterator[FileRecord]:
         """The lines of the report file."""
         for row in json.loads(self.path.read_text("utf-8"))["files"]:
-            pixels = row.get("pixels", {})
+            looked = row.get("pixels", {"frames": 0, "boxes": 0})
             yield FileRecord(
                 row["input"],
                 Status(row["status"]),
                 row.get("reason", ""),
                 row.get("rules", {}),
-                frames=pixels.get("frames", 0),
-                boxes=pixels.get("boxes", 0),
+                looked["frames"],
+                looked["boxes"],
             )
 
 

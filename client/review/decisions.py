@@ -1,16 +1,15 @@
 """What a person's decision does: first the record, then the act, and only what a person may decide."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from client.deid.boxes import Box, to_blank
 from client.deid.codec import MalformedError
 from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
 from client.deid.quarantine import Decision, Held, Quarantine, sha256_of
 from client.deid.report import Status
 from client.deid.single import Processor
-from client.review.boxes import Box, check_boxes, on_frames
-from client.review.pictures import shape_of
 from compliance.log import Action, AuditLog, Entry, Outcome
 from shared.errors import DataError, PolicyError, UsageError
 
@@ -61,10 +60,10 @@ class Desk:
             raise DecidedError(f"that file was {held.decision} already", hint="load the page again")
         if boxes and decision is not Decision.CLEARED:
             raise UsageError("boxes belong to a file that is released", hint="refuse it without them")
-        blanked: tuple[Box, ...] = ()
         if decision is Decision.CLEARED:
             self._may_clear(held)
-            blanked = self._on_frames(held, boxes)
+            to_blank(held.path, boxes)
+        held = replace(held, blanked=boxes)
         entry = Entry(
             Action.REVIEW,
             Outcome.STARTED,
@@ -79,8 +78,8 @@ class Desk:
         )
         with self.log.act(entry):
             if decision is Decision.CLEARED:
-                self._release(held, blanked)
-            return self.quarantine.decide(held, decision, self.reviewer, boxes)
+                self._release(held)
+            return self.quarantine.decide(held, decision, self.reviewer)
 
     def _may_clear(self, held: Held) -> None:
         if not held.liftable:
@@ -94,19 +93,10 @@ class Desk:
         if now != held.sha256:
             raise DataError("the file has changed since it was held", hint="de-identify the folder again")
 
-    def _on_frames(self, held: Held, boxes: tuple[Box, ...]) -> tuple[Box, ...]:
-        if not boxes:
-            return ()
-        shape = shape_of(held.path)
-        if shape is None:
-            raise DataError("the file has no picture that could be blanked", hint="refuse it")
-        check_boxes(boxes, shape)
-        return on_frames(boxes, shape)
-
-    def _release(self, held: Held, boxes: tuple[Box, ...]) -> None:
+    def _release(self, held: Held) -> None:
         processor = Processor(Path(held.source), self.out, self.profile, self.key)
         try:
-            done = processor.release(held.input, held.reason, boxes)
+            done = processor.release(held.input, held.reason, to_blank(held.path, held.blanked))
         except MalformedError as error:
             raise DataError("the file cannot be read", hint="refuse it") from error
         if done.record.status is not Status.RELEASED:

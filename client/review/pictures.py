@@ -1,7 +1,6 @@
 """Held images as PNG, as a viewer shows them: grey the right way round, palettes and other colour models as colours."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
 
+from client.deid.boxes import Shape, shape_of
 from client.deid.known import UNREADABLE
 from shared.errors import DataError
 
@@ -20,30 +20,7 @@ MOST_FRAMES = 256
 """Frames that can be chosen; of longer films the others are spread evenly over their length."""
 STORED = "stored"
 """The view that shows the numbers in the file: text may hide behind a palette whose colours do not differ."""
-_MOST_PIXELS = 64 << 20
 _COLOURS = 3
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How many frames a file has, and how many rows and columns each."""
-
-    frames: int
-    rows: int
-    columns: int
-
-
-def shape_of(path: Path) -> Shape | None:
-    """The shape of the picture in a file; None where it has none that can be shown."""
-    try:
-        dataset = dcmread(path, stop_before_pixels=True)
-        shape = Shape(
-            int(dataset.get("NumberOfFrames", 1) or 1), int(dataset.get("Rows", 0)), int(dataset.get("Columns", 0))
-        )
-    except UNREADABLE:
-        return None
-    drawable = min(shape.rows, shape.columns) > 0 and shape.rows * shape.columns <= _MOST_PIXELS
-    return shape if drawable and shape.frames > 0 else None
 
 
 def frames_of(shape: Shape | None, also: Iterable[int] = ()) -> tuple[int, ...]:

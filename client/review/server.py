@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from client.deid.boxes import EVERY_FRAME, MOST_BOXES, shape_of
 from client.deid.quarantine import Decision, Held
-from client.review.boxes import EVERY_FRAME, MOST_BOXES
 from client.review.decisions import DecidedError, Desk
-from client.review.pictures import frames_of, png, shape_of
+from client.review.pictures import frames_of, png
 from shared.errors import DataError, FedwardError, PolicyError, RecordError, UsageError
 from shared.page import look, visible
 

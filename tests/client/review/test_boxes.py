@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.deid.boxes import EVERY_FRAME, MOST_BOXES, Box, Shape, check_boxes, on_frames
 from client.deid.quarantine import Decision
 from client.deid.report import FileRecord, Status
 from client.deid.single import Processed, Processor
-from client.review.boxes import EVERY_FRAME, MOST_BOXES, Box, check_boxes, on_frames
-from client.review.pictures import Shape
 from shared.errors import UsageError
 from tests.client.review.hospital import Review, film
 

@@ -10,7 +10,8 @@ from PIL import Image
 from pydicom import Dataset
 from pydicom.pixels import convert_color_space
 
-from client.review.pictures import MOST_FRAMES, Shape, frames_of, png, shape_of
+from client.deid.boxes import Shape, shape_of
+from client.review.pictures import MOST_FRAMES, frames_of, png
 from shared.errors import DataError
 from tests.client.deid.files import image, to_bytes
 

@@ -1,9 +1,13 @@
 """Boxes that a person draws over a held picture: rectangles of one frame, or of every frame, in pixels, half-open."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 
-from client.review.pictures import Shape
-from shared.errors import UsageError
+from pydicom import dcmread
+
+from client.deid.known import UNREADABLE
+from shared.errors import DataError, UsageError
 
 Box = tuple[int, int, int, int, int]
 """Frame, top, left, bottom, right: rows from top up to bottom, columns from left up to right, neither end included."""
@@ -12,7 +16,47 @@ EVERY_FRAME = -1
 """Stands in the place of the frame of a box that is on all of them."""
 MOST_BOXES = 200
 _MOST_BLANKED = 100_000
+_MOST_PIXELS = 64 << 20
 _HINT = "load the page again and draw the boxes anew"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How many frames a file has, and how many rows and columns each."""
+
+    frames: int
+    rows: int
+    columns: int
+
+
+def shape_of(path: Path) -> Shape | None:
+    """The shape of the picture in a file; None where it has none that can be shown."""
+    try:
+        dataset = dcmread(path, stop_before_pixels=True)
+        shape = Shape(
+            int(dataset.get("NumberOfFrames", 1) or 1), int(dataset.get("Rows", 0)), int(dataset.get("Columns", 0))
+        )
+    except UNREADABLE:
+        return None
+    drawable = min(shape.rows, shape.columns) > 0 and shape.rows * shape.columns <= _MOST_PIXELS
+    return shape if drawable and shape.frames > 0 else None
+
+
+def to_blank(path: Path, boxes: Iterable[Box]) -> tuple[Box, ...]:
+    """What is blanked in the file at ``path`` if these boxes are: each that is on every frame written out once a frame.
+
+    Raises:
+        UsageError: A box does not lie in the picture, or there are too many.
+        DataError: There are boxes, and the file has no picture.
+    """
+    wanted = tuple(boxes)
+    if not wanted:
+        return ()
+    shape = shape_of(path)
+    if shape is None:
+        raise DataError("the file has no picture that could be blanked", hint="refuse it")
+    check_boxes(wanted, shape)
+    return on_frames(wanted, shape)
 
 
 def check_boxes(boxes: Iterable[Box], shape: Shape) -> None:
