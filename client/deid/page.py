@@ -95,19 +95,12 @@ def render(report: DeidReport, profile: Profile, *, source: Path, made: datetime
     tally = _Tally()
     for record in report.records():
         tally.add(record)
-    templates = page.environment("client.deid")
-    templates.globals.update(count=page.count, plural=page.plural)
-    templates.filters["visible"] = page.visible
-    style, style_hash = page.style((files("client.deid") / "templates" / "deid.css").read_text("utf-8"))
     reasons, listed = tally.by_reason(), tally.listed()
     held = report.quarantined + report.refused
-    return templates.get_template("deid.html").render(
+    return filled(
+        "deid.html",
+        profile,
         report=report,
-        profile=profile,
-        told=explained(profile),
-        safe_harbor=safe_harbor(profile),
-        options=[page_words.OPTIONS[option] for option in sorted(profile.options)],
-        edition=edition(),
         source=str(source),
         made=made or datetime.now(UTC),
         report_sha256=sha256_of(report.path),
@@ -120,8 +113,24 @@ def render(report: DeidReport, profile: Profile, *, source: Path, made: datetime
         liftable=sum(one.files for one in reasons if one.liftable),
         rules=_rules(report.rules),
         bar=_bar(report),
+    )
+
+
+def filled(template: str, profile: Profile, **values: object) -> str:
+    """A page of this room: a template with its own values and with what pages about a profile have in common."""
+    templates = page.environment("client.deid")
+    templates.globals.update(count=page.count, plural=page.plural)
+    templates.filters["visible"] = page.visible
+    style, style_hash = page.style((files("client.deid") / "templates" / "deid.css").read_text("utf-8"))
+    return templates.get_template(template).render(
+        profile=profile,
+        told=explained(profile),
+        safe_harbor=safe_harbor(profile),
+        options=[page_words.OPTIONS[option] for option in sorted(profile.options)],
+        edition=edition(),
         style=style,
         style_hash=style_hash,
+        **values,
     )
 
 
