@@ -42,7 +42,7 @@ def deidentify(
         typer.Option(help="The site's key (0600), made where missing."),
     ] = None,
     reports: Annotated[
-        Path | None, typer.Option(help="Folder for deid.json. Default: the node's, else beside OUT.")
+        Path | None, typer.Option(help="Folder for deid.json and deid.html. Default: the node's, else beside OUT.")
     ] = None,
     determination: Annotated[
         Path | None, typer.Option(help="Expert determination (JSON), where the profile needs one.")
@@ -53,8 +53,12 @@ def deidentify(
 ) -> None:
     """De-identify a folder of DICOM files.
 
+    The report is deid.json, with a line for every file, and deid.html, a page for people; both name input files.
+
     Exit status 0: all released. 3: some were quarantined or refused; the report names each. 2: wrong use.
     """
+    from client.deid.page import write_page
+
     chosen = Profile.load(profile, determination=determination)
     reports = reports or (node / "reports" if node else out.parent / f"{out.name}-reports")
     examine(source, out, reports)  # nothing is made for a folder that holds nothing
@@ -72,7 +76,7 @@ def deidentify(
             workers=workers,
             on_progress=bar.update,
         )
-    _tell(report, as_json=as_json)
+    _tell(report, write_page(report, chosen, source=source), as_json=as_json)
 
 
 @app.command()
@@ -86,7 +90,7 @@ def review(
     determination: Annotated[Path | None, typer.Option(help="Expert determination (JSON).")] = None,
     node: Annotated[Path | None, typer.Option(help="The node's folder; its keys and log are used.")] = None,
 ) -> None:
-    """Look at quarantined images on a page of this machine, and clear or refuse each."""
+    """Look at quarantined images on a page of this machine: release each, blank boxes in it first, or refuse it."""
     from client.review.cli import review as serve
 
     chosen = Profile.load(profile, determination=determination)
@@ -116,20 +120,23 @@ class _Bar:
         self._progress.update(self._task, completed=done)
 
 
-def _tell(report: DeidReport, *, as_json: bool) -> None:
+def _tell(report: DeidReport, page: Path, *, as_json: bool) -> None:
     if as_json:
         console.emit_json(
             {
                 **report.counts,
+                "redacted": report.redacted,
                 "profile": report.profile,
                 "profile_sha256": report.profile_sha256,
                 "report": str(report.path),
+                "page": str(page),
             }
         )
     else:
         console.say(
             f"{report.released} of {report.files} files released under profile {report.profile}; report {report.path}"
         )
+        console.say(f"page for people: {page}; it names input files, keep it inside")
     held = report.quarantined + report.refused
     if held:
         raise PartialError(

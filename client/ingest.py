@@ -11,6 +11,8 @@ from pathlib import Path
 
 from client.cohort import Cohort, build_cohort
 from client.deid import Profile, SiteKey, Status, deidentify_folder
+from client.ingest_page import NAME as PAGE
+from client.ingest_page import write_ingest_page
 from client.node import Node
 from client.sources.intake import Intake, Spool
 from client.sources.ledger import DIGEST, Ledger
@@ -77,6 +79,11 @@ class Ingested:
     tally: Tally
     report: Path
     cohort: Cohort
+
+    @property
+    def page(self) -> Path:
+        """The page beside the report."""
+        return self.report.with_name(PAGE)
 
 
 @dataclass
@@ -251,3 +258,4 @@ def _write_report(path: Path, run: _Run, *, complete: bool) -> None:
     head = {"format": 1, "source": run.source.kind, "complete": complete, "profile": run.profile.name}
     body = {"profile_sha256": run.profile.sha256, "counts": run.tally.counts, "seconds": run.tally.seconds}
     write_json(path, {**head, **body, "files": run.tally.lines}, mode=0o600)
+    write_ingest_page(path, run.profile)

@@ -151,10 +151,12 @@ def _tell(done: "Ingested", *, as_json: bool) -> None:
 
     tally, sides = done.tally, {side.value: len(done.cohort.patients(side)) for side in Split}
     if as_json:
-        console.emit_json({**tally.counts, "seconds": tally.seconds, "cohort": sides, "report": str(done.report)})
+        where = {"report": str(done.report), "page": str(done.page)}
+        console.emit_json({**tally.counts, "seconds": tally.seconds, "cohort": sides, **where})
     else:
         console.say(f"{tally.studies} studies, {tally.unchanged} of them without anything new")
         console.say(f"{tally.released} of {tally.fetched} files released; report {done.report}")
+        console.say(f"page for people: {done.page}; it names studies, keep it inside")
         console.say(f"cohort: {sides['train']} patients to train on, {sides['held_out']} held out")
     if tally.incomplete:
         raise PartialError(

@@ -32,6 +32,32 @@ FLAGS = (
 )
 PATIENCE = 30.0
 
+# Contrast of every visible text against what is painted behind it (WCAG 2.2, success criterion 1.4.3).
+LOW_CONTRAST = """
+(() => {
+  const parse = text => { const n = text.match(/[\\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
+  const over = (top, below) => [0, 1, 2].map(i => top[3] * top[i] + (1 - top[3]) * below[i]).concat(1);
+  const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = c => { const [r, g, b] = c.slice(0, 3).map(v => linear(v / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const behind = node => { const layers = [];
+    for (let e = node; e; e = e.parentElement) layers.push(parse(getComputedStyle(e).backgroundColor));
+    return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]); };
+  const bad = [];
+  for (const e of document.querySelectorAll('body *')) {
+    if (![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) || !e.getClientRects().length) continue;
+    const style = getComputedStyle(e), paper = behind(e);
+    const ink = over(parse(e.namespaceURI.endsWith('svg') ? style.fill : style.color), paper);
+    const [a, b] = [light(ink), light(paper)].sort((x, y) => y - x), ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) bad.push(`${ratio.toFixed(2)} ${e.tagName} ${e.className} ${e.textContent.slice(0, 40)}`);
+  }
+  return bad;
+})()
+"""
+
+# How far the page scrolls sideways, in pixels.
+WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
 
 @dataclass
 class Browser:
@@ -160,3 +186,8 @@ def chromium() -> Iterator[Browser]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def outside(browser: Browser, page: Path) -> list[str]:
+    """Requests for anything but the page itself and what it carries inside."""
+    return [url for url in browser.requests if url != page.as_uri() and not url.startswith("data:")]

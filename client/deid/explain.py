@@ -2,9 +2,11 @@
 
 from collections import Counter
 
+from client.deid.actions import Action
 from client.deid.profile import Profile, resolve
 from client.deid.tables import Option
 
+_AGE = 0x00101010
 _REMOVED = "removed or replaced"
 _UNSEEN = "held back unless the pixels are known to be clear"
 
@@ -18,7 +20,11 @@ def explain(name: str) -> dict[str, object]:
     Raises:
         UsageError: There is no such profile, or its file says something that is not understood.
     """
-    profile = resolve(name)
+    return explained(resolve(name))
+
+
+def explained(profile: Profile) -> dict[str, object]:
+    """What a profile that is loaded already does (:func:`explain`)."""
     return {
         "name": profile.name,
         "title": profile.title,
@@ -28,10 +34,20 @@ def explain(name: str) -> dict[str, object]:
         "dates": _dates(profile),
         "descriptions": "reduced to words of imaging" if profile.has(Option.CLEAN_DESCRIPTORS) else "removed",
         "private": "only those of PS3.15 Table E.3.10-1" if profile.has(Option.RETAIN_SAFE_PRIVATE) else "removed",
-        "ages": f"{profile.rules[0x00101010].required}; an age that stays is 090Y above 89",
-        "safe_harbor": _safe_harbor(profile),
+        "ages": _ages(profile),
+        "safe_harbor": safe_harbor(profile),
         "rules": dict(sorted(Counter(rule.required.value for rule in profile.rules.values()).items())),
     }
+
+
+def _ages(profile: Profile) -> str:
+    match profile.rules[_AGE].required:
+        case Action.KEEP | Action.AGE:
+            return "kept up to 89, then 090Y"
+        case Action.REMOVE:
+            return "removed"
+        case action:
+            return f"set by the action {action}"
 
 
 def _dates(profile: Profile) -> str:
@@ -42,7 +58,7 @@ def _dates(profile: Profile) -> str:
     return "cut to the year" if profile.has(Option.RETAIN_YEARS) else "removed, emptied, or a dummy date"
 
 
-def _safe_harbor(profile: Profile) -> dict[str, str]:
+def safe_harbor(profile: Profile) -> dict[str, str]:
     """What happens to each identifier of 45 CFR 164.514(b)(2)(i); attributes that an override keeps stay."""
     devices = "kept" if profile.has(Option.RETAIN_DEVICE_IDENTITY) else _REMOVED
     places = "institutions kept" if profile.has(Option.RETAIN_INSTITUTION_IDENTITY) else _REMOVED

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -47,10 +47,11 @@ class Held:
         reason: Why it is held.
         sha256: Of the file as it was then.
         profile_sha256: The profile that it was held under.
-        boxes: Proposed boxes: frame, top, left, bottom, right, in pixels.
+        boxes: Proposed boxes: frame, top, left, bottom, right, in pixels, half-open.
         decision: What a person decided.
         reviewer: Who; empty while nobody has.
         decided: When (UTC, ISO 8601); likewise.
+        blanked: The boxes that the reviewer had blanked, likewise; the frame is -1 where a box is on every frame.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Held:
     decision: Decision = Decision.PENDING
     reviewer: str = ""
     decided: str = ""
+    blanked: tuple[tuple[int, int, int, int, int], ...] = ()
 
     @property
     def path(self) -> Path:
@@ -122,8 +124,8 @@ class Quarantine:
         path = self._folder / f"{name}.json"
         try:
             row = json.loads(path.read_bytes())
-            boxes = tuple((int(f), int(t), int(le), int(b), int(r)) for f, t, le, b, r in row.pop("boxes"))
-            return Held(**(row | {"boxes": boxes, "decision": Decision(row["decision"])}))
+            boxes, blanked = _boxes(row.pop("boxes")), _boxes(row.pop("blanked", ()))
+            return Held(**(row | {"boxes": boxes, "blanked": blanked, "decision": Decision(row["decision"])}))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataError(f"there is no readable record {path.name}", hint="de-identify the folder again") from error
 
@@ -145,6 +147,10 @@ class Quarantine:
             self._folder.chmod(0o700)
         row = asdict(held) | {"input": held.input.encode("utf-8", "surrogateescape").decode("utf-8", "replace")}
         write_json(self._folder / f"{held.id}.json", row, mode=0o600)
+
+
+def _boxes(rows: Iterable[Iterable[int]]) -> tuple[tuple[int, int, int, int, int], ...]:
+    return tuple((int(f), int(t), int(le), int(b), int(r)) for f, t, le, b, r in rows)
 
 
 def sha256_of(path: Path) -> str:

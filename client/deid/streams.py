@@ -22,7 +22,7 @@ _J2K_START, _J2K_SIZE, _J2K_COMMENT, _J2K_TILE, _J2K_END = 0xFF4F, 0xFF51, 0xFF6
 
 
 FrameBox = tuple[int, int, int, int, int]
-"""Frame, top, left, bottom, right, in pixels, half open."""
+"""Frame, top, left, bottom, right: rows from top up to bottom, columns from left up to right, neither end included."""
 
 
 class UnclearError(Exception):

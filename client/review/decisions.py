@@ -1,8 +1,9 @@
 """What a person's decision does: first the record, then the act, and only what a person may decide."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from client.deid.boxes import Box, to_blank
 from client.deid.codec import MalformedError
 from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
@@ -37,13 +38,19 @@ class Desk:
     log: AuditLog
     reviewer: str
 
-    def decide(self, name: str, decision: Decision) -> Held:
+    def decide(self, name: str, decision: Decision, boxes: tuple[Box, ...] = ()) -> Held:
         """Clear or refuse a held file.
 
         Clearing takes the file through the engine and the checker; only the reason that it was held for is lifted.
 
+        Args:
+            name: The record.
+            decision: What becomes of the file.
+            boxes: What is blanked in a file that is cleared; frame -1 stands for every frame.
+
         Raises:
             DecidedError: It is decided already.
+            UsageError: The boxes do not fit the picture, or belong to a file that is refused.
             PolicyError: A person may not lift this reason, or the file still may not go out.
             DataError: The file has changed since it was held, or cannot be read.
             RecordError: The audit log cannot be written; nothing was done then.
@@ -51,8 +58,12 @@ class Desk:
         held = self.quarantine.get(name)
         if held.decision is not Decision.PENDING:
             raise DecidedError(f"that file was {held.decision} already", hint="load the page again")
+        if boxes and decision is not Decision.CLEARED:
+            raise UsageError("boxes belong to a file that is released", hint="refuse it without them")
         if decision is Decision.CLEARED:
             self._may_clear(held)
+            to_blank(held.path, boxes)
+        held = replace(held, blanked=boxes)
         entry = Entry(
             Action.REVIEW,
             Outcome.STARTED,
@@ -61,6 +72,7 @@ class Desk:
                 "decision": decision.value,
                 "reviewer": self.reviewer,
                 "reason": held.reason,
+                "boxes": len(boxes),
                 "profile_sha256": self.profile.sha256,
             },
         )
@@ -84,7 +96,7 @@ class Desk:
     def _release(self, held: Held) -> None:
         processor = Processor(Path(held.source), self.out, self.profile, self.key)
         try:
-            done = processor.release(held.input, held.reason)
+            done = processor.release(held.input, held.reason, to_blank(held.path, held.blanked))
         except MalformedError as error:
             raise DataError("the file cannot be read", hint="refuse it") from error
         if done.record.status is not Status.RELEASED:

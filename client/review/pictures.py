@@ -1,5 +1,6 @@
-"""Held images as PNG: grey or colour, with the file's window or one that shows everything."""
+"""Held images as PNG, as a viewer shows them: grey the right way round, palettes and other colour models as colours."""
 
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 
@@ -7,27 +8,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
 
+from client.deid.boxes import Shape, shape_of
 from client.deid.known import UNREADABLE
 from shared.errors import DataError
 
 MOST_FRAMES = 256
 """Frames that can be chosen; of longer films the others are spread evenly over their length."""
-_MOST_PIXELS = 64 << 20
+STORED = "stored"
+"""The view that shows the numbers in the file: text may hide behind a palette whose colours do not differ."""
+_COLOURS = 3
 
 
-def frames_of(path: Path) -> tuple[int, ...]:
-    """The frames that can be looked at; empty where the file has no picture that can be shown."""
-    try:
-        dataset = dcmread(path, stop_before_pixels=True)
-        count = int(dataset.get("NumberOfFrames", 1) or 1)
-        drawable = int(dataset.get("Rows", 0)) * int(dataset.get("Columns", 0))
-    except UNREADABLE:
+def frames_of(shape: Shape | None, also: Iterable[int] = ()) -> tuple[int, ...]:
+    """The frames that can be chosen, those in ``also`` (frames with boxes) among them; empty where there is none."""
+    if shape is None:
         return ()
-    if not 0 < drawable <= _MOST_PIXELS or count < 1:
-        return ()
-    return tuple(sorted({round(one) for one in np.linspace(0, count - 1, min(count, MOST_FRAMES))}))
+    spread = {round(one) for one in np.linspace(0, shape.frames - 1, min(shape.frames, MOST_FRAMES))}
+    return tuple(sorted(spread | {frame for frame in also if 0 <= frame < shape.frames}))
 
 
 def png(path: Path, frame: int, *, window: str = "full") -> bytes:
@@ -36,21 +37,43 @@ def png(path: Path, frame: int, *, window: str = "full") -> bytes:
     Args:
         path: A DICOM file.
         frame: Its number, from 0.
-        window: ``full`` spreads all values, faint marks included; ``middle`` the middle nine tenths.
+        window: ``full`` spreads all values, faint marks included; ``middle`` the middle nine tenths; ``stored`` as
+            ``full``, but the numbers in the file without palette and inversion.
 
     Raises:
         DataError: The picture cannot be shown.
     """
-    if frame not in frames_of(path):
+    shape = shape_of(path)
+    if shape is None or not 0 <= frame < shape.frames:
         raise DataError("there is no such frame", hint="choose one of the list")
     try:
-        pixels = pixel_array(path, index=frame)
+        shown = _shown(path, frame, window)
     except (*UNREADABLE, MemoryError) as error:
         raise DataError("the picture cannot be shown", hint="look at it at a reading station") from error
-    shown = pixels if pixels.ndim == 3 and pixels.dtype == np.uint8 else _stretched(pixels, window)
     stream = BytesIO()
     Image.fromarray(shown).save(stream, "PNG", compress_level=1)
     return stream.getvalue()
+
+
+def _shown(path: Path, frame: int, window: str) -> NDArray[np.uint8]:
+    # YBR_FULL and YBR_FULL_422 become RGB in here; the other YBR models by their decoders.
+    pixels = pixel_array(path, index=frame)
+    about = dcmread(path, stop_before_pixels=True)
+    kind = str(about.get("PhotometricInterpretation", "")).strip()
+    if kind == "PALETTE COLOR" and window != STORED:
+        return _coloured(pixels, about)
+    if pixels.ndim == _COLOURS and pixels.dtype == np.uint8:
+        return pixels
+    shown = _stretched(pixels, window)
+    return np.subtract(255, shown, dtype=np.uint8) if kind == "MONOCHROME1" and window != STORED else shown
+
+
+def _coloured(pixels: NDArray[np.generic], about: Dataset) -> NDArray[np.uint8]:
+    """Through the palette of the file (PS3.3 C.7.6.3.1.5), without transparency."""
+    colours = apply_color_lut(pixels, about)[..., :_COLOURS]
+    # Some writers fill 16-bit palettes with numbers of 8 bits.
+    wide = colours.dtype == np.uint16 and int(colours.max(initial=0)) > 255
+    return np.ascontiguousarray(colours >> 8 if wide else colours).astype(np.uint8)
 
 
 def _stretched(pixels: NDArray[np.generic], window: str) -> NDArray[np.uint8]:

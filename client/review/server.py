@@ -12,17 +12,21 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.resources import files
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from client.deid.boxes import EVERY_FRAME, MOST_BOXES, shape_of
 from client.deid.quarantine import Decision, Held
 from client.review.decisions import DecidedError, Desk
 from client.review.pictures import frames_of, png
 from shared.errors import DataError, FedwardError, PolicyError, RecordError, UsageError
+from shared.page import look, visible
 
 LOOPBACK = "127.0.0.1"
 TOKEN, SECRET = "X-Fedward-Token", "X-Fedward-Session"  # names of headers
-_MOST_BODY = 4096
+_MOST_BODY = 16384
 _PATIENCE = 10.0
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob: data:; connect-src 'self'; "
@@ -40,6 +44,22 @@ _STATUS: Mapping[type[FedwardError], HTTPStatus] = {
     UsageError: HTTPStatus.BAD_REQUEST,
     RecordError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
+
+
+_Edge = Annotated[int, Field(ge=0, le=65535)]  # Rows and Columns are US
+
+
+class _Asked(BaseModel):
+    """A decision as the page sends it; strict, so that neither 1.0 nor true is a number of pixels."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    id: Annotated[str, Field(max_length=64)]
+    decision: Decision
+    boxes: Annotated[
+        tuple[tuple[Annotated[int, Field(ge=EVERY_FRAME, lt=1 << 31)], _Edge, _Edge, _Edge, _Edge], ...],
+        Field(max_length=MOST_BOXES),
+    ] = ()
 
 
 class ReviewServer(HTTPServer):
@@ -79,7 +99,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         if path in _ASSETS:
             name, kind = _ASSETS[path]
-            self._send(HTTPStatus.OK, (files("client.review") / "templates" / name).read_bytes(), kind)
+            body = (files("client.review") / "templates" / name).read_bytes()
+            self._send(HTTPStatus.OK, look().encode() + b"\n" + body if name.endswith(".css") else body, kind)
         elif self._known():
             self._answer(lambda: self._read(path))
 
@@ -113,16 +134,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _decide(self, path: str) -> None:
         size = self.headers.get("Content-Length", "")
-        if path != "/api/decide" or not size.isdecimal() or int(size) > _MOST_BODY:
+        # A length of thousands of digits is none: int() would take its time over it, or refuse.
+        if path != "/api/decide" or not size.isdecimal() or len(size) > 9 or int(size) > _MOST_BODY:
             raise UsageError("that is no decision", hint="use the page's buttons")
         try:
-            asked = json.loads(self.rfile.read(int(size)))
-            name, decision = str(asked["id"]), Decision(asked["decision"])
-        except (ValueError, KeyError, TypeError) as error:
+            asked = _Asked.model_validate_json(self.rfile.read(int(size)))
+        except ValidationError as error:
             raise UsageError("that is no decision", hint="use the page's buttons") from error
-        if decision is Decision.PENDING:
+        if asked.decision is Decision.PENDING:
             raise UsageError("that is no decision", hint="clear the file or refuse it")
-        self._json(_shown(self.server.desk.decide(name, decision)))
+        self._json(_shown(self.server.desk.decide(asked.id, asked.decision, asked.boxes)))
 
     def _ours(self) -> bool:
         """Whether the request names this server: a foreign name that was made to resolve to it is turned away."""
@@ -176,15 +197,20 @@ def _equal(given: str, expected: str) -> bool:
 
 
 def _shown(held: Held) -> dict[str, object]:
-    """What the page gets to know of a held file."""
+    """What the page gets to know of a held file; names come from outside, and are shown as :func:`visible` has them."""
+    shape = shape_of(held.path)
     return {
         "id": held.id,
-        "input": held.input,
-        "reason": held.reason,
+        "input": visible(held.input),
+        "reason": visible(held.reason),
         "liftable": held.liftable,
         "decision": held.decision.value,
         "reviewer": held.reviewer,
         "decided": held.decided,
         "boxes": held.boxes,
-        "frames": frames_of(held.path),
+        "blanked": held.blanked,
+        "frames": frames_of(shape, (box[0] for box in (*held.boxes, *held.blanked))),
+        "count": shape.frames if shape else 0,
+        "rows": shape.rows if shape else 0,
+        "columns": shape.columns if shape else 0,
     }

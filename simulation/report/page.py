@@ -1,14 +1,14 @@
 """From the record of a run to its page: no figure is computed here that the record does not hold, only compared."""
 
 import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from shared import page
 from shared.files import write_bytes
 from simulation.pictures import CLASS_COLOURS
 from simulation.record import Panel, RunRecord, TaskRecord
@@ -79,23 +79,16 @@ def render(record: RunRecord) -> str:
     Content-Security-Policy lets no other style and no other source in, so that a name in the data that looks like
     markup stays text.
     """
-    environment = Environment(
-        loader=PackageLoader("simulation", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    source, _, _ = PackageLoader("simulation", "templates").get_source(environment, "report.css")
-    style = source.strip()
-    environment.globals.update(w=words, counts=tables.counts, panel_scores=_panel_scores, data_uri=_data_uri)
-    return environment.get_template("report.html").render(
+    templates = page.environment("simulation")
+    style, style_hash = page.style((files("simulation") / "templates" / "report.css").read_text("utf-8"))
+    templates.globals.update(w=words, counts=tables.counts, panel_scores=_panel_scores, data_uri=_data_uri)
+    return templates.get_template("report.html").render(
         run=record,
         facts=_facts(record),
         tasks=[_task_view(record, task) for task in record.tasks],
         arms=[(name, words.ARMS[name]) for name in words.ARMS if any(name in task.arms for task in record.tasks)],
-        style=Markup(style),  # noqa: S704  our own file, not data
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        style=style,
+        style_hash=style_hash,
         task_title={task.name: task.title for task in record.tasks},
         pictures_open=_PICTURES_OPEN,
         hero=next((task for task in record.tasks if task.pictures), None),

@@ -4,9 +4,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from shared import page
 from shared.imaging import classical
 
 NOTHING = "\N{EN DASH}"
+
+# Said on every page in the same way.
+count, plural, humanise = page.count, page.plural, page.humanise
 
 
 @dataclass(frozen=True)
@@ -167,12 +171,6 @@ def rule_title(name: str) -> str:
     return f"{_ACTIONS[name]} ({name})" if name in _ACTIONS else humanise(name)
 
 
-def humanise(name: str) -> str:
-    """``"some_name"`` as ``"Some name"``."""
-    words = name.replace("_", " ").strip()
-    return words[:1].upper() + words[1:]
-
-
 def metric_note(name: str) -> MetricNote:
     """How to show the metric; an unknown one is shown plainly, with a definition that says that it has none."""
     return METRICS.get(name) or MetricNote(humanise(name), "", True, 4, "No definition was recorded.")
@@ -193,22 +191,12 @@ def signed(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def count(value: int) -> str:
-    """An integer with thin no-break spaces between thousands (ISO 80000-1, section 7.3.1)."""
-    return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-
-
 def spelled(value: int, one: str, many: str = "") -> str:
     """:func:`plural` as a sentence begins or reads: small numbers in words."""
     names = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
     return (
         f"{names[value]} {one if value == 1 else many or one + 's'}" if value < len(names) else plural(value, one, many)
     )
-
-
-def plural(value: int, one: str, many: str = "") -> str:
-    """``3, "site"`` as ``"3 sites"``."""
-    return f"{count(value)} {one if value == 1 else many or one + 's'}"
 
 
 def size(octets: int) -> str:

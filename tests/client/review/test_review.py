@@ -1,11 +1,8 @@
 """The review page over real HTTP: who may ask, what may be decided, and what stands in the record before it happens."""
 
-import http.client
 import io
 import json
 import stat
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pydicom
@@ -14,88 +11,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from client.cli import app
-from client.deid import Profile, deidentify_folder
-from client.deid.quarantine import Decision, Quarantine
-from client.review.decisions import Desk
-from client.review.server import LOOPBACK, SECRET, TOKEN, ReviewServer
+from client.deid import deidentify_folder
+from client.deid.quarantine import Decision
+from client.review.server import SECRET, TOKEN
 from compliance.log import AuditLog
 from shared.errors import RecordError, UsageError
-from tests.browser import chromium
-from tests.client.deid.files import KEY, image, to_bytes
-
-Answer = tuple[int, dict[str, str], bytes]
-
-
-def written(text: str) -> bytes:
-    """A secondary-capture-like CT with text in its pixels."""
-    from PIL import ImageDraw
-
-    picture = Image.linear_gradient("L").resize((256, 192))
-    ImageDraw.Draw(picture).text((16, 12), text, fill=255)
-
-    def change(dataset: pydicom.Dataset) -> None:
-        dataset.Rows, dataset.Columns = 192, 256
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
-        dataset.PixelData = picture.tobytes()
-        dataset.BurnedInAnnotation = "YES"
-
-    return to_bytes(image(change, number=2))
-
-
-class Review:
-    """A hospital with held files, a server in a thread, and a browser without manners."""
-
-    def __init__(self, root: Path) -> None:
-        self.source, self.out, self.reports = root / "in", root / "out", root / "reports"
-        self.source.mkdir()
-        (self.source / "burned.dcm").write_bytes(written("JANE ROE 31.12.1930"))
-        (self.source / "report.dcm").write_bytes(to_bytes(image(sop_class="1.2.840.10008.5.1.4.1.1.88.11", number=3)))
-        self.profile = Profile.load("basic")
-        deidentify_folder(
-            self.source, self.out, profile=self.profile, key=KEY, log=None, reports=self.reports
-        )  # fmt: skip
-        self.quarantine = Quarantine(self.reports)
-        self.log = AuditLog(root / "log.jsonl", site="H1", subject_key=b"k" * 32)
-        self.log_file = root / "log.jsonl"
-        desk = Desk(self.quarantine, self.out, self.profile, KEY, self.log, "Dr. M. Grey")
-        self.server = ReviewServer(desk)
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.thread.start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-        self.log.close()
-
-    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
-        connection = http.client.HTTPConnection(LOOPBACK, self.server.server_address[1], timeout=5)
-        fields = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body=body, headers=fields)
-        answer = connection.getresponse()
-        result = answer.status, dict(answer.getheaders()), answer.read()
-        connection.close()
-        return result
-
-    def get(self, path: str) -> Answer:
-        return self.ask("GET", path, **{SECRET: self.server.secret})
-
-    def decide(self, name: str, decision: str, **headers: str) -> Answer:
-        fields = {SECRET: self.server.secret, "Origin": self.server.origin} | headers
-        return self.ask("POST", "/api/decide", json.dumps({"id": name, "decision": decision}).encode(), **fields)
-
-    def named(self, name: str) -> str:
-        return next(held.id for held in self.quarantine.all() if held.input == name)
-
-    def entries(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.log_file.read_text().splitlines()]
-
-
-@pytest.fixture
-def review(tmp_path: Path) -> Iterator[Review]:
-    made = Review(tmp_path)
-    yield made
-    made.close()
+from tests.client.deid.files import KEY
+from tests.client.review.hospital import Review, written
 
 
 def test_records_are_private_and_copy_nothing(review: Review) -> None:
@@ -256,45 +178,3 @@ def test_the_command_wants_a_reviewer_and_something_to_review(tmp_path: Path) ->
     assert CliRunner().invoke(app, words).exit_code == 2
     nothing = CliRunner().invoke(app, [*words, "--reviewer", "M. Grey"])
     assert isinstance(nothing.exception, UsageError)
-
-
-class Address:
-    """What the browser opens."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    def as_uri(self) -> str:
-        return self._address
-
-
-@pytest.mark.system("chromium")
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_in_a_browser(review: Review, dark: bool, tmp_path: Path) -> None:
-    import dataclasses
-    import time
-
-    held = review.quarantine.get(review.named("burned.dcm"))
-    record = review.reports / "quarantine" / f"{held.id}.json"
-    row = json.loads(record.read_text()) | {"boxes": [[0, 10, 14, 26, 140]]}
-    record.write_text(json.dumps(row))
-    with chromium() as browser:
-        browser.open(Address(review.server.address), dark=dark)  # type: ignore[arg-type]
-
-        def wait(script: str) -> None:
-            deadline = time.monotonic() + 10
-            while not browser.evaluate(script):
-                assert time.monotonic() < deadline, browser.complaints
-                time.sleep(0.02)
-
-        wait("document.querySelectorAll('#boxes rect').length === 1")
-        shot = browser.screenshot()
-        (tmp_path / "review.png").write_bytes(shot)
-        assert len(shot) > 10_000
-        assert browser.evaluate("location.hash") == ""
-        assert all(url.startswith((review.server.origin, "blob:", "data:")) for url in browser.requests)
-        browser.evaluate("document.getElementById('clear').click()")
-        wait("document.querySelectorAll('.cleared').length === 1")
-        assert not browser.complaints
-    assert dataclasses.replace(held, boxes=()).reason == review.quarantine.get(held.id).reason
-    assert len(list(review.out.rglob("*.dcm"))) == 1

@@ -1,0 +1,62 @@
+"""``ingest.html``: the report of an ingest for people, beside ``ingest.json``, in the look of ``deid.html``."""
+
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+from client.deid.page import MOST_FILES, MOST_REASONS, filled
+from client.deid.profile import Profile
+from shared.files import write_bytes
+
+NAME = "ingest.html"
+
+
+def write_ingest_page(report: Path, profile: Profile) -> Path:
+    """Write the page of a report that is in place, readable by its owner alone.
+
+    Args:
+        report: ``ingest.json``.
+        profile: The profile that the files were de-identified under.
+
+    Returns:
+        Where the page is.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    path = report.with_name(NAME)
+    write_bytes(path, render(report, profile).encode(), mode=0o600)
+    return path
+
+
+def render(report: Path, profile: Profile) -> str:
+    """The page as one HTML document without script (see :func:`client.deid.page.render`)."""
+    told = json.loads(report.read_text("utf-8"))
+    counts: dict[str, int] = told["counts"]
+    rows: list[dict[str, str]] = told["files"]
+    reasons = Counter((row["status"], row["reason"]) for row in rows).most_common()
+    return filled(
+        "ingest.html",
+        profile,
+        counts=counts,
+        kind=told["source"],
+        complete=told["complete"],
+        made=datetime.now(UTC),
+        lines=len(rows),
+        facts=(
+            ("Released", counts["released"], "each read again by an independent checker"),
+            ("Quarantined", counts["quarantined"], "to be read, but not to be released unseen"),
+            ("Refused", counts["refused"] + counts["unreadable"], "not DICOM, or not to be read without guessing"),
+            ("Missing", counts["missing"], "named by the source, and not sent"),
+        ),
+        reasons=[(status, reason, number) for (status, reason), number in reasons[:MOST_REASONS]],
+        more_reasons=max(len(reasons) - MOST_REASONS, 0),
+        listed=[(_name(row), row["status"], row["reason"]) for row in rows[:MOST_FILES]],
+        unlisted=max(len(rows) - MOST_FILES, 0),
+    )
+
+
+def _name(row: dict[str, str]) -> str:
+    """Whatever a line names its file by: study and instance, or where it lies."""
+    return " / ".join(value for key, value in row.items() if key not in {"status", "reason"})
