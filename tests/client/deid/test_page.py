@@ -24,7 +24,7 @@ from shared.page import visible
 from tests.browser import LOW_CONTRAST, WIDE, Browser, chromium, outside
 from tests.client.deid.files import image, to_bytes
 
-ULTRASOUND = "ultrasound, which carries text in its pixels"
+ULTRASOUND = "an ultrasound class whose pixels nobody here looks at"
 HOSTILE = (
     "</code></title></style><script>document.title='run'</script>",
     '"><img src=http://127.0.0.1:9/x onerror=alert(1)>',

@@ -16,11 +16,14 @@ from client.review.server import LOOPBACK, SECRET, ReviewServer
 from compliance.log import AuditLog
 from tests.client.deid.files import KEY, image, to_bytes
 
+HELD_FOR = ["DERIVED", "SECONDARY", "REPORT"]  # the Image Type of what a person has to look at
+WHY = "its Image Type says that it is a picture of a report"
+
 Answer = tuple[int, dict[str, str], bytes]
 
 
 def written(text: str) -> bytes:
-    """A secondary-capture-like CT with text in its pixels."""
+    """A picture of a report, with text in its pixels."""
     picture = Image.linear_gradient("L").resize((256, 192))
     ImageDraw.Draw(picture).text((16, 12), text, fill=255)
 
@@ -28,7 +31,7 @@ def written(text: str) -> bytes:
         dataset.Rows, dataset.Columns = 192, 256
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
         dataset.PixelData = picture.tobytes()
-        dataset.BurnedInAnnotation = "YES"
+        dataset.ImageType = HELD_FOR
 
     return to_bytes(image(change, number=2))
 
@@ -50,7 +53,7 @@ def film(lines: str = "ROE, JANE 31.12.1930\nST ELSEWHERE", frames: int = 6) -> 
         shots.append(picture.tobytes())
 
     def change(dataset: pydicom.Dataset) -> None:
-        dataset.Modality = "US"
+        dataset.Modality, dataset.ImageType = "US", HELD_FOR
         dataset.Rows, dataset.Columns, dataset.NumberOfFrames = 480, 640, frames
         dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7

@@ -12,7 +12,7 @@ from client.deid.quarantine import Decision
 from client.deid.report import FileRecord, Status
 from client.deid.single import Processed, Processor
 from shared.errors import UsageError
-from tests.client.review.hospital import Review, film
+from tests.client.review.hospital import WHY, Review, film
 
 PICTURE = Shape(frames=3, rows=192, columns=256)
 BOX: Box = (0, 10, 14, 26, 140)
@@ -39,7 +39,7 @@ def test_boxes_go_to_the_file_and_into_the_record(review: Review, released: Rele
     status, _, body = review.send({"id": name, "decision": "cleared", "boxes": [BOX, [-1, 0, 0, 192, 256], BOX]})
     assert status == 200, body
     assert released == [
-        ("burned.dcm", "Burned In Annotation says that its pixels carry text", ((0, 0, 0, 192, 256), BOX))
+        ("burned.dcm", WHY, ((0, 0, 0, 192, 256), BOX))
     ]
     held = review.quarantine.get(name)
     assert held.decision is Decision.CLEARED
