@@ -87,6 +87,7 @@ def review(
     node: Annotated[Path | None, typer.Option(help="The node's folder; its keys and log are used.")] = None,
 ) -> None:
     """Look at quarantined images on a page of this machine, and clear or refuse each."""
+    from client.node import HELD
     from client.review.cli import review as serve
 
     chosen = Profile.load(profile, determination=determination)
@@ -98,6 +99,7 @@ def review(
         profile=chosen,
         key=site_key,
         log=lambda: _log(node, reports, site_key),
+        shelf=node / HELD if node else None,
     )
 
 
