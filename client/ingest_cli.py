@@ -1,6 +1,7 @@
 """``fedward node init`` and ``fedward node ingest``."""
 
 import time
+from contextlib import ExitStack
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,9 @@ from shared import console
 from shared.errors import PartialError, UsageError
 
 if TYPE_CHECKING:
-    from client.ingest import Ingested
+    from rich.progress import Progress
+
+    from client.ingest import Ingested, Standing
     from client.sources.source import Source
 
 _DATE = "Study date, as 2024-02-29 or 20240229."
@@ -64,6 +67,7 @@ def ingest_command(
     determination: Annotated[
         Path | None, typer.Option(help="Expert determination (JSON), where the profile needs one.")
     ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that de-identify.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the totals as JSON.")] = False,
 ) -> None:
     """Take studies from a folder or an archive into the node, de-identified, and build its cohort.
@@ -85,16 +89,29 @@ def ingest_command(
         patients=Selection.patients_from(patients) if patients else frozenset(),
     )
     source = _source(node, folder, dicomweb, dimse, (credentials, ca), (called, calling, listen, get))
-    started = time.monotonic()
-    with console.progress(quiet=as_json) as bar:
-        task = bar.add_task("Looking for studies", total=None)
+    with ExitStack() as stack:
+        bar = _Bar(stack, quiet=as_json)
+        done = ingest(opened, source, selection, profile=chosen, workers=workers, on_progress=bar.show)
+    _tell(done, opened.folder, as_json=as_json)
 
-        def show(done: int, total: int, files: int) -> None:
-            rate = files / max(time.monotonic() - started, 1e-3)
-            bar.update(task, completed=done, total=total, description=f"Studies, {rate:.1f} files/s")
 
-        done = ingest(opened, source, selection, profile=chosen, on_progress=show)
-    _tell(done, as_json=as_json)
+class _Bar:
+    """A progress bar that starts when it is told to: its thread must not be there when worker processes are made."""
+
+    def __init__(self, stack: ExitStack, *, quiet: bool) -> None:
+        self._stack, self._quiet = stack, quiet
+        self._progress: Progress | None = None
+        self._started = time.monotonic()
+
+    def show(self, standing: "Standing") -> None:
+        """Show how far it is: studies, with the time that is left for them, and files a second."""
+        if self._progress is None:
+            self._progress = self._stack.enter_context(console.progress(quiet=self._quiet))
+            self._task = self._progress.add_task("Looking for studies", total=None)
+        if standing.total is not None:
+            rate = standing.files / max(time.monotonic() - self._started, 1e-3)
+            words = f"Studies, {rate:.1f} files/s" if standing.files else "Studies, fetching the first"
+            self._progress.update(self._task, completed=standing.studies, total=standing.total, description=words)
 
 
 def _source(
@@ -146,7 +163,7 @@ def _day(text: str | None) -> date | None:
         raise UsageError(f"'{text}' is no date", hint="use the form 2024-02-29") from error
 
 
-def _tell(done: "Ingested", *, as_json: bool) -> None:
+def _tell(done: "Ingested", node: Path, *, as_json: bool) -> None:
     from client.cohort import Split
 
     tally, sides = done.tally, {side.value: len(done.cohort.patients(side)) for side in Split}
@@ -155,10 +172,13 @@ def _tell(done: "Ingested", *, as_json: bool) -> None:
     else:
         console.say(f"{tally.studies} studies, {tally.unchanged} of them without anything new")
         console.say(f"{tally.released} of {tally.fetched} files released; report {done.report}")
+        if tally.waiting:
+            command = f"fedward node review {node / 'reports'} {node / 'released'} --node {node} --reviewer NAME"
+            console.say(f"{tally.waiting} files wait for a person: {command}")
         console.say(f"cohort: {sides['train']} patients to train on, {sides['held_out']} held out")
     if tally.incomplete:
         raise PartialError(
-            f"{tally.missing} instances were not sent, {tally.unreadable + tally.refused} could not be read and "
-            f"{tally.quarantined} were quarantined",
+            f"{tally.missing} instances were not sent, {tally.unreadable + tally.refused} could not be read or were "
+            f"refused and {tally.quarantined} were quarantined",
             hint=f"{done.report} names each of them and says why",
         )
