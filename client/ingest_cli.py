@@ -2,6 +2,7 @@
 
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,12 +51,17 @@ def ingest_command(
     credentials: Annotated[
         Path | None, typer.Option(help="File (0600): 'bearer TOKEN' or 'basic USER:PASSWORD'.")
     ] = None,
-    ca: Annotated[Path | None, typer.Option(help="PEM certificates to trust for --dicomweb.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="PEM certificates to trust, for --dicomweb and --dimse-tls.")] = None,
     dimse: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="An archive that speaks DIMSE.")] = None,
     called: Annotated[str, typer.Option(metavar="AET", help="Its AE title.")] = "",
     calling: Annotated[str, typer.Option(metavar="AET", help="Our AE title.")] = "",
     listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where C-MOVE is to send to.")] = None,
     get: Annotated[bool, typer.Option("--get", help="Retrieve with C-GET instead of C-MOVE.")] = False,
+    dimse_tls: Annotated[
+        bool, typer.Option("--dimse-tls", help="DIMSE over TLS 1.2 or newer, both ways; needs --ca.")
+    ] = False,
+    certificate: Annotated[Path | None, typer.Option(help="Our certificate for --dimse-tls (PEM).")] = None,
+    private_key: Annotated[Path | None, typer.Option(help="Its key (PEM, 0600).")] = None,
     modality: Annotated[list[str] | None, typer.Option(help="MR, CT, ...; may be given more than once.")] = None,
     first: Annotated[str | None, typer.Option("--from", metavar="DATE", help=_DATE)] = None,
     last: Annotated[str | None, typer.Option("--to", metavar="DATE", help=_DATE)] = None,
@@ -88,7 +94,8 @@ def ingest_command(
         description=description,
         patients=Selection.patients_from(patients) if patients else frozenset(),
     )
-    source = _source(node, folder, dicomweb, dimse, (credentials, ca), (called, calling, listen, get))
+    lines = _Lines(folder, dicomweb, credentials, ca, dimse, called, calling, listen, get)
+    source = lines.source(node, tls=dimse_tls, certificate=certificate, private_key=private_key)
     with ExitStack() as stack:
         bar = _Bar(stack, quiet=as_json)
         done = ingest(opened, source, selection, profile=chosen, workers=workers, on_progress=bar.show)
@@ -114,44 +121,64 @@ class _Bar:
             self._progress.update(self._task, completed=standing.studies, total=standing.total, description=words)
 
 
-def _source(
-    node: Path,
-    folder: Path | None,
-    dicomweb: str | None,
-    dimse: str | None,
-    web: tuple[Path | None, Path | None],
-    titles: tuple[str, str, str | None, bool],
-) -> "Source":
-    """The one source that was named, with the options that belong to it and no others."""
-    if sum(one is not None for one in (folder, dicomweb, dimse)) != 1:
-        raise UsageError("one source is needed", hint="give one of --folder, --dicomweb and --dimse")
-    (credentials, ca), (called, calling, listen, get) = web, titles
-    if dicomweb is None and (credentials or ca):
-        raise UsageError("--credentials and --ca belong to --dicomweb", hint="leave them out")
-    if dimse is None and (called or calling or listen or get):
-        raise UsageError("--called, --calling, --listen and --get belong to --dimse", hint="leave them out")
-    if folder is not None:
-        from client.ingest import check_apart
-        from client.sources.folder import Folder
+@dataclass(frozen=True)
+class _Lines:
+    """The options that say where the images are."""
 
-        check_apart(node, folder)
-        return Folder(folder)
-    if dicomweb is not None:
-        from client.sources.credentials import Credentials
-        from client.sources.dicomweb import DicomWeb
+    folder: Path | None
+    dicomweb: str | None
+    credentials: Path | None
+    ca: Path | None
+    dimse: str | None
+    called: str
+    calling: str
+    listen: str | None
+    get: bool
 
-        return DicomWeb(dicomweb, credentials=Credentials.load(credentials) if credentials else None, authority=ca)
-    if not (called and calling):
-        raise UsageError("--dimse needs two AE titles", hint="give --called (the archive's) and --calling (ours)")
-    if get == bool(listen):
-        raise UsageError(
-            "--dimse needs a way to retrieve", hint="give --listen HOST:PORT for C-MOVE, or --get for C-GET"
-        )
-    from client.sources.dimse import Address, Dimse
+    def source(self, node: Path, *, tls: bool, certificate: Path | None, private_key: Path | None) -> "Source":
+        """The one source that was named, with the options that belong to it and no others."""
+        if sum(one is not None for one in (self.folder, self.dicomweb, self.dimse)) != 1:
+            raise UsageError("one source is needed", hint="give one of --folder, --dicomweb and --dimse")
+        if self.dicomweb is None and self.credentials:
+            raise UsageError("--credentials belongs to --dicomweb", hint="leave it out")
+        if self.ca and not (self.dicomweb or tls):
+            raise UsageError("--ca belongs to --dicomweb and to --dimse-tls", hint="leave it out, or add --dimse-tls")
+        if self.dimse is None and (self.called or self.calling or self.listen or self.get or tls):
+            raise UsageError(
+                "--called, --calling, --listen, --get and --dimse-tls belong to --dimse", hint="leave them out"
+            )
+        if (certificate or private_key) and not tls:
+            raise UsageError("--certificate and --private-key belong to --dimse-tls", hint="add it, or leave them out")
+        if self.folder is not None:
+            from client.ingest import check_apart
+            from client.sources.folder import Folder
 
-    assert dimse is not None  # noqa: S101  # one of the three was given
-    receiver = Address.parse(listen) if listen else None
-    return Dimse(Address.parse(dimse), called=called, calling=calling, listen=receiver)
+            check_apart(node, self.folder)
+            return Folder(self.folder)
+        if self.dicomweb is not None:
+            from client.sources.credentials import Credentials
+            from client.sources.dicomweb import DicomWeb
+
+            known = Credentials.load(self.credentials) if self.credentials else None
+            return DicomWeb(self.dicomweb, credentials=known, authority=self.ca)
+        return self._archive(tls=tls, certificate=certificate, private_key=private_key)
+
+    def _archive(self, *, tls: bool, certificate: Path | None, private_key: Path | None) -> "Source":
+        if not (self.called and self.calling):
+            raise UsageError("--dimse needs two AE titles", hint="give --called (the archive's) and --calling (ours)")
+        if self.get == bool(self.listen):
+            raise UsageError(
+                "--dimse needs a way to retrieve", hint="give --listen HOST:PORT for C-MOVE, or --get for C-GET"
+            )
+        if tls and self.ca is None:
+            raise UsageError("--dimse-tls needs an authority to trust", hint="name its PEM file with --ca")
+        from client.sources.dimse import Address, Dimse
+        from client.sources.tls import Tls
+
+        assert self.dimse is not None  # noqa: S101  # one of the three was given
+        secured = Tls(self.ca, certificate, private_key) if self.ca else None
+        receiver = Address.parse(self.listen) if self.listen else None
+        return Dimse(Address.parse(self.dimse), called=self.called, calling=self.calling, listen=receiver, tls=secured)
 
 
 def _day(text: str | None) -> date | None:

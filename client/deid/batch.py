@@ -57,9 +57,6 @@ def deidentify_folder(
         quarantine: Where held files are recorded; by default in ``reports``.
         on_progress: Told how far it is.
 
-    Returns:
-        The totals, and where the report is.
-
     Raises:
         UsageError: The folders overlap, or ``source`` is no folder.
         DataError: There is no DICOM in ``source``; nothing is written then.
@@ -81,11 +78,10 @@ def deidentify_folder(
             batch = paths[start : start + BATCH]
             with _recorded(log, profile, batch) as lines:
                 for result in crew.process(source, out, batch, decided) if crew else map(clerk.process, batch):
-                    settled = _settled(result, written, clerk)
-                    report.add(settled.record)
-                    if settled.record.status is Status.QUARANTINED:
-                        quarantine.hold(source, settled.record.path, settled.record.reason, profile)
-                    lines.append(settled.record)
+                    record = _settled(result, written, clerk).record
+                    _hold(record, quarantine, source, profile)
+                    report.add(record)
+                    lines.append(record)
                     done += 1
                     if on_progress:
                         on_progress(done, total)
@@ -160,6 +156,11 @@ def _require_dicom(source: Path, paths: list[str]) -> None:
         f"{source} holds no DICOM file but {found}",
         hint="export the studies as DICOM Part 10 files, unpacked, and name their folder",
     )
+
+
+def _hold(record: FileRecord, quarantine: Quarantine, source: Path, profile: Profile) -> None:
+    if record.status is Status.QUARANTINED:
+        quarantine.hold(source, record.path, record.reason, profile)
 
 
 def _settled(result: Processed, written: dict[str, str], clerk: Clerk) -> Processed:

@@ -4,7 +4,7 @@ Only the thread that works on the studies writes the audit log. It records that 
 fetches is started, and how it ended when it takes the study over; no more than one study is fetched ahead.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -73,7 +73,7 @@ class Fetcher:
         self._arrived = 0
         self.unchanged = 0
 
-    def fetched(self, studies: Sequence[Study]) -> Iterator[Fetched]:
+    def fetched(self, studies: Sequence[Study]) -> Generator[Fetched, None, None]:
         """Each study of which something is new, once it is there; close the iterator if you leave it early.
 
         Raises:

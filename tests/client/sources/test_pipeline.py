@@ -142,12 +142,12 @@ def test_a_fault_of_the_work_ends_the_fetch_that_runs_beside_it(
     with monkeypatch.context() as patched, pytest.raises(OutputError):
         patched.setattr(client.ingest, "deidentify_folder", full)
         take_in(node, source, workers)
-    held = {path for path in (node.folder / "spool").rglob("*.dcm")}
+    held = set((node.folder / "spool").rglob("*.dcm"))
     over.set()
     for thread in threading.enumerate():
         if thread.name == "ahead":
             thread.join(10)
-    assert {path for path in (node.folder / "spool").rglob("*.dcm")} == held
+    assert set((node.folder / "spool").rglob("*.dcm")) == held
     assert outcomes(node, "ingest")[-2:] == ["ingest started", "ingest failed"]
     assert json.loads((node.folder / "reports" / "ingest.json").read_text())["complete"] is False
     assert take_in(node, source, workers).tally.released == 15
