@@ -41,9 +41,8 @@ def deidentify_folder(
 ) -> DeidReport:
     """De-identify every file below ``source`` into ``out``.
 
-    ``out`` gets released files only, at ``<patient>/<study>/<series>/<instance>.dcm``, all names pseudonymous. A file
-    that is there from an earlier run under the same key and profile is written again, identically. What a person
-    decided on a file that was held before holds for the same path, content and profile.
+    ``out`` gets released files only, at ``<patient>/<study>/<series>/<instance>.dcm``, all names pseudonymous. A second
+    run writes the same files again, and keeps to what people decided on those that were held.
 
     Args:
         source: The folder to read; links to folders are not followed.
@@ -73,16 +72,15 @@ def deidentify_folder(
             crew = stack.enter_context(Crew(workers, profile, key))
         clerk = Clerk(source, out, Processor(source, out, profile, key), decided)
         written: dict[str, str] = {}
-        done = 0
         for start in range(0, len(paths), BATCH):
             batch = paths[start : start + BATCH]
             with _recorded(log, profile, batch) as lines:
-                for result in crew.process(source, out, batch, decided) if crew else map(clerk.process, batch):
+                results = crew.process(source, out, batch, decided) if crew else map(clerk.process, batch)
+                for done, result in enumerate(results, start + 1):
                     record = _settled(result, written, clerk).record
                     _hold(record, quarantine, source, profile)
                     report.add(record)
                     lines.append(record)
-                    done += 1
                     if on_progress:
                         on_progress(done, total)
         for record in unreadable:

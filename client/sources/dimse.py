@@ -150,6 +150,8 @@ class Dimse:
         """See :meth:`client.sources.source.Source.fetch`."""
         wanted = list(wanted)
         self.start_receiver()
+        if self._secured:
+            self._secured.error = None
         contexts = [build_context(MOVE)] if self._listen else _get_contexts(wanted)
         with self.receiving(intake), self._associate(contexts) as association:
             for request in _requests(study, wanted, whole=not intake.kept()):
@@ -200,6 +202,8 @@ class Dimse:
             raise self._rejection(association)
         if not association.is_established:
             if tls and (fault := tls.fault()):
+                if fault.passing:
+                    raise UnreachableError(fault.reason, fault.check)
                 raise ProtocolError(f"{self.name} {fault.reason}", hint=fault.check)
             hint = "" if tls else ", and whether it wants --dimse-tls"
             raise UnreachableError("does not answer", f"check the host, the port, the firewall and the archive{hint}")

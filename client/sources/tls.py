@@ -25,10 +25,11 @@ _UNTRUSTED, _EXPIRED, _EARLY, _OTHER_HOST = {2, 18, 19, 20, 21}, 10, 9, {62, 64}
 
 @dataclass(frozen=True)
 class Fault:
-    """Why there is no TLS: what happened, and what to do about it, for people."""
+    """Why there is no TLS: what happened, and what to do about it, for people; whether another try may help."""
 
     reason: str
     check: str
+    passing: bool = False
 
 
 class _Socket(ssl.SSLSocket):
@@ -43,6 +44,7 @@ class _Socket(ssl.SSLSocket):
         except OSError as error:
             self._tell(error)
             raise
+        self._tell(None)
         if self.server_side:
             self.settimeout(None)
 
@@ -54,7 +56,7 @@ class _Socket(ssl.SSLSocket):
             self._tell(error)
             raise
 
-    def _tell(self, error: OSError) -> None:
+    def _tell(self, error: OSError | None) -> None:
         if isinstance(self.context, Context):
             self.context.error = error
 
@@ -169,8 +171,10 @@ def _fault(error: OSError) -> Fault | None:
         return Fault("ends the TLS handshake", _CERTIFICATE)
     if any(word in reason for word in ("PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "NO_SHARED_CIPHER", "NO_CIPHERS")):
         return Fault("offers no TLS 1.2 or newer with suites of BCP 195", "have its administrator enable them")
-    if isinstance(error, ssl.SSLError | ConnectionResetError | BrokenPipeError | TimeoutError):
-        return Fault("does not speak TLS on this port, or broke it off", "name its TLS port, and check --certificate")
+    if isinstance(error, ssl.SSLEOFError | ConnectionResetError | BrokenPipeError | TimeoutError):
+        return Fault("broke off the handshake and may not speak TLS on this port", "name its TLS port", passing=True)
+    if isinstance(error, ssl.SSLError):
+        return Fault("does not speak TLS on this port", "name its TLS port")
     return None
 
 

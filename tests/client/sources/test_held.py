@@ -3,12 +3,16 @@
 import json
 import os
 import shutil
+import signal
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pydicom
 import pytest
+import requests
 
 from client.deid import Profile, SiteKey, deidentify_folder
 from client.deid.quarantine import Decision, Held, Quarantine
@@ -16,6 +20,7 @@ from client.ingest import Ingested, ingest
 from client.node import HELD, Node
 from client.review.cli import review
 from client.review.decisions import DecidedError, Desk
+from client.review.server import SECRET, TOKEN
 from client.sources.folder import Folder
 from client.sources.selection import Selection
 from compliance.log import AuditLog
@@ -284,3 +289,47 @@ def test_a_review_of_a_nodes_files_needs_the_node(node: Node, source: Path) -> N
             log=node.open_log,
         )
     assert "--node" in caught.value.hint
+
+
+# --- the commands ---------------------------------------------------------------------------------------------------
+
+
+def test_the_commands_of_a_node_from_ingest_to_review_to_ingest(node: Node, source: Path) -> None:
+    """As docs/ingest.md has it: what an ingest held is cleared on the page, and the next ingest has it."""
+    program = str(Path(sys.executable).with_name("fedward"))
+    first = subprocess.run(
+        [program, "node", "ingest", str(node.folder), "--folder", str(source), "--workers", "2"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert first.returncode == 3, first.stderr
+    (line,) = (line for line in first.stdout.splitlines() if line.startswith("2 files wait for a person: "))
+    words = line.partition(": ")[2].replace("NAME", "Dr.Grey").split()
+    assert words[0] == "fedward"
+    held = held_of(node, liftable=True)
+    with subprocess.Popen([program, *words[1:]], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split("open ")[1].split()[0]
+        origin, _, token = address.partition("/#")
+        with requests.Session() as session:
+            session.headers["Origin"] = origin
+            answer = session.post(f"{origin}/api/session", headers={TOKEN: token}, timeout=10)
+            session.headers[SECRET] = answer.json()["session"]
+            assert len(session.get(f"{origin}/api/held", timeout=10).json()) == 2
+            assert session.get(f"{origin}/api/picture/{held.id}/0/full", timeout=10).content.startswith(b"\x89PNG")
+            answer = session.post(f"{origin}/api/decide", json={"id": held.id, "decision": "cleared"}, timeout=10)
+            assert answer.json()["decision"] == "cleared"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+    assert len(kept(node)) == 1
+    second = subprocess.run(
+        [program, "node", "ingest", str(node.folder), "--folder", str(source), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert second.returncode == 0, second.stderr
+    told = json.loads(second.stdout)
+    assert (told["unchanged"], told["waiting"]) == (2, 1)
+    assert len(list((node.folder / "released").rglob("*.dcm"))) == 9
