@@ -64,7 +64,7 @@ def _start(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> N
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent was killed: it would wait for work for ever, and keep what it inherited locked."""
+    """End this process when its parent was killed: it would wait for work for ever, with what it inherited locked."""
     parent = parent_process()
     if parent is not None:
         wait([parent.sentinel])
