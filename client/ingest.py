@@ -7,7 +7,7 @@ studies of identified images are on disk at a time, and those files that wait fo
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from client.sources.retry import Patience
 from client.sources.selection import Selection
 from client.sources.source import Source, Study
 from compliance.log import Action, AuditLog, Entry, Outcome
-from shared.errors import DataError, UsageError
+from shared.errors import DataError, FedwardError, UsageError
 from shared.files import write_json
 
 NOT_SENT = "it was named in answer to the query, and not sent"
@@ -64,6 +64,7 @@ class Tally:
         turned_away: Instances that were sent without having been asked for, or without a readable header.
         unreadable: Files of the source that could not be looked into before anything was selected.
         waiting: Files of this and of earlier runs that are held for a person to decide on.
+        spooled: Files that were fetched and not worked on, for the next run; none where a run came to its end.
         seconds: How long it took.
         lines: One for each file that is missing, unreadable, quarantined or refused.
         held: One for each file that waits.
@@ -79,6 +80,7 @@ class Tally:
     turned_away: int = 0
     unreadable: int = 0
     waiting: int = 0
+    spooled: int = 0
     seconds: float = 0.0
     lines: list[dict[str, str]] = field(default_factory=list)
     held: list[dict[str, str]] = field(default_factory=list)
@@ -171,12 +173,12 @@ def ingest(
         run = _Run(*given, crew, tell)
         complete = False
         try:
-            strays = quarantine.sweep()
+            quarantine.sweep()
             _take_in(run)
             spool.clear()
-            _count_held(run, strays)
             complete = True
         finally:
+            _count_kept(run)
             run.tally.seconds = round(time.monotonic() - started, 3)
             report = _write_report(run, complete=complete)
         return Ingested(run.tally, report, build_cohort(run.released, node.folder / "cohort", log=log))
@@ -273,16 +275,18 @@ def _release(run: _Run, one: Fetched) -> int:
     return report.quarantined + report.refused
 
 
-def _count_held(run: _Run, strays: Sequence[str]) -> None:
+def _count_kept(run: _Run) -> None:
     """Name every identified image that the node keeps, and say of those of this run under which name."""
-    waiting = run.quarantine.waiting()
-    names = {held.input: held.id for held in waiting}
-    for line in run.tally.lines:
-        if name := names.get(file_name(line.get("instance", ""))):
-            line["held"] = name
-    run.tally.held = [{"held": held.id, "reason": held.reason} for held in waiting]
-    run.tally.held += [{"held": name, "reason": _STRAY} for name in strays]
-    run.tally.waiting = len(run.tally.held)
+    with suppress(FedwardError):  # what cannot be read was told already, and the report must be written
+        waiting, strays = run.quarantine.waiting(), run.quarantine.sweep()
+        names = {held.input: held.id for held in waiting}
+        for line in run.tally.lines:
+            if name := names.get(file_name(line.get("instance", ""))):
+                line["held"] = name
+        run.tally.held = [{"held": held.id, "reason": held.reason} for held in waiting]
+        run.tally.held += [{"held": name, "reason": _STRAY} for name in strays]
+        run.tally.waiting = len(run.tally.held)
+    run.tally.spooled = sum(path.is_file() for path in run.spool.folder.rglob("*"))
 
 
 def _write_report(run: _Run, *, complete: bool) -> Path:

@@ -247,6 +247,22 @@ def test_a_deletion_that_was_broken_off_is_finished(node: Node, source: Path, mo
     assert not held.path.exists()
 
 
+def test_an_ingest_that_was_broken_off_names_what_it_held(
+    node: Node, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("client.sources.ledger.Ledger.add", die)
+        take_in(node, source)
+    told = json.loads((node.folder / "reports" / "ingest.json").read_text())
+    assert told["complete"] is False
+    assert told["counts"]["waiting"] == len(told["waiting"]) == len(kept(node)) > 0
+    assert told["counts"]["spooled"] > 0
+    assert take_in(node, source).tally.waiting == 2
+
+
 def test_a_power_cut_between_record_and_move_loses_nothing(
     node: Node, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,7 +149,8 @@ def test_a_fault_of_the_work_ends_the_fetch_that_runs_beside_it(
             thread.join(10)
     assert set((node.folder / "spool").rglob("*.dcm")) == held
     assert outcomes(node, "ingest")[-2:] == ["ingest started", "ingest failed"]
-    assert json.loads((node.folder / "reports" / "ingest.json").read_text())["complete"] is False
+    told = json.loads((node.folder / "reports" / "ingest.json").read_text())
+    assert (told["complete"], told["counts"]["spooled"]) == (False, len(held))
     assert take_in(node, source, workers).tally.released == 15
     assert len(released(node)) == 20
 
