@@ -91,6 +91,7 @@ def review(
     node: Annotated[Path | None, typer.Option(help="The node's folder; its keys and log are used.")] = None,
 ) -> None:
     """Look at quarantined images on a page of this machine: release each, blank boxes in it first, or refuse it."""
+    from client.node import HELD
     from client.review.cli import review as serve
 
     chosen = Profile.load(profile, determination=determination)
@@ -102,6 +103,7 @@ def review(
         profile=chosen,
         key=site_key,
         log=lambda: _log(node, reports, site_key),
+        shelf=node / HELD if node else None,
     )
 
 

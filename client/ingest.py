@@ -1,32 +1,54 @@
 """From where a hospital keeps its images to its cohort: study by study, recorded before it is done, resumable.
 
 Of each study the instances that are not there yet are fetched into a private spool, de-identified from there into
-``released/``, noted as done, and taken out of the spool: one study of identified images is on disk at a time.
+``released/``, noted as done, and taken out of the spool. While one study is de-identified the next one is fetched: two
+studies of identified images are on disk at a time, and those files that wait for a person, which ``held/`` keeps.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from client.cohort import Cohort, build_cohort
 from client.deid import Profile, SiteKey, Status, deidentify_folder
+from client.deid.crew import Crew
+from client.deid.quarantine import Quarantine
 from client.ingest_page import NAME as PAGE
 from client.ingest_page import write_ingest_page
-from client.node import Node
-from client.sources.intake import Intake, Spool
+from client.node import HELD, Node
+from client.sources.fetching import Fetched, Fetcher
+from client.sources.intake import Spool, file_name
 from client.sources.ledger import DIGEST, Ledger
 from client.sources.retry import Patience
-from client.sources.selection import Instance, Selection
-from client.sources.source import Source, Study, WithheldError
-from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
-from shared.errors import DataError, ProtocolError, UsageError
+from client.sources.selection import Selection
+from client.sources.source import Source, Study
+from compliance.log import Action, AuditLog, Entry, Outcome
+from shared.errors import DataError, FedwardError, UsageError
 from shared.files import write_json
 
-Progress = Callable[[int, int, int], None]
-"""Called with the studies done, the studies in all, and the files taken in so far."""
-
 NOT_SENT = "it was named in answer to the query, and not sent"
+_STRAY = "nothing says why it is held; delete it, and move ingest.jsonl away to have it fetched again"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far an ingest is.
+
+    Attributes:
+        studies: Studies that are done; of the one at hand the share that is.
+        total: Studies in all; None as long as the source was not asked.
+        files: Files that were de-identified.
+    """
+
+    studies: float
+    total: int | None
+    files: int
+
+
+Progress = Callable[[Standing], None]
 
 
 @dataclass
@@ -43,9 +65,11 @@ class Tally:
         missing: Instances that the source named and did not send.
         turned_away: Instances that were sent without having been asked for, or without a readable header.
         unreadable: Files of the source that could not be looked into before anything was selected.
-        held_earlier: Files that earlier runs took in and did not release.
+        waiting: Files of this and of earlier runs that are held for a person to decide on.
+        spooled: Files that were fetched and not worked on, for the next run; none where a run came to its end.
         seconds: How long it took.
         lines: One for each file that is missing, unreadable, quarantined or refused.
+        held: One for each file that waits.
     """
 
     studies: int = 0
@@ -57,9 +81,11 @@ class Tally:
     missing: int = 0
     turned_away: int = 0
     unreadable: int = 0
-    held_earlier: int = 0
+    waiting: int = 0
+    spooled: int = 0
     seconds: float = 0.0
     lines: list[dict[str, str]] = field(default_factory=list)
+    held: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -95,11 +121,22 @@ class _Run:
     selection: Selection
     profile: Profile
     patience: Patience
+    key: SiteKey
     log: AuditLog
     ledger: Ledger
     spool: Spool
-    key: SiteKey
-    tally: Tally
+    quarantine: Quarantine
+    crew: Crew | None
+    tell: Progress
+    tally: Tally = field(default_factory=Tally)
+
+    @property
+    def released(self) -> Path:
+        return self.node.folder / "released"
+
+    @property
+    def reports(self) -> Path:
+        return self.node.folder / "reports"
 
 
 def ingest(
@@ -109,6 +146,7 @@ def ingest(
     *,
     profile: Profile,
     patience: Patience | None = None,
+    workers: int = 1,
     on_progress: Progress | None = None,
 ) -> Ingested:
     """Take the selected studies of ``source`` into the node, and build its cohort.
@@ -119,7 +157,8 @@ def ingest(
         selection: Which are wanted.
         profile: How they are de-identified.
         patience: How long to try again where the other end does not answer.
-        on_progress: Told how far it is.
+        workers: Processes that de-identify.
+        on_progress: Told how far it is, for the first time when all processes were started.
 
     Raises:
         DataError: No study meets the selection, or none can be used for a cohort.
@@ -128,22 +167,28 @@ def ingest(
         RecordError: The audit log or the ledger cannot be written; nothing further is done then.
     """
     started = time.monotonic()
-    with node.open_log() as log, source:
-        ledger = Ledger(node.folder / "ingest.jsonl", profile.sha256)
+    tell = on_progress or (lambda _: None)
+    with ExitStack() as stack:
         key = SiteKey(node.key("pseudonym"))
-        tally = Tally(held_earlier=ledger.held)
-        spool = Spool(node.folder / "spool")
-        run = _Run(node, source, selection, profile, patience or Patience(), log, ledger, spool, key, tally)
-        report = node.folder / "reports" / "ingest.json"
+        crew = stack.enter_context(Crew(workers, profile, key)) if workers > 1 else None
+        tell(Standing(0, None, 0))
+        log = stack.enter_context(node.open_log())
+        stack.enter_context(source)
+        ledger, spool = Ledger(node.folder / "ingest.jsonl", profile.sha256), Spool(node.folder / "spool")
+        quarantine = Quarantine(node.folder / "reports", node.folder / HELD)
+        given = (node, source, selection, profile, patience or Patience(), key, log, ledger, spool, quarantine)
+        run = _Run(*given, crew, tell)
         complete = False
         try:
-            _take_in(run, on_progress)
+            quarantine.sweep()
+            _take_in(run)
             spool.clear()
             complete = True
         finally:
-            tally.seconds = round(time.monotonic() - started, 3)
-            _write_report(report, run, complete=complete)
-        return Ingested(tally, report, build_cohort(node.folder / "released", node.folder / "cohort", log=log))
+            _count_kept(run)
+            run.tally.seconds = round(time.monotonic() - started, 3)
+            report = _write_report(run, complete=complete)
+        return Ingested(run.tally, report, build_cohort(run.released, node.folder / "cohort", log=log))
 
 
 def check_apart(node: Path, source: Path) -> None:
@@ -157,13 +202,18 @@ def check_apart(node: Path, source: Path) -> None:
         raise UsageError(f"{source} and {node} lie in each other", hint="keep the node apart from the images")
 
 
-def _take_in(run: _Run, on_progress: Progress | None) -> None:
+def _take_in(run: _Run) -> None:
     studies = _studies(run)
     run.tally.studies = len(studies)
-    for number, study in enumerate(studies, start=1):
-        _take_study(run, study)
-        if on_progress:
-            on_progress(number, len(studies), run.tally.fetched)
+    run.tell(Standing(0, len(studies), 0))
+    fetcher = Fetcher(run.source, run.selection, patience=run.patience, log=run.log, ledger=run.ledger, spool=run.spool)
+    try:
+        with closing(fetcher.fetched(studies)) as fetched:
+            for one in fetched:
+                _take_study(run, one)
+    finally:
+        run.tally.unchanged = fetcher.unchanged
+    run.tell(Standing(len(studies), len(studies), run.tally.fetched))
 
 
 def _studies(run: _Run) -> Sequence[Study]:
@@ -183,68 +233,47 @@ def _studies(run: _Run) -> Sequence[Study]:
     return found
 
 
-def _take_study(run: _Run, study: Study) -> None:
-    named = run.patience.persist(run.source.name, lambda: run.source.instances(study, run.selection))
-    digest = run.log.digest(study.uid)
-    done = run.ledger.done(digest)
-    wanted = [one for one in named if run.log.digest(one.uid)[:DIGEST] not in done]
-    if not wanted:
-        run.tally.unchanged += 1
-        return
-    intake = Intake(run.spool.of(study.uid), study.uid, wanted, run.selection)
-    intake.readmit()
-    facts: dict[str, Scalar] = {"source": run.source.kind, "step": "fetch", "instances": len(wanted)}
-    facts["there"] = len(intake.kept())
-    with run.log.act(Entry(Action.INGEST, Outcome.STARTED, subject=("study", digest), detail=facts)) as detail:
-        _fetch(run, study, intake)
-        missing = intake.missing()
-        detail |= {"files": intake.files, "bytes": intake.bytes, "missing": len(missing)}
-    _note_gaps(run, study, intake, missing)
-    kept = intake.kept()
+def _take_study(run: _Run, one: Fetched) -> None:
+    _note_gaps(run, one)
+    kept = one.intake.kept()
     if kept:
-        held = _release(run, study, intake, digest)
-        run.ledger.add(digest, (run.log.digest(uid)[:DIGEST] for uid in kept), held=held)
-    run.spool.drop(study.uid)
+        held = _release(run, one)
+        run.ledger.add(one.digest, (run.log.digest(uid)[:DIGEST] for uid in kept), held=held)
+    run.spool.drop(one.study.uid)
 
 
-def _fetch(run: _Run, study: Study, intake: Intake) -> None:
-    def step() -> None:
-        if missing := intake.missing():
-            run.source.fetch(study, missing, intake)
-
-    try:
-        for _ in range(2):  # what an archive leaves out in silence is asked for once more, and then reported
-            run.patience.persist(run.source.name, step, progress=lambda: intake.files)
-    except ProtocolError as error:
-        # One study that the archive cannot send must not keep the others from coming; if none came, nothing works.
-        if not isinstance(error.__cause__, WithheldError) or not (run.tally.fetched or intake.kept()):
-            raise
-
-
-def _note_gaps(run: _Run, study: Study, intake: Intake, missing: Sequence[Instance]) -> None:
-    gaps = [(one.uid, "missing", NOT_SENT) for one in missing]
-    gaps += [(uid, "refused", reason) for uid, reason in sorted(intake.problems.items())]
-    run.tally.missing += len(missing)
-    run.tally.refused += len(intake.problems)
-    run.tally.turned_away += intake.turned_away.total()
+def _note_gaps(run: _Run, one: Fetched) -> None:
+    gaps = [(missing.uid, "missing", NOT_SENT) for missing in one.missing]
+    gaps += [(uid, "refused", reason) for uid, reason in sorted(one.intake.problems.items())]
+    run.tally.missing += len(one.missing)
+    run.tally.refused += len(one.intake.problems)
+    run.tally.turned_away += one.intake.turned_away.total()
     for uid, status, reason in gaps:
-        run.tally.lines.append({"study": study.uid, "instance": uid, "status": status, "reason": reason})
+        run.tally.lines.append({"study": one.study.uid, "instance": uid, "status": status, "reason": reason})
 
 
-def _release(run: _Run, study: Study, intake: Intake, digest: str) -> int:
+def _release(run: _Run, one: Fetched) -> int:
     """De-identify what is in the spool; how many files of it were held back."""
+    before = run.tally.fetched
+
+    def tell(done: int, files: int) -> None:
+        run.tell(Standing(one.number - 1 + done / files, run.tally.studies, before + done))
+
     report = deidentify_folder(
-        intake.folder,
-        run.node.folder / "released",
+        one.intake.folder,
+        run.released,
         profile=run.profile,
         key=run.key,
         log=run.log,
-        reports=run.node.folder / "reports" / "ingest" / digest[:DIGEST],
+        reports=run.reports / "ingest" / one.digest[:DIGEST],
+        crew=run.crew,
+        quarantine=run.quarantine,
+        on_progress=tell,
     )
-    names = intake.uids()
+    names = one.intake.uids()
     for record in report.records():
         if record.status is not Status.RELEASED:
-            line = {"study": study.uid, "instance": names[record.path], "status": record.status.value}
+            line = {"study": one.study.uid, "instance": names[record.path], "status": record.status.value}
             run.tally.lines.append({**line, "reason": record.reason})
     run.tally.fetched += report.files
     run.tally.released += report.released
@@ -253,9 +282,25 @@ def _release(run: _Run, study: Study, intake: Intake, digest: str) -> int:
     return report.quarantined + report.refused
 
 
-def _write_report(path: Path, run: _Run, *, complete: bool) -> None:
+def _count_kept(run: _Run) -> None:
+    """Name every identified image that the node keeps, and say of those of this run under which name."""
+    with suppress(FedwardError):  # what cannot be read was told already, and the report must be written
+        waiting, strays = run.quarantine.waiting(), run.quarantine.sweep()
+        names = {held.input: held.id for held in waiting}
+        for line in run.tally.lines:
+            if name := names.get(file_name(line.get("instance", ""))):
+                line["held"] = name
+        run.tally.held = [{"held": held.id, "reason": held.reason} for held in waiting]
+        run.tally.held += [{"held": name, "reason": _STRAY} for name in strays]
+        run.tally.waiting = len(run.tally.held)
+    run.tally.spooled = sum(path.is_file() for path in run.spool.folder.rglob("*"))
+
+
+def _write_report(run: _Run, *, complete: bool) -> Path:
     """The report, for its owner alone: it names studies and instances as the archive does."""
+    path, tally = run.reports / "ingest.json", run.tally
     head = {"format": 1, "source": run.source.kind, "complete": complete, "profile": run.profile.name}
-    body = {"profile_sha256": run.profile.sha256, "counts": run.tally.counts, "seconds": run.tally.seconds}
-    write_json(path, {**head, **body, "files": run.tally.lines}, mode=0o600)
+    body: Mapping[str, Any] = {"profile_sha256": run.profile.sha256, "counts": tally.counts, "seconds": tally.seconds}
+    write_json(path, {**head, **body, "waiting": tally.held, "files": tally.lines}, mode=0o600)
     write_ingest_page(path, run.profile)
+    return path

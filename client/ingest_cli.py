@@ -1,6 +1,8 @@
 """``fedward node init`` and ``fedward node ingest``."""
 
 import time
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +13,9 @@ from shared import console
 from shared.errors import PartialError, UsageError
 
 if TYPE_CHECKING:
-    from client.ingest import Ingested
+    from rich.progress import Progress
+
+    from client.ingest import Ingested, Standing
     from client.sources.source import Source
 
 _DATE = "Study date, as 2024-02-29 or 20240229."
@@ -47,12 +51,17 @@ def ingest_command(
     credentials: Annotated[
         Path | None, typer.Option(help="File (0600): 'bearer TOKEN' or 'basic USER:PASSWORD'.")
     ] = None,
-    ca: Annotated[Path | None, typer.Option(help="PEM certificates to trust for --dicomweb.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="PEM certificates to trust, for --dicomweb and --dimse-tls.")] = None,
     dimse: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="An archive that speaks DIMSE.")] = None,
     called: Annotated[str, typer.Option(metavar="AET", help="Its AE title.")] = "",
     calling: Annotated[str, typer.Option(metavar="AET", help="Our AE title.")] = "",
     listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where C-MOVE is to send to.")] = None,
     get: Annotated[bool, typer.Option("--get", help="Retrieve with C-GET instead of C-MOVE.")] = False,
+    dimse_tls: Annotated[
+        bool, typer.Option("--dimse-tls", help="DIMSE over TLS 1.2 or newer, both ways; needs --ca.")
+    ] = False,
+    certificate: Annotated[Path | None, typer.Option(help="Our certificate for --dimse-tls (PEM).")] = None,
+    private_key: Annotated[Path | None, typer.Option(help="Its key (PEM, 0600).")] = None,
     modality: Annotated[list[str] | None, typer.Option(help="MR, CT, ...; may be given more than once.")] = None,
     first: Annotated[str | None, typer.Option("--from", metavar="DATE", help=_DATE)] = None,
     last: Annotated[str | None, typer.Option("--to", metavar="DATE", help=_DATE)] = None,
@@ -64,6 +73,7 @@ def ingest_command(
     determination: Annotated[
         Path | None, typer.Option(help="Expert determination (JSON), where the profile needs one.")
     ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that de-identify.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the totals as JSON.")] = False,
 ) -> None:
     """Take studies from a folder or an archive into the node, de-identified, and build its cohort.
@@ -84,57 +94,91 @@ def ingest_command(
         description=description,
         patients=Selection.patients_from(patients) if patients else frozenset(),
     )
-    source = _source(node, folder, dicomweb, dimse, (credentials, ca), (called, calling, listen, get))
-    started = time.monotonic()
-    with console.progress(quiet=as_json) as bar:
-        task = bar.add_task("Looking for studies", total=None)
-
-        def show(done: int, total: int, files: int) -> None:
-            rate = files / max(time.monotonic() - started, 1e-3)
-            bar.update(task, completed=done, total=total, description=f"Studies, {rate:.1f} files/s")
-
-        done = ingest(opened, source, selection, profile=chosen, on_progress=show)
-    _tell(done, as_json=as_json)
+    lines = _Lines(folder, dicomweb, credentials, ca, dimse, called, calling, listen, get)
+    source = lines.source(node, tls=dimse_tls, certificate=certificate, private_key=private_key)
+    with ExitStack() as stack:
+        bar = _Bar(stack, quiet=as_json)
+        done = ingest(opened, source, selection, profile=chosen, workers=workers, on_progress=bar.show)
+    _tell(done, opened.folder, as_json=as_json)
 
 
-def _source(
-    node: Path,
-    folder: Path | None,
-    dicomweb: str | None,
-    dimse: str | None,
-    web: tuple[Path | None, Path | None],
-    titles: tuple[str, str, str | None, bool],
-) -> "Source":
-    """The one source that was named, with the options that belong to it and no others."""
-    if sum(one is not None for one in (folder, dicomweb, dimse)) != 1:
-        raise UsageError("one source is needed", hint="give one of --folder, --dicomweb and --dimse")
-    (credentials, ca), (called, calling, listen, get) = web, titles
-    if dicomweb is None and (credentials or ca):
-        raise UsageError("--credentials and --ca belong to --dicomweb", hint="leave them out")
-    if dimse is None and (called or calling or listen or get):
-        raise UsageError("--called, --calling, --listen and --get belong to --dimse", hint="leave them out")
-    if folder is not None:
-        from client.ingest import check_apart
-        from client.sources.folder import Folder
+class _Bar:
+    """A progress bar that starts when it is told to: its thread must not be there when worker processes are made."""
 
-        check_apart(node, folder)
-        return Folder(folder)
-    if dicomweb is not None:
-        from client.sources.credentials import Credentials
-        from client.sources.dicomweb import DicomWeb
+    def __init__(self, stack: ExitStack, *, quiet: bool) -> None:
+        self._stack, self._quiet = stack, quiet
+        self._progress: Progress | None = None
+        self._started = time.monotonic()
 
-        return DicomWeb(dicomweb, credentials=Credentials.load(credentials) if credentials else None, authority=ca)
-    if not (called and calling):
-        raise UsageError("--dimse needs two AE titles", hint="give --called (the archive's) and --calling (ours)")
-    if get == bool(listen):
-        raise UsageError(
-            "--dimse needs a way to retrieve", hint="give --listen HOST:PORT for C-MOVE, or --get for C-GET"
-        )
-    from client.sources.dimse import Address, Dimse
+    def show(self, standing: "Standing") -> None:
+        """Show how far it is: studies, with the time that is left for them, and files a second."""
+        if self._progress is None:
+            self._progress = self._stack.enter_context(console.progress(quiet=self._quiet))
+            self._task = self._progress.add_task("Looking for studies", total=None)
+        if standing.total is not None:
+            rate = standing.files / max(time.monotonic() - self._started, 1e-3)
+            words = f"Studies, {rate:.1f} files/s" if standing.files else "Studies, fetching the first"
+            self._progress.update(self._task, completed=standing.studies, total=standing.total, description=words)
 
-    assert dimse is not None  # noqa: S101  # one of the three was given
-    receiver = Address.parse(listen) if listen else None
-    return Dimse(Address.parse(dimse), called=called, calling=calling, listen=receiver)
+
+@dataclass(frozen=True)
+class _Lines:
+    """The options that say where the images are."""
+
+    folder: Path | None
+    dicomweb: str | None
+    credentials: Path | None
+    ca: Path | None
+    dimse: str | None
+    called: str
+    calling: str
+    listen: str | None
+    get: bool
+
+    def source(self, node: Path, *, tls: bool, certificate: Path | None, private_key: Path | None) -> "Source":
+        """The one source that was named, with the options that belong to it and no others."""
+        if sum(one is not None for one in (self.folder, self.dicomweb, self.dimse)) != 1:
+            raise UsageError("one source is needed", hint="give one of --folder, --dicomweb and --dimse")
+        if self.dicomweb is None and self.credentials:
+            raise UsageError("--credentials belongs to --dicomweb", hint="leave it out")
+        if self.ca and not (self.dicomweb or tls):
+            raise UsageError("--ca belongs to --dicomweb and to --dimse-tls", hint="leave it out, or add --dimse-tls")
+        if self.dimse is None and (self.called or self.calling or self.listen or self.get or tls):
+            raise UsageError(
+                "--called, --calling, --listen, --get and --dimse-tls belong to --dimse", hint="leave them out"
+            )
+        if (certificate or private_key) and not tls:
+            raise UsageError("--certificate and --private-key belong to --dimse-tls", hint="add it, or leave them out")
+        if self.folder is not None:
+            from client.ingest import check_apart
+            from client.sources.folder import Folder
+
+            check_apart(node, self.folder)
+            return Folder(self.folder)
+        if self.dicomweb is not None:
+            from client.sources.credentials import Credentials
+            from client.sources.dicomweb import DicomWeb
+
+            known = Credentials.load(self.credentials) if self.credentials else None
+            return DicomWeb(self.dicomweb, credentials=known, authority=self.ca)
+        return self._archive(tls=tls, certificate=certificate, private_key=private_key)
+
+    def _archive(self, *, tls: bool, certificate: Path | None, private_key: Path | None) -> "Source":
+        if not (self.called and self.calling):
+            raise UsageError("--dimse needs two AE titles", hint="give --called (the archive's) and --calling (ours)")
+        if self.get == bool(self.listen):
+            raise UsageError(
+                "--dimse needs a way to retrieve", hint="give --listen HOST:PORT for C-MOVE, or --get for C-GET"
+            )
+        if tls and self.ca is None:
+            raise UsageError("--dimse-tls needs an authority to trust", hint="name its PEM file with --ca")
+        from client.sources.dimse import Address, Dimse
+        from client.sources.tls import Tls
+
+        assert self.dimse is not None  # noqa: S101  # one of the three was given
+        secured = Tls(self.ca, certificate, private_key) if self.ca else None
+        receiver = Address.parse(self.listen) if self.listen else None
+        return Dimse(Address.parse(self.dimse), called=self.called, calling=self.calling, listen=receiver, tls=secured)
 
 
 def _day(text: str | None) -> date | None:
@@ -146,7 +190,7 @@ def _day(text: str | None) -> date | None:
         raise UsageError(f"'{text}' is no date", hint="use the form 2024-02-29") from error
 
 
-def _tell(done: "Ingested", *, as_json: bool) -> None:
+def _tell(done: "Ingested", node: Path, *, as_json: bool) -> None:
     from client.cohort import Split
 
     tally, sides = done.tally, {side.value: len(done.cohort.patients(side)) for side in Split}
@@ -157,10 +201,13 @@ def _tell(done: "Ingested", *, as_json: bool) -> None:
         console.say(f"{tally.studies} studies, {tally.unchanged} of them without anything new")
         console.say(f"{tally.released} of {tally.fetched} files released; report {done.report}")
         console.say(f"page for people: {done.page}; it names studies, keep it inside")
+        if tally.waiting:
+            command = f"fedward node review {node / 'reports'} {node / 'released'} --node {node} --reviewer NAME"
+            console.say(f"{tally.waiting} files wait for a person: {command}")
         console.say(f"cohort: {sides['train']} patients to train on, {sides['held_out']} held out")
     if tally.incomplete:
         raise PartialError(
-            f"{tally.missing} instances were not sent, {tally.unreadable + tally.refused} could not be read and "
-            f"{tally.quarantined} were quarantined",
+            f"{tally.missing} instances were not sent, {tally.unreadable + tally.refused} could not be read or were "
+            f"refused and {tally.quarantined} were quarantined",
             hint=f"{done.report} names each of them and says why",
         )

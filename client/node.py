@@ -1,6 +1,7 @@
 """The folder of a hospital's node: who it is, its keys, the charter that it pinned, its record and its cohort.
 
-``node.json`` (site, purpose), ``keys/`` (0600), ``charter.toml``, ``audit/log.jsonl``, ``cohort/``, ``privacy/``.
+``node.json`` (site, purpose), ``keys/`` (0600), ``charter.toml``, ``audit/log.jsonl``, ``cohort/``, ``privacy/``,
+``held/`` (0700; files of an ingest that wait for a person).
 """
 
 import hashlib
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from client.cohort import Cohort
 
 KEYS = ("pseudonym", "audit")
+HELD = "held"
+"""The folder of files of an ingest that wait for a person."""
 KEY_BYTES = 32
 PRIVATE = 0o600
 _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

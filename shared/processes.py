@@ -1,10 +1,13 @@
-"""Worker processes that end without a word when somebody presses Ctrl-C."""
+"""Worker processes that end without a word when somebody presses Ctrl-C, and with the process that started them."""
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from typing import Any, ParamSpec, TypeVar
 
 Parameters = ParamSpec("Parameters")
@@ -55,5 +58,14 @@ class WorkerPool(ProcessPoolExecutor):
 def _start(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if prepare is not None:
         prepare(*arguments)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent was killed: it would wait for work for ever, with what it inherited locked."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

@@ -3,26 +3,24 @@
 import contextlib
 import hashlib
 import os
-import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from client.deid.clearance import Clerk
 from client.deid.codec import MalformedError
+from client.deid.crew import Crew
 from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
 from client.deid.quarantine import Quarantine
 from client.deid.report import DeidReport, FileRecord, Status, open_report
-from client.deid.single import Processed, Processor, head_of, kind_of, start_worker, work
+from client.deid.single import Processed, Processor, head_of, kind_of
 from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
 from shared.errors import DataError, UsageError
-from shared.processes import WorkerPool
 
 BATCH = 256
 """Files per audit entry."""
-_CHUNK = 8
 
 Progress = Callable[[int, int], None]
 """Called with the number of files done and the number of files in all."""
@@ -37,12 +35,14 @@ def deidentify_folder(
     log: AuditLog | None,
     reports: Path,
     workers: int = 1,
+    crew: Crew | None = None,
+    quarantine: Quarantine | None = None,
     on_progress: Progress | None = None,
 ) -> DeidReport:
     """De-identify every file below ``source`` into ``out``.
 
-    ``out`` gets released files only, at ``<patient>/<study>/<series>/<instance>.dcm``, all names pseudonymous. A file
-    that is there from an earlier run under the same key and profile is written again, identically.
+    ``out`` gets released files only, at ``<patient>/<study>/<series>/<instance>.dcm``, all names pseudonymous. A second
+    run writes the same files again, and keeps to what people decided on those that were held.
 
     Args:
         source: The folder to read; links to folders are not followed.
@@ -52,10 +52,9 @@ def deidentify_folder(
         log: Where the acts are recorded; None only where the caller keeps no record.
         reports: The folder for ``deid.json``.
         workers: Processes to use.
+        crew: Processes that are there already, under the same profile and key.
+        quarantine: Where held files are recorded; by default in ``reports``.
         on_progress: Told how far it is.
-
-    Returns:
-        The totals, and where the report is.
 
     Raises:
         UsageError: The folders overlap, or ``source`` is no folder.
@@ -67,20 +66,22 @@ def deidentify_folder(
     total = len(paths) + len(unreadable)
     with ExitStack() as stack:
         report = stack.enter_context(open_report(reports, profile))
-        processor, quarantine = Processor(source, out, profile, key), Quarantine(reports)
-        run = _pool(stack, (source, out, profile, key), workers) if workers > 1 else processor.process_all
+        quarantine = quarantine or Quarantine(reports)
+        decided = quarantine.decided(profile)
+        if crew is None and workers > 1:
+            crew = stack.enter_context(Crew(workers, profile, key))
+        clerk = Clerk(source, out, Processor(source, out, profile, key), decided)
         written: dict[str, str] = {}
-        done = 0
         for start in range(0, len(paths), BATCH):
             batch = paths[start : start + BATCH]
             with _recorded(log, profile, batch) as lines:
-                for result in run(batch):
-                    settled = _settled(result, written, processor)
-                    report.add(settled.record)
-                    if settled.record.status is Status.QUARANTINED:
-                        quarantine.hold(source, settled.record.path, settled.record.reason, profile, settled.proposed)
-                    lines.append(settled.record)
-                    done += 1
+                results = crew.process(source, out, batch, decided) if crew else map(clerk.process, batch)
+                for done, result in enumerate(results, start + 1):
+                    settled = _settled(result, written, clerk)
+                    record = settled.record
+                    _hold(settled, quarantine, source, profile)
+                    report.add(record)
+                    lines.append(record)
                     if on_progress:
                         on_progress(done, total)
         for record in unreadable:
@@ -156,30 +157,18 @@ def _require_dicom(source: Path, paths: list[str]) -> None:
     )
 
 
-def _pool(
-    stack: ExitStack, settings: tuple[Path, Path, Profile, SiteKey], workers: int
-) -> Callable[[list[str]], Iterator[Processed]]:
-    """Worker processes with an engine each."""
-    # A copy of this process is ready at once where a fresh one takes as long as 300 files, but a copy of a process with
-    # threads may inherit a lock that nobody will open.
-    alone = sys.platform == "linux" and threading.active_count() == 1
-    pool = WorkerPool(workers, method="fork" if alone else "spawn", prepare=start_worker, arguments=settings)
-    stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-
-    def run(batch: list[str]) -> Iterator[Processed]:
-        chunks = [batch[start : start + _CHUNK] for start in range(0, len(batch), _CHUNK)]
-        for results in pool.map(work, chunks):
-            yield from results
-
-    return run
+def _hold(result: Processed, quarantine: Quarantine, source: Path, profile: Profile) -> None:
+    record = result.record
+    if record.status is Status.QUARANTINED:
+        quarantine.hold(source, record.path, record.reason, profile, result.proposed)
 
 
-def _settled(result: Processed, written: dict[str, str], processor: Processor) -> Processed:
+def _settled(result: Processed, written: dict[str, str], clerk: Clerk) -> Processed:
     """The result, once it is sure that no other file of this folder came out as the same instance."""
     if not result.target:
         return result
     first = written.setdefault(result.target, result.record.path)
-    return result if first == result.record.path else processor.settle(first, result.record.path)
+    return result if first == result.record.path else clerk.settle(first, result.record.path)
 
 
 @contextlib.contextmanager

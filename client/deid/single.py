@@ -3,7 +3,6 @@
 import os
 import resource
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -112,10 +111,6 @@ class Processor:
             # The text of the error may hold values of the file; its type does not.
             return Processed(FileRecord(path, Status.REFUSED, f"it cannot be de-identified: {type(error).__name__}"))
 
-    def process_all(self, paths: list[str]) -> Iterator[Processed]:
-        """De-identify files one after the other."""
-        return map(self.process, paths)
-
     def settle(self, first: str, second: str) -> Processed:
         """Two files came out as one instance: the first keeps the place; is the second the same file once more?
 
@@ -205,17 +200,8 @@ def _address_space() -> int:
         return 0
 
 
-_processors: list[Processor] = []  # the one of this worker process
-
-
-def start_worker(source: Path, out: Path, profile: Profile, key: SiteKey) -> None:
-    """Set up a worker process: its memory limit and its engine."""
+def limit_memory() -> None:
+    """Bound what this process may take from now on, so that one file cannot take the machine."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = _address_space() + WORKER_MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-    _processors[:] = [Processor(source, out, profile, key)]
-
-
-def work(paths: list[str]) -> list[Processed]:
-    """De-identify a few files in a worker process."""
-    return [_processors[0].process(path) for path in paths]

@@ -22,8 +22,18 @@ def review(
     profile: Profile,
     key: SiteKey,
     log: Callable[[], AbstractContextManager[AuditLog]],
+    shelf: Path | None = None,
 ) -> None:
     """Serve the held files of one reports folder on the loopback interface until Ctrl-C.
+
+    Args:
+        reports: The reports folder.
+        out: The folder of released files.
+        reviewer: Who decides.
+        profile: Under which the files are held.
+        key: The site's key.
+        log: Opens the audit log.
+        shelf: Where a node keeps the held files of its ingests.
 
     Raises:
         UsageError: Nothing is held there, or the reviewer has no name.
@@ -31,11 +41,18 @@ def review(
     name = reviewer.strip()
     if not name or len(name) > 100 or not name.isprintable():
         raise UsageError("a reviewer has a name of 1 to 100 letters", hint="say who decides: --reviewer NAME")
-    quarantine = Quarantine(reports)
+    quarantine = Quarantine(reports, shelf)
     waiting = sum(held.decision is Decision.PENDING for held in quarantine.all())
     if not waiting:
         raise UsageError(f"nothing in {reports} waits for a person", hint="name the folder with deid.json")
-    with log() as opened, ReviewServer(Desk(quarantine, out, profile, key, opened, name)) as server:
+    with log() as opened:
+        quarantine.sweep()
+        desk = Desk(quarantine, out, profile, key, opened, name)
+        _serve(desk, waiting)
+
+
+def _serve(desk: Desk, waiting: int) -> None:
+    with ReviewServer(desk) as server:
         console.say(f"{waiting} files wait; open {server.address} on this machine, once; end with Ctrl-C")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()

@@ -25,6 +25,7 @@ from client.sources.dicomweb import queries
 from client.sources.intake import Intake, Problem, day_of
 from client.sources.selection import Facts, Instance, Selection
 from client.sources.source import Study, UnreachableError, WithheldError
+from client.sources.tls import Context, Tls
 from shared.errors import FedwardError, ProtocolError, UsageError
 
 FIND = UID("1.2.840.10008.5.1.4.1.2.2.1")  # Study Root Query/Retrieve Information Model (PS3.4 C.6.2)
@@ -81,18 +82,25 @@ class Dimse:
         called: Its AE title.
         calling: Ours, as the archive knows it.
         listen: Where our receiver listens for C-MOVE; None to use C-GET.
+        tls: Whom we trust and who we are, where all of this goes over TLS; None for open lines.
 
     Raises:
+        UsageError: A receiver is to speak TLS without a certificate.
         UsageError: An AE title is none (PS3.5 6.2: up to 16 characters, not all blank, no backslash).
     """
 
-    def __init__(self, address: Address, *, called: str, calling: str, listen: Address | None) -> None:
+    def __init__(
+        self, address: Address, *, called: str, calling: str, listen: Address | None, tls: Tls | None = None
+    ) -> None:
         for title in (called, calling):
             if not _TITLE.fullmatch(title) or not title.strip():
                 raise UsageError(f"'{title}' is no AE title", hint="1 to 16 characters of ASCII, no backslash")
         self.name = f"{called.strip()} at {address}"
         self.kind = "c-move" if listen else "c-get"
         self._address, self._called, self._calling, self._listen = address, called.strip(), calling.strip(), listen
+        self._tls = tls
+        self._secured: Context | None = tls.server() if tls and listen else None
+        self._live: Association | None = None
         self._lock = threading.Lock()
         self._intake: Intake | None = None
         self._failure: FedwardError | None = None
@@ -142,6 +150,8 @@ class Dimse:
         """See :meth:`client.sources.source.Source.fetch`."""
         wanted = list(wanted)
         self.start_receiver()
+        if self._secured:
+            self._secured.error = None
         contexts = [build_context(MOVE)] if self._listen else _get_contexts(wanted)
         with self.receiving(intake), self._associate(contexts) as association:
             for request in _requests(study, wanted, whole=not intake.kept()):
@@ -157,6 +167,8 @@ class Dimse:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._live:  # another thread still waits for an answer that nobody needs any more
+            self._live.abort()
         if self._server:
             self._server.shutdown()
             self._server = None
@@ -176,6 +188,7 @@ class Dimse:
             for one in contexts
             if one.abstract_syntax and one.abstract_syntax not in {FIND, MOVE, GET}
         ]
+        tls = self._tls.client() if self._tls else None
         association = self._ae().associate(
             self._address.host,
             self._address.port,
@@ -183,17 +196,25 @@ class Dimse:
             ae_title=self._called,
             ext_neg=list(roles),
             evt_handlers=[(evt.EVT_C_STORE, self._keep)],
+            tls_args=(tls, self._address.host) if tls else None,
         )
         if association.is_rejected:
             raise self._rejection(association)
         if not association.is_established:
-            raise UnreachableError("does not answer", "check the host, the port, the firewall and the archive")
+            if tls and (fault := tls.fault()):
+                if fault.passing:
+                    raise UnreachableError(fault.reason, fault.check)
+                raise ProtocolError(f"{self.name} {fault.reason}", hint=fault.check)
+            hint = "" if tls else ", and whether it wants --dimse-tls"
+            raise UnreachableError("does not answer", f"check the host, the port, the firewall and the archive{hint}")
         try:
             if not association.accepted_contexts:
                 raise ProtocolError(f"{self.name} accepts none of our requests", hint="ask for query/retrieve rights")
+            self._live = association
             yield association
             association.release()
         finally:
+            self._live = None
             if association.is_established:
                 association.abort()
 
@@ -246,8 +267,17 @@ class Dimse:
                     hint=f"enter AE title {self._calling} with our host and port there, or use --get",
                 )
             if code not in PENDING and code not in {SUCCESS, WARNING}:
+                self._check_receiver()
                 check = "check that it can connect to --listen" if self._listen else "ask its administrator"
                 raise WithheldError(f"could not send what was asked for (status 0x{code:04X})", check)
+
+    def _check_receiver(self) -> None:
+        """Raise where the archive tried to send and could not since our receiver speaks TLS."""
+        if self._secured and (fault := self._secured.fault()):
+            raise ProtocolError(
+                f"{self.name} cannot send to --listen over TLS: it {fault.reason}",
+                hint=f"have it use TLS for {self._calling} with a certificate of an authority of --ca, and trust ours",
+            )
 
     # --- receiving ------------------------------------------------------------------------------------------------
 
@@ -281,7 +311,10 @@ class Dimse:
         ae.add_supported_context(ECHO)
         try:
             self._server = ae.start_server(
-                (listen.host, listen.port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._keep)]
+                (listen.host, listen.port),
+                block=False,
+                evt_handlers=[(evt.EVT_C_STORE, self._keep)],
+                ssl_context=self._secured,
             )
         except OSError as error:
             raise UsageError(

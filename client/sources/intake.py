@@ -19,7 +19,7 @@ from client.deid.engine import text_of
 from client.deid.tables import vr_of
 from client.deid.text import decode, encodings
 from client.sources.selection import Facts, Instance, Selection
-from shared.errors import PolicyError
+from shared.errors import FedwardError, PolicyError
 from shared.files import output_errors, write_bytes
 
 PRIVATE_FOLDER, PRIVATE = 0o700, 0o600
@@ -27,6 +27,10 @@ LARGEST = 2 << 30
 """Bytes of one instance: a file is held in memory while it is de-identified."""
 
 _SUFFIX = ".dcm"
+
+
+class ClosedError(FedwardError):
+    """Nothing is taken in any more: the ingest ended."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,11 @@ class Intake:
         self.problems: dict[str, str] = {}
         self.files = 0
         self.bytes = 0
+        self._closed = False
+
+    def close(self) -> None:
+        """Take nothing in any more: whoever still fetches gets :class:`ClosedError`."""
+        self._closed = True
 
     def readmit(self) -> None:
         """Look again at what an earlier run left in the spool, and take away what this one does not want."""
@@ -162,7 +171,10 @@ class Intake:
 
         Raises:
             OutputError: The spool does not take it.
+            ClosedError: The ingest ended meanwhile.
         """
+        if self._closed:
+            raise ClosedError("the ingest ended", hint="run the same command again to go on")
         if len(data) > LARGEST:
             return self._refuse(asked, f"it is larger than {LARGEST >> 30} GiB")
         try:
@@ -190,7 +202,7 @@ class Intake:
 
     def path(self, uid: str) -> Path:
         """Where the instance ``uid`` is kept, or would be."""
-        return self.folder / (_name(uid) + _SUFFIX)
+        return self.folder / file_name(uid)
 
     def missing(self) -> list[Instance]:
         """What was asked for, did not arrive and was not found wanting."""
@@ -203,6 +215,11 @@ class Intake:
     def kept(self) -> list[str]:
         """The SOP Instance UIDs that are in the spool."""
         return [uid for uid in self._wanted if self.path(uid).exists()]
+
+
+def file_name(uid: str) -> str:
+    """The name of a spool file by its SOP Instance UID."""
+    return _name(uid) + _SUFFIX
 
 
 def _name(uid: str) -> str:

@@ -38,9 +38,7 @@ def test_boxes_go_to_the_file_and_into_the_record(review: Review, released: Rele
     review.propose("burned.dcm", (0, 1, 2, 3, 4))
     status, _, body = review.send({"id": name, "decision": "cleared", "boxes": [BOX, [-1, 0, 0, 192, 256], BOX]})
     assert status == 200, body
-    assert released == [
-        ("burned.dcm", WHY, ((0, 0, 0, 192, 256), BOX))
-    ]
+    assert released == [("burned.dcm", WHY, ((0, 0, 0, 192, 256), BOX))]
     held = review.quarantine.get(name)
     assert held.decision is Decision.CLEARED
     assert held.blanked == (BOX, (EVERY_FRAME, 0, 0, 192, 256), BOX)

@@ -5,7 +5,7 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class Orthanc:
         return f"http://127.0.0.1:{self.http}"
 
     @classmethod
-    def configured(cls, folder: Path) -> "Orthanc":
+    def configured(cls, folder: Path, more: Mapping[str, object] | None = None) -> "Orthanc":
         archive = cls(folder, free_port(), free_port(), free_port())
         settings = {
             "Name": "tests",
@@ -65,9 +65,11 @@ class Orthanc:
                     "AllowGet": True,
                     "AllowMove": True,
                     "AllowFind": True,
+                    "UseDicomTls": "DicomTlsCertificate" in (more or {}),
                 }
             },
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+            **(more or {}),
         }
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "storage").mkdir(exist_ok=True)
@@ -102,8 +104,9 @@ class Orthanc:
 
 
 @contextlib.contextmanager
-def running(folder: Path, files: Sequence[Path]) -> Iterator[Orthanc]:
-    archive = Orthanc.configured(folder)
+def running(folder: Path, files: Sequence[Path], more: Mapping[str, object] | None = None) -> Iterator[Orthanc]:
+    """Started with ``files``; ``more`` are settings that differ from the usual ones."""
+    archive = Orthanc.configured(folder, more)
     archive.start()
     try:
         archive.fill(files)

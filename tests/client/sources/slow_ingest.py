@@ -1,21 +1,18 @@
-"""An ingest with a pause before every file, for a test that kills it: NODE URL CREDENTIALS."""
+"""An ingest with a pause before every file, for a test that kills it: NODE URL CREDENTIALS [WORKERS]."""
 
 import sys
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
-from client.deid import Profile
-from client.ingest import ingest
-from client.node import Node
-from client.sources.credentials import Credentials
-from client.sources.dicomweb import DicomWeb
+from client import ingest_cli
+from client.sources import dicomweb
 from client.sources.intake import Intake
-from client.sources.selection import Instance, Selection
+from client.sources.selection import Instance
 from client.sources.source import Study
+from shared.cli import main
 
 
-class Slow(DicomWeb):
+class Slow(dicomweb.DicomWeb):
     def fetch(self, study: Study, wanted: Iterable[Instance], intake: Intake) -> None:
         for one in wanted:
             time.sleep(0.2)
@@ -23,6 +20,9 @@ class Slow(DicomWeb):
 
 
 if __name__ == "__main__":
-    folder, url, credentials = sys.argv[1:]
-    source = Slow(url, credentials=Credentials.load(Path(credentials)))
-    ingest(Node.open(Path(folder)), source, Selection(), profile=Profile.load("basic"))
+    assert ingest_cli
+    dicomweb.DicomWeb = Slow  # type: ignore[misc]
+    folder, url, credentials, *workers = sys.argv[1:]
+    command = ["node", "ingest", folder, "--dicomweb", url, "--credentials", credentials]
+    sys.argv[1:] = [*command, "--workers", *workers] if workers else command
+    main()
