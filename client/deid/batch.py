@@ -78,10 +78,9 @@ def deidentify_folder(
                 results = crew.process(source, out, batch, decided) if crew else map(clerk.process, batch)
                 for done, result in enumerate(results, start + 1):
                     settled = _settled(result, written, clerk)
-                    record = settled.record
                     _hold(settled, quarantine, source, profile)
-                    report.add(record)
-                    lines.append(record)
+                    report.add(settled.record)
+                    lines.append(settled.record)
                     if on_progress:
                         on_progress(done, total)
         for record in unreadable:
