@@ -48,9 +48,11 @@ CROOKED = 1.3
 """How many times its own thickness a line may bend aside: text stands in a row, the edge of an organ does not."""
 LONE = 0.15
 """Share of the picture's shorter side beyond which what is no line is no sign either."""
-FINE_LETTER = 60
+FINE_LETTER = 75
 """Pixels of core thickness, enlarged, above which letters are left to the coarse look."""
-FINEST, FINE_SIDE = 4.0, 2304
+COVERED = 0.7
+"""Share of a box from which on it is not worth blanking once more."""
+FINEST, FINE_SIDE = 3.0, 2304
 """How much a picture is enlarged at most for small text, and the longer side beyond which it is enlarged less."""
 COARSE_SIDE = 960
 """The longer side of the small picture in which large text is looked for, upright and turned by a quarter."""
@@ -143,23 +145,24 @@ class Detector:
             doubtful: Whether what is no text at first sight counts: a lone sign, a line that is hardly legible.
         """
         rows, columns = picture.shape[:2]
-        gone = np.zeros((rows, columns), bool) if blanked is None else blanked.copy()
+        gone = np.zeros((rows, columns), bool) if blanked is None else blanked
         if gone.any():
             picture = _painted_over(picture, gone)
         fine = min(max(FINE_SIDE / max(rows, columns), 1.0), FINEST)
         coarse = min(COARSE_SIDE / max(rows, columns), 0.5 * fine)
         found: list[Box] = []
+        covered = gone.copy()
 
         def take(cores: Iterable[_Core]) -> None:
-            boxes = [
-                _clipped(box, rows, columns)
-                for core in cores
-                if self._is_text(picture, core, doubtful=doubtful)
-                for box in core.boxes
-            ]
-            for box in boxes:
-                gone[box.slices()] = True  # the next look need not find it again, less exactly
-            found.extend(boxes)
+            for core in cores:
+                boxes = [_clipped(box, rows, columns) for box in core.boxes]
+                # A coarser look finds most lines again, less exactly: it counts for what the finer one left.
+                if min(covered[box.slices()].mean() for box in boxes) >= COVERED:
+                    continue
+                if self._is_text(picture, core, doubtful=doubtful):
+                    found.extend(boxes)
+                    for box in boxes:
+                        covered[box.slices()] = True
 
         for tile in _tiles(rows, columns, fine):
             take(self._cores(picture, gone, tile, fine, FINE_LETTER))
