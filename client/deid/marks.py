@@ -38,10 +38,7 @@ def marked(done: Deidentified, profile: Profile, cleared: Cleared | None, *, hea
             code: Dataset = {0x00080100: ("SH", value), 0x00080102: ("SH", scheme), 0x00080104: ("LO", meaning)}
             dataset[_METHOD_CODES] = ("SQ", [*codes, code] if isinstance(codes, list) else [code])
         if cleared.recoded:
-            dataset[_DERIVATION] = (
-                "ST",
-                b"Burned-in text blanked; lossy frames stored without further loss",
-            )
+            dataset[_DERIVATION] = ("ST", b"Burned-in text blanked; frames stored without further loss")
         counts |= {"frames_examined": cleared.frames, "boxes_blanked": len(cleared.boxes)}
     part10 = Part10(done.part10.syntax, done.part10.encoding, dataset)
     return replace(done, part10=part10, counts=counts)

@@ -2,7 +2,8 @@
 
 Uncompressed pixels of either byte order, RLE (PS3.5 Annex G), JPEG-LS and JPEG 2000 without loss are changed in place:
 frames that nobody changed keep their bytes. Lossy streams cannot take a change without changing everything; all their
-frames are decoded and stored without loss, and the file goes on saying that it was compressed with loss once.
+frames are decoded and stored without loss, and the file goes on saying that it was compressed with loss once. Frames of
+JPEG Lossless are stored as JPEG-LS, since nothing here writes the former; their values stay.
 """
 
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ Frame = NDArray[Any]
 
 JPEG_LS, JPEG_2000 = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90"
 _JPEG = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"}
+_JPEG_LOSSLESS = {"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"}  # processes 14 and 14, selection value 1
 # How frames are stored when they were changed, by how they came.
 _STORED_AS = {
     RLE: RLE,
@@ -32,7 +34,7 @@ _STORED_AS = {
     "1.2.840.10008.1.2.4.91": JPEG_2000,
     "1.2.840.10008.1.2.4.201": JPEG_2000,
     "1.2.840.10008.1.2.4.203": JPEG_2000,
-} | dict.fromkeys(_JPEG, JPEG_LS)
+} | dict.fromkeys(_JPEG | _JPEG_LOSSLESS, JPEG_LS)
 # Lossy Image Compression Method (PS3.3 C.7.6.1.1.5.1) of those that may have lost something.
 _LOSSY = {
     "1.2.840.10008.1.2.4.81": b"ISO_14495_1",

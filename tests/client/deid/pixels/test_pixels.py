@@ -16,7 +16,7 @@ from client.deid.pixels import clear, look
 from client.deid.pixels.detect import Box, Detector
 from client.deid.pixels.frames import Frames
 from client.deid.pixels.redact import blanked
-from client.deid.streams import UnclearError
+from client.deid.streams import UnclearError, stripped
 from client.deid.tables import vr_of
 from tests.client.deid.files import KEY, to_bytes
 from tests.client.deid.pixels.rendering import CT, SC, US, Page, background, dicom, write
@@ -131,7 +131,7 @@ def test_an_unknown_codec_is_held() -> None:
     dataset.compress(RLELossless, generate_instance_uid=False)
     part10 = parsed(dataset)
     with pytest.raises(UnclearError, match="cannot be decoded"):
-        Frames(Part10("1.2.840.10008.1.2.4.70", part10.encoding, part10.dataset))
+        Frames(Part10("1.2.840.10008.1.2.4.100", part10.encoding, part10.dataset))
 
 
 def test_heads_are_flagged_or_held(tmp_path: Path, basic: Profile) -> None:
@@ -153,6 +153,32 @@ def test_the_network_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket, "socket", forbidden)
     assert Detector().find(np.zeros((64, 64, 3), np.uint8)) == []
+
+
+@pytest.mark.parametrize(("bits", "photometric"), [(8, "MONOCHROME2"), (16, "MONOCHROME1"), (8, "RGB")])
+def test_jpeg_lossless_becomes_jpeg_ls_with_the_same_values(tmp_path: Path, bits: int, photometric: str) -> None:
+    import gdcm
+
+    plain = dicom(page_with(), bits=bits, photometric=photometric)
+    (tmp_path / "plain").write_bytes(to_bytes(plain))
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(tmp_path / "plain"))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(tmp_path / "coded"))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    part10 = stripped(read((tmp_path / "coded").read_bytes(), vr_of))
+    assert part10.syntax == "1.2.840.10008.1.2.4.70"
+    done = clear(part10, look(part10.dataset) or pytest.fail("not looked at"))
+    assert (done.part10.syntax, bool(done.boxes)) == (JPEGLSLossless, True)
+    assert 0x00282110 not in done.part10.dataset  # nothing was ever lost
+    before, after = Frames(parsed(plain)).read(0), Frames(done.part10).read(0)
+    assert np.array_equal(before[100:], after[100:])
+    assert not np.array_equal(before, after)
 
 
 def test_lossy_jpeg_is_stored_without_loss_and_says_so() -> None:
