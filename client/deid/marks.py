@@ -39,6 +39,5 @@ def marked(done: Deidentified, profile: Profile, cleared: Cleared | None, *, hea
             dataset[_METHOD_CODES] = ("SQ", [*codes, code] if isinstance(codes, list) else [code])
         if cleared.recoded:
             dataset[_DERIVATION] = ("ST", b"Burned-in text blanked; frames stored without further loss")
-        counts |= {"frames_examined": cleared.frames, "boxes_blanked": len(cleared.boxes)}
     part10 = Part10(done.part10.syntax, done.part10.encoding, dataset)
     return replace(done, part10=part10, counts=counts)

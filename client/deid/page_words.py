@@ -34,6 +34,9 @@ RULES: Mapping[str, RuleNote] = {
     "local_code": RuleNote("Local code", "A code of a hospital's own list, which may be free text, was replaced."),
     "invalid_removed": RuleNote("Malformed", "A value that is not what its type says was taken out."),
     "cleared by a person": RuleNote("Cleared by a person", "A reviewer had looked at the picture and released it."),
+    "face_flagged": RuleNote(
+        "Face flagged", "A CT or MR of a head: a face could be rendered, and Recognizable Visual Features says so."
+    ),
     "invalid_date": RuleNote("Malformed date", "A date, time or age that is none was not kept."),
 }
 
@@ -49,7 +52,7 @@ OPTIONS: Mapping[Option, str] = {
     Option.CLEAN_STRUCTURED_CONTENT: "Structured content is cleaned.",
     Option.CLEAN_GRAPHICS: "Graphics and overlays are cleaned.",
     Option.CLEAN_PIXEL_DATA: "Text that is found in pixels is blanked.",
-    Option.CLEAN_RECOGNIZABLE_VISUAL_FEATURES: "Faces that could be recognised are dealt with.",
+    Option.CLEAN_RECOGNIZABLE_VISUAL_FEATURES: "Head scans, from which a face could be rendered, are held: nothing here takes a face out.",
     Option.RETAIN_YEARS: "Of dates, the year stays.",
 }
 
