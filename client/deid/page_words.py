@@ -52,7 +52,7 @@ OPTIONS: Mapping[Option, str] = {
     Option.CLEAN_STRUCTURED_CONTENT: "Structured content is cleaned.",
     Option.CLEAN_GRAPHICS: "Graphics and overlays are cleaned.",
     Option.CLEAN_PIXEL_DATA: "Text that is found in pixels is blanked.",
-    Option.CLEAN_RECOGNIZABLE_VISUAL_FEATURES: "Head scans, from which a face could be rendered, are held: nothing here takes a face out.",
+    Option.CLEAN_RECOGNIZABLE_VISUAL_FEATURES: "Head scans, from which a face could be rendered, are held.",
     Option.RETAIN_YEARS: "Of dates, the year stays.",
 }
 
