@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from client.deid import DeidReport, Profile, SiteKey, deidentify_folder
 from client.deid.batch import examine
+from client.deid.expert_cli import app as expert_app
 from client.deid.profile_cli import app as profile_app
 from client.ingest_cli import mount
 from compliance.log import AuditLog
@@ -20,6 +21,7 @@ app = typer.Typer(help="A hospital's node: de-identify, build the cohort, take p
 mount(app)
 
 app.add_typer(profile_app, name="profile")
+app.add_typer(expert_app, name="expert")
 
 KEY_NAME = "fedward-deid.key"
 

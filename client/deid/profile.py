@@ -12,7 +12,8 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from client.deid.actions import FREE_TEXT_VRS, Action, Rule, row_rule
-from client.deid.profile_file import SHIPPED, Determination, PixelRules, Written, read_determination, read_profile
+from client.deid.determination import Determination, read_determination
+from client.deid.profile_file import SHIPPED, PixelRules, Written, read_profile
 from client.deid.tables import (
     RELEASED,
     RULES,
@@ -56,6 +57,7 @@ class Profile:
         needs_expert: Whether it keeps what Safe Harbor counts as an identifier.
         determination: The expert determination that it is used under, if any.
         pixels: What it says of pixels.
+        experts: Fingerprints of the keys whose determinations it accepts; any where empty.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Profile:
     needs_expert: bool
     determination: Determination | None = None
     pixels: PixelRules = field(default_factory=PixelRules)
+    experts: frozenset[str] = frozenset()
 
     @classmethod
     def load(cls, name: str, *, determination: Path | None = None, today: date | None = None) -> "Profile":
@@ -78,7 +81,8 @@ class Profile:
 
         Raises:
             UsageError: There is no such profile, or its file says something that is not understood.
-            PolicyError: The profile needs an expert determination, and there is none, or it is expired or for another.
+            PolicyError: The profile needs an expert determination, and there is none, or it is expired, for another
+                profile, signed wrongly or by somebody whom the profile does not name.
         """
         profile = resolve(name)
         if not profile.needs_expert:
@@ -94,6 +98,11 @@ class Profile:
             raise PolicyError(
                 f"{determination} is for another profile, not for {profile.name} as it is now",
                 hint=f"have the expert determine on profile sha256 {profile.sha256}",
+            )
+        if profile.experts and found.fingerprint not in profile.experts:
+            raise PolicyError(
+                f"{determination} is signed by an expert whom profile {profile.name} does not name",
+                hint=f"compare the fingerprint {found.fingerprint} with the expert's, and add it to experts",
             )
         if found.expires < (today or datetime.now(UTC).date()):
             raise PolicyError(
@@ -130,6 +139,7 @@ def resolve(name: str) -> Profile:
                 "tables": data_digest(TABLE, SAFE_PRIVATE, RULES, RELEASED, VOCABULARY),
                 "options": sorted(written.options),
                 "pixels": asdict(written.pixels),
+                "experts": sorted(written.experts),
                 "overrides": {show_tag(tag): action for tag, action in sorted(written.overrides.items())},
             }
         )
@@ -142,6 +152,7 @@ def resolve(name: str) -> Profile:
         sha256=digest,
         needs_expert=_needs_expert(written),
         pixels=written.pixels,
+        experts=written.experts,
     )
 
 

@@ -1,15 +1,15 @@
-"""Profile files and expert determinations as people write them, checked where they come in."""
+"""Profile files as people write them, checked where they come in."""
 
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from client.deid.actions import DATE_VRS, FREE_TEXT_VRS, PSEUDONYMS, Action
+from client.deid.determination import first_fault
 from client.deid.tables import Option, data_text, definition, parse_tag, rules, show_tag, table
 from shared.errors import UsageError
 
@@ -17,23 +17,6 @@ SHIPPED = ("basic", "safe-harbor", "research")
 
 # What the engine itself writes into every file, or cannot name the file without.
 _FIXED = PSEUDONYMS | {0x00080016, 0x00080018, 0x0020000D, 0x0020000E, 0x00120062, 0x00120063, 0x00120064, 0x00280303}
-
-
-@dataclass(frozen=True)
-class Determination:
-    """An expert's determination that the risk is very small (45 CFR 164.514(b)(1)), bound to one profile.
-
-    Attributes:
-        expert: Who determined it.
-        scope: Which data and recipients it covers.
-        profile_sha256: The profile that it was made for.
-        expires: The last day on which it holds.
-    """
-
-    expert: str
-    scope: str
-    profile_sha256: str
-    expires: date
 
 
 @dataclass(frozen=True)
@@ -51,12 +34,16 @@ class PixelRules:
 
 @dataclass(frozen=True)
 class Written:
-    """A profile file and the shipped profile that it extends, flattened."""
+    """A profile file and the shipped profile that it extends, flattened.
+
+    ``experts`` are the fingerprints of the keys whose determinations it accepts; empty where any is.
+    """
 
     title: str
     options: frozenset[Option]
     overrides: Mapping[int, Action]
     pixels: PixelRules
+    experts: frozenset[str]
 
 
 class _Pixels(BaseModel):
@@ -78,44 +65,7 @@ class _Overlay(BaseModel):
     options: list[str] = Field(default_factory=list)
     overrides: dict[str, str] = Field(default_factory=dict)
     pixels: _Pixels = Field(default_factory=_Pixels)
-
-
-class _DeterminationFile(BaseModel):
-    """An expert determination as it is written."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    expert: Annotated[str, Field(min_length=1)]
-    scope: Annotated[str, Field(min_length=1)]
-    profile_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    expires: date
-
-
-def read_determination(path: Path) -> Determination:
-    """Read an expert determination (JSON).
-
-    Raises:
-        UsageError: It cannot be read, or is none.
-    """
-    try:
-        text = path.read_text("utf-8")
-        raw = _DeterminationFile.model_validate_json(text)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="name the expert's file") from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path} is no expert determination: {_first_fault(error)}",
-            hint="it is JSON with expert, scope, profile_sha256 and expires (YYYY-MM-DD)",
-        ) from error
-    return Determination(raw.expert, raw.scope, raw.profile_sha256, raw.expires)
-
-
-def _first_fault(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        fault = error.errors()[0]
-        place = ".".join(str(part) for part in fault["loc"])
-        return f"{place}: {fault['msg']}" if place else fault["msg"]
-    return str(error)
+    experts: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(default_factory=list)
 
 
 def read_profile(name: str) -> Written:
@@ -131,7 +81,8 @@ def read_profile(name: str) -> Written:
         raise UsageError(f"{source} is not TOML: {error}", hint="correct that line") from error
     except ValidationError as error:
         raise UsageError(
-            f"{source}: {_first_fault(error)}", hint="a profile has extends, title, options, overrides and pixels"
+            f"{source}: {first_fault(error)}",
+            hint="it has extends, title, options, overrides, pixels and experts",
         ) from error
     base = read_profile(raw.extends) if raw.extends is not None else None
     if base is None and name not in SHIPPED:
@@ -146,6 +97,7 @@ def read_profile(name: str) -> Written:
         options=options | (base.options if base else frozenset()),
         overrides=overrides,
         pixels=_pixels(raw.pixels, base.pixels if base else PixelRules()),
+        experts=frozenset(raw.experts) or (base.experts if base else frozenset()),
     )
 
 

@@ -69,18 +69,18 @@ class SiteKey:
             OutputError: It cannot be written.
         """
         secret = secrets.token_bytes(KEY_BYTES)
-        try:
-            with output_errors(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
+        with output_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                with os.fdopen(descriptor, "wb") as stream:
-                    stream.write(secret.hex().encode() + b"\n")
-                    stream.flush()
-                    os.fsync(stream.fileno())
-        except FileExistsError as error:
-            raise UsageError(
-                f"{path} is there already", hint="a site key is never overwritten; name another"
-            ) from error
+            except FileExistsError as error:
+                raise UsageError(
+                    f"{path} is there already", hint="a site key is never overwritten; name another"
+                ) from error
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(secret.hex().encode() + b"\n")
+                stream.flush()
+                os.fsync(stream.fileno())
         return cls(secret)
 
     def derive(self, purpose: str, value: bytes = b"") -> bytes:

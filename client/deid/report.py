@@ -116,7 +116,11 @@ class ReportWriter:
         self._redacted = 0
         head = {"format": FORMAT, "profile": profile.name, "profile_sha256": profile.sha256}
         if profile.determination:
-            head |= {"expert": profile.determination.expert, "expires": profile.determination.expires.isoformat()}
+            head |= {
+                "expert": profile.determination.expert,
+                "expert_key": profile.determination.fingerprint,
+                "expires": profile.determination.expires.isoformat(),
+            }
         self._stream.write(json.dumps(head)[:-1].encode() + b', "files": [')
 
     def add(self, record: FileRecord) -> None:

@@ -1,6 +1,5 @@
 """Not one planted identifier may come out, wherever it was planted."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from tests.attacks.deid.planting import (
     secret,
     tag_of,
 )
+from tests.client.deid.experts import determination, digest_of
 
 # Sequences that Table E.1-1 does not name and that a careless tool does not enter: codes, references, functional
 # groups, and one that no dictionary knows.
@@ -43,16 +43,7 @@ def research(tmp_path: Path) -> Profile:
 
 
 def load_research(folder: Path) -> Profile:
-    from shared.errors import PolicyError
-
-    with pytest.raises(PolicyError) as refused:
-        Profile.load("research")
-    sha256 = refused.value.hint.split()[-1]
-    determination = folder / "determination.json"
-    determination.write_text(
-        json.dumps({"expert": "E. Xpert", "scope": "tests", "profile_sha256": sha256, "expires": "2999-01-01"})
-    )
-    return Profile.load("research", determination=determination)
+    return Profile.load("research", determination=determination(folder / "expert", digest_of("research")))
 
 
 def profile_of(name: str, folder: Path) -> Profile:

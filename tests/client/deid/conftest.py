@@ -1,12 +1,9 @@
 """Profiles that the tests of this room share."""
 
-import json
-from pathlib import Path
-
 import pytest
 
 from client.deid import Profile
-from shared.errors import PolicyError
+from tests.client.deid.experts import determination, digest_of
 
 
 @pytest.fixture(scope="session")
@@ -21,13 +18,5 @@ def harbor() -> Profile:
 
 @pytest.fixture(scope="session")
 def research(tmp_path_factory: pytest.TempPathFactory) -> Profile:
-    try:
-        Profile.load("research")
-        raise AssertionError("research must not load without a determination")
-    except PolicyError as error:
-        sha256 = error.hint.split()[-1]
-    path: Path = tmp_path_factory.mktemp("expert") / "determination.json"
-    path.write_text(
-        json.dumps({"expert": "E. Xpert", "scope": "tests", "profile_sha256": sha256, "expires": "2999-12-31"})
-    )
-    return Profile.load("research", determination=path)
+    signed = determination(tmp_path_factory.mktemp("expert"), digest_of("research"))
+    return Profile.load("research", determination=signed)

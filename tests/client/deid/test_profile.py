@@ -1,6 +1,5 @@
 """Profiles: what each attribute's rule is, and which mistakes in a hospital's own file are caught."""
 
-import json
 from datetime import date
 from pathlib import Path
 
@@ -8,8 +7,10 @@ import pytest
 
 from client.deid import Profile
 from client.deid.actions import Action
+from client.deid.determination import read_determination
 from client.deid.tables import Option, definition, safe_private, table
 from shared.errors import PolicyError, UsageError
+from tests.client.deid.experts import determination, digest_of
 
 CONDITIONAL = {
     "X": (Action.REMOVE, Action.REMOVE, Action.REMOVE),
@@ -123,22 +124,8 @@ def test_whatever_keeps_an_identifier_needs_an_expert(tmp_path: Path, text: str)
         Profile.load(own(tmp_path, text))
 
 
-def determination(folder: Path, **changes: str) -> Path:
-    facts = {"expert": "E. Xpert", "scope": "a study", "profile_sha256": "0" * 64, "expires": "2030-06-30"} | changes
-    path = folder / "determination.json"
-    path.write_text(json.dumps({key: value for key, value in facts.items() if value}))
-    return path
-
-
-def research_digest() -> str:
-    with pytest.raises(PolicyError) as caught:
-        Profile.load("research")
-    assert caught.value.exit_code == 6
-    return caught.value.hint.split()[-1]
-
-
 def test_research_with_a_determination(tmp_path: Path) -> None:
-    path = determination(tmp_path, profile_sha256=research_digest())
+    path = determination(tmp_path, digest_of("research"), expires="2030-06-30")
     profile = Profile.load("research", determination=path, today=date(2030, 6, 30))
     assert profile.determination
     assert profile.determination.expert == "E. Xpert"
@@ -147,23 +134,28 @@ def test_research_with_a_determination(tmp_path: Path) -> None:
 
 
 def test_a_determination_expires(tmp_path: Path) -> None:
-    path = determination(tmp_path, profile_sha256=research_digest())
-    with pytest.raises(PolicyError, match="expired"):
+    path = determination(tmp_path, digest_of("research"), expires="2030-06-30")
+    with pytest.raises(PolicyError, match="expired") as caught:
         Profile.load("research", determination=path, today=date(2030, 7, 1))
+    assert caught.value.exit_code == 6
 
 
 def test_a_determination_is_for_one_profile(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="for another profile"):
-        Profile.load("research", determination=determination(tmp_path))
+        Profile.load("research", determination=determination(tmp_path, "0" * 64))
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"expert": ""}, {"expires": "soon"}, {"profile_sha256": "abc"}, {"approved": "yes"}],
-)
-def test_what_is_no_determination(tmp_path: Path, changes: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match="no expert determination"):
-        Profile.load("research", determination=determination(tmp_path, **changes))
+def test_a_profile_may_name_its_experts(tmp_path: Path) -> None:
+    text = 'extends = "research"\nexperts = ["{}"]\n'
+    signed = determination(tmp_path / "known", "0" * 64)
+    known, other = read_determination(signed).fingerprint, "f" * 64
+    for name, fingerprint in (("a.toml", known), ("b.toml", other)):
+        (tmp_path / name).write_text(text.format(fingerprint))
+    path = determination(tmp_path / "known", digest_of(str(tmp_path / "a.toml")))
+    assert Profile.load(str(tmp_path / "a.toml"), determination=path).determination
+    path = determination(tmp_path / "known", digest_of(str(tmp_path / "b.toml")))
+    with pytest.raises(PolicyError, match="does not name"):
+        Profile.load(str(tmp_path / "b.toml"), determination=path)
 
 
 def test_the_digest_is_of_the_content_not_of_the_name(tmp_path: Path) -> None:

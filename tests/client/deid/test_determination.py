@@ -1,0 +1,70 @@
+"""Expert determinations: signed by whom they name, changed by nobody, and read in one way only."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from client.cli import app
+from client.deid.determination import make_key, read_determination, sign
+from shared.errors import PolicyError, UsageError
+from tests.client.deid.experts import determination
+
+
+def test_the_commands_make_a_key_sign_and_show(tmp_path: Path) -> None:
+    run = CliRunner()
+    key, draft, signed = (str(tmp_path / name) for name in ("expert.key", "draft.json", "signed.json"))
+    made = run.invoke(app, ["expert", "key", key])
+    assert (made.exit_code, (tmp_path / "expert.key").stat().st_mode & 0o777) == (0, 0o600)
+    fingerprint = made.output.split()[-1]
+    Path(draft).write_text(
+        json.dumps({"expert": "E", "scope": "s", "profile_sha256": "0" * 64, "expires": "2030-01-01"})
+    )
+    assert run.invoke(app, ["expert", "sign", draft, signed, "--key", key]).exit_code == 0
+    shown = run.invoke(app, ["expert", "show", signed])
+    assert shown.exit_code == 0
+    assert fingerprint in shown.output
+
+
+@pytest.mark.parametrize("field", ["expert", "scope", "profile_sha256", "expires", "public_key", "signature"])
+def test_nothing_can_be_changed(tmp_path: Path, field: str) -> None:
+    path = determination(tmp_path, "0" * 64)
+    row = json.loads(path.read_text())
+    row[field] = {"expires": "2998-12-31"}.get(field, row[field][:-1] + ("1" if row[field][-1] != "1" else "2"))
+    path.write_text(json.dumps(row))
+    with pytest.raises(PolicyError, match="signature"):
+        read_determination(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"expert": ""},
+        {"expires": "soon"},
+        {"profile_sha256": "abc"},
+        {"approved": "yes"},
+        {"signature": None},
+        {"public_key": None},
+    ],
+)
+def test_what_is_no_determination(tmp_path: Path, changes: dict[str, str | None]) -> None:
+    path = determination(tmp_path, "0" * 64)
+    row = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in row.items() if value is not None}))
+    with pytest.raises(UsageError, match="no expert determination"):
+        read_determination(path)
+
+
+def test_a_key_is_private_and_never_replaced(tmp_path: Path) -> None:
+    determination(tmp_path, "0" * 64)
+    key = tmp_path / "expert.key"
+    with pytest.raises(UsageError, match="there already"):
+        make_key(key)
+    key.chmod(0o644)
+    with pytest.raises(PolicyError, match="others may read"):
+        sign(tmp_path / "draft.json", key, tmp_path / "other.json")
+    key.chmod(0o600)
+    key.write_text("no key")
+    with pytest.raises(UsageError, match="no private key"):
+        sign(tmp_path / "draft.json", key, tmp_path / "other.json")
