@@ -8,7 +8,8 @@ from client.deid.tables import Option
 
 _AGE = 0x00101010
 _REMOVED = "removed or replaced"
-_UNSEEN = "held back unless the pixels are known to be clear"
+_HEADS_HELD = "head CT and MR are held back; photographs are searched for text alone"
+_HEADS_FLAGGED = "not removed: head CT and MR are released and flagged, photographs are searched for text alone"
 
 
 def explain(name: str) -> dict[str, object]:
@@ -63,11 +64,12 @@ def safe_harbor(profile: Profile) -> dict[str, str]:
     devices = "kept" if profile.has(Option.RETAIN_DEVICE_IDENTITY) else _REMOVED
     places = "institutions kept" if profile.has(Option.RETAIN_INSTITUTION_IDENTITY) else _REMOVED
     numbers = "UIDs kept" if profile.has(Option.RETAIN_UIDS) else "replaced by keyed pseudonyms"
+    faces = _HEADS_HELD if profile.has(Option.CLEAN_RECOGNIZABLE_VISUAL_FEATURES) else _HEADS_FLAGGED
     return {
         "(A) names": _REMOVED, "(B) places": places, "(C) dates, ages over 89": _dates(profile),
         "(D) telephone": _REMOVED, "(E) fax": _REMOVED, "(F) e-mail": _REMOVED, "(G) social security": _REMOVED,
         "(H) medical record": "replaced by a keyed pseudonym", "(I) health plan": _REMOVED, "(J) account": _REMOVED,
         "(K) certificate or license": _REMOVED, "(L) vehicles": _REMOVED, "(M) devices": devices,
-        "(N) web addresses": _REMOVED, "(O) IP addresses": _REMOVED, "(P) biometrics": _UNSEEN,
-        "(Q) full-face photographs": _UNSEEN, "(R) other unique numbers": numbers,
+        "(N) web addresses": _REMOVED, "(O) IP addresses": _REMOVED, "(P) biometrics": faces,
+        "(Q) full-face photographs": faces, "(R) other unique numbers": numbers,
     }  # fmt: skip

@@ -37,6 +37,12 @@ RULES: Mapping[str, RuleNote] = {
     "face_flagged": RuleNote(
         "Face flagged", "A CT or MR of a head: a face could be rendered, and Recognizable Visual Features says so."
     ),
+    "hidden_bits_cleared": RuleNote(
+        "Hidden bits cleared", "Bits that no picture shows were set, as hidden overlays are; they were cleared."
+    ),
+    "outside_regions_blanked": RuleNote(
+        "Outside regions", "An ultrasound picture was blanked outside the regions that its header names."
+    ),
     "invalid_date": RuleNote("Malformed date", "A date, time or age that is none was not kept."),
 }
 

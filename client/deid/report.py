@@ -128,7 +128,9 @@ class ReportWriter:
         self._stream.write((",\n" if self._statuses else "\n").encode() + record.line().encode())
         self._statuses[record.status] += 1
         self._rules.update(record.rules)
-        self._redacted += record.status is Status.RELEASED and record.boxes > 0
+        self._redacted += record.status is Status.RELEASED and (
+            record.boxes > 0 or "outside_regions_blanked" in record.rules
+        )
 
     def close(self) -> DeidReport:
         """Write the totals and say what they are."""

@@ -154,14 +154,15 @@ class Processor:
         head = pixels.is_head(part10.dataset)
         if head and self._profile.has(Option.CLEAN_RECOGNIZABLE_VISUAL_FEATURES):
             raise streams.UnclearError("a head, whose face could be rendered, and nothing here takes faces out")
-        bare = streams.stripped(triage.stored_bits_only(part10))
+        found = streams.stripped(part10)
+        bare = pixels.stored_bits_only(found)
         cleared = None
         if lifted:  # a person has looked, and vouches for the pixels (PS3.3 C.7.6.1.1.5)
             cleared = pixels.blank(bare, boxes)
         elif why := pixels.look(bare.dataset, everything=self._profile.pixels.every_image):
             cleared = pixels.clear(bare, why, only_regions=self._profile.pixels.only_regions)
         done = self._engine.deidentify(cleared.part10 if cleared else bare)
-        return marked(done, self._profile, cleared, head=head), cleared
+        return marked(done, self._profile, cleared, head=head, hidden=bare is not found), cleared
 
     def _process(self, path: str, lifted: str = "", boxes: tuple[streams.FrameBox, ...] = ()) -> Processed:
         file = self._source / path

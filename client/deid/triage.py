@@ -6,9 +6,6 @@ is decided in :mod:`client.deid.pixels.decide`.
 
 import re
 from collections.abc import Iterator
-from typing import Any
-
-import numpy as np
 
 from client.deid.codec import PIXEL_DATA, Dataset, Encapsulated, Part10, Value
 from client.deid.engine import text_of
@@ -94,6 +91,8 @@ def _expected_bytes(dataset: Dataset) -> int:
         if allocated in {1, 8, 16, 32, 64}:
             rows, columns = _number(dataset, 0x00280010, big=big), _number(dataset, 0x00280011, big=big)
             samples = _number(dataset, 0x00280002, big=big) or 1
+            if text_of(dataset, 0x00280004) == "YBR_FULL_422":
+                samples = 2  # two pixels share a blue and a red (PS3.3 C.7.6.3.1.2)
             frames = text_of(dataset, 0x00280008) or "1"
             count = int(frames) if frames.isascii() and frames.isdigit() else 0
             return (rows * columns * samples * count * allocated + 7) // 8
@@ -120,35 +119,3 @@ def _bits(part10: Part10) -> tuple[int, int, int]:
     dataset, big = part10.dataset, part10.encoding.big
     allocated, stored, high = (_number(dataset, tag, big=big) for tag in (0x00280100, 0x00280101, 0x00280102))
     return allocated, stored, high
-
-
-def stored_bits_only(part10: Part10) -> Part10:
-    """The file without the bits that Bits Stored does not cover, zeros or copies of the sign in their place.
-
-    Old scanners kept overlays there (PS3.3 C.9.2.1.1, retired use); the picture does not depend on them. A file in
-    which nothing is hidden comes back as it is.
-    """
-    allocated, stored, high = _bits(part10)
-    vr, value = part10.dataset.get(PIXEL_DATA, ("", None))
-    if not isinstance(value, bytes | memoryview) or allocated not in {8, 16, 32} or not 0 < stored < allocated:
-        return part10
-    signed = _number(part10.dataset, 0x00280103, big=part10.encoding.big) == 1
-    kind = f"{'>' if part10.encoding.big else '<'}{'i' if signed else 'u'}{allocated // 8}"
-    pixels = np.frombuffer(value, kind, count=len(value) * 8 // allocated)
-    if not pixels.size or not _hides(pixels, stored, high, signed=signed):
-        return part10
-    # Shifting up drops what is above; shifting down fills with zeros, or with the sign.
-    above, below = allocated - 1 - high, high + 1 - stored
-    cleared = (((pixels << above) >> (above + below)) << below).astype(kind).tobytes()
-    return Part10(part10.syntax, part10.encoding, {**part10.dataset, PIXEL_DATA: (vr, memoryview(cleared))})
-
-
-def _hides(pixels: np.ndarray[Any, np.dtype[Any]], stored: int, high: int, *, signed: bool) -> bool:
-    below = high + 1 - stored
-    if below and int(np.bitwise_or.reduce(pixels)) & ((1 << below) - 1):
-        return True
-    if signed:
-        # Sign extension fills the bits above with the sign; some writers leave them zero.
-        upper = pixels >> high
-        return bool(upper.min() < -1 or upper.max() > 1)
-    return bool(int(np.bitwise_or.reduce(pixels)) >> (high + 1))

@@ -1,7 +1,7 @@
 """One file: look at every frame, blank what is found, look again. What is not clear then is not released."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -28,12 +28,14 @@ class Cleared:
         frames: How many frames were looked at.
         boxes: What was blanked: frame, top, left, bottom, right, half open.
         recoded: Whether frames that were compressed with loss are stored without loss now.
+        outside: Whether what lies outside ultrasound regions was blanked unseen.
     """
 
     part10: Part10
     frames: int
     boxes: tuple[FrameBox, ...] = field(repr=False)
     recoded: bool = False
+    outside: bool = False
 
 
 def clear(part10: Part10, why: Look, *, only_regions: bool = False) -> Cleared:
@@ -61,7 +63,7 @@ def clear(part10: Part10, why: Look, *, only_regions: bool = False) -> Cleared:
             changed.add(index)
     if why.claimed and not changed:
         raise UnclearError(why.why + NONE_FOUND)
-    return _finished(frames, changed, clearing.boxes)
+    return replace(_finished(frames, changed, clearing.boxes), outside=bool(inside))
 
 
 def blank(part10: Part10, boxes: Iterable[FrameBox]) -> Cleared:

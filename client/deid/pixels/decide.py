@@ -24,9 +24,20 @@ _SAYS_SCREEN = "its Image Type says that it is a picture of a screen"
 NONE_FOUND = ", and no text was found in them"
 TOO_MUCH = "what looks like text covers much of a frame"
 LEFT = "text is left in its pixels after redaction"
-HELD_FOR_A_PERSON = frozenset({_SAYS_BURNED_IN + NONE_FOUND, _SAYS_SCREEN + NONE_FOUND, TOO_MUCH, LEFT})
+UNUSUAL_BITS = "text is not looked for in pixels other than of 8 or 16 bits with one or three samples"
+DEEP_COLOURS = "its colours are of more than 8 bits"
+UNKNOWN_COLOURS = "its colours are described in a way that is not understood"
+NO_PALETTE = "it has no palette that can be read"
+SPREAD = "its compressed frames are spread over fragments"
+SHARED_COLOURS = "its pixels share their colours, uncompressed"
+HELD_FOR_A_PERSON = frozenset({
+    _SAYS_BURNED_IN + NONE_FOUND, _SAYS_SCREEN + NONE_FOUND, TOO_MUCH, LEFT,
+    UNUSUAL_BITS, DEEP_COLOURS, UNKNOWN_COLOURS, NO_PALETTE, SPREAD, SHARED_COLOURS,
+})  # fmt: skip
 """Reasons that a person who looks at the picture may lift."""
 
+_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66."
+_FACE = 0x00280302
 _HEAD_PLACES = (0x00180015, *_DESCRIPTIONS)
 _HEAD = re.compile(r"head|brain|skull|crani|cereb|face|facial|orbit|sinus|maxill|mandib|neuro|schaedel|schadel|kopf")
 _HEAD_CODES = {b"69536005", b"12738006", b"89546000", b"89545001", b"T-D1100", b"T-A0100", b"T-D1200", b"T-11100"}
@@ -63,8 +74,8 @@ def look(dataset: Dataset, *, everything: bool = False) -> Look | None:
     sop_class = released().get(text_of(dataset, _SOP_CLASS))
     if sop_class is not None and sop_class.risky:
         return Look(f"{sop_class.name}, a class that may carry text in its pixels")
-    if text_of(dataset, _MODALITY) == "SEG":
-        return None
+    if text_of(dataset, _SOP_CLASS).startswith(_SEGMENTATION) and (not everything or _short(dataset, _ALLOCATED) == 1):
+        return None  # a mask of single bits, drawn over an image
     if text_of(dataset, _PHOTOMETRIC) not in _GREY:
         return Look("a colour picture in a class of grey ones, as reports and screens are")
     if text_of(dataset, _CONVERSION):
@@ -79,7 +90,9 @@ def look(dataset: Dataset, *, everything: bool = False) -> Look | None:
 
 
 def is_head(dataset: Dataset) -> bool:
-    """Whether a CT or MR shows a head, from which a face could be rendered, as far as its header says."""
+    """Whether a file shows a face, or a CT or MR a head from which one could be rendered, as far as its header says."""
+    if _PIXEL_DATA in dataset and text_of(dataset, _FACE).upper() == "YES":
+        return True
     if text_of(dataset, _MODALITY) not in _HEAD_MODALITIES or _PIXEL_DATA not in dataset:
         return False
     if any(_HEAD.search(_plain(dataset, tag)) for tag in _HEAD_PLACES):

@@ -42,20 +42,24 @@ The lower bound holds for lines of probability ``SURE`` and for those more slend
 """
 READABLE = 0.9
 """Confidence from which a core that is no line by its shape is text all the same: a lone sign, a short word."""
-THICKEST = 0.06
-"""Share of the picture's shorter side beyond which a core is no line of text; letters are about twice as high."""
+LARGE, THICKEST = 0.06, 0.25
+"""Shares of the picture's shorter side, of the core of a line: letters are about twice as high.
+
+Beyond the first a line counts only where the recogniser reads it, since organs are as large; beyond the second nothing
+does.
+"""
 CROOKED = 1.3
 """How many times its own thickness a line may bend aside: text stands in a row, the edge of an organ does not."""
 LONE = 0.15
 """Share of the picture's shorter side beyond which what is no line is no sign either."""
 FINE_LETTER = 75
 """Pixels of core thickness, enlarged, above which letters are left to the coarse look."""
-COVERED = 0.7
-"""Share of a box from which on it is not worth blanking once more."""
+COVERED = 0.95
+"""Share of a core from which on it is not blanked once more."""
 FINEST, FINE_SIDE = 3.0, 2304
 """How much a picture is enlarged at most for small text, and the longer side beyond which it is enlarged less."""
-COARSE_SIDE = 960
-"""The longer side of the small picture in which large text is looked for, upright and turned by a quarter."""
+COARSE_SIDES = (960, 320)
+"""The longer sides of the small pictures in which large text is looked for, upright and turned by a quarter."""
 _TILE, _OVERLAP = 1536, 256  # pixels of the enlarged picture
 _LEAST, _MULTIPLE = 64, 32
 _GROW, _ENDS, _PAD = 0.6, 1.0, 1.0
@@ -88,18 +92,22 @@ class _Core:
 
     Attributes:
         boxes: What to blank: one box, or several that follow a slanted line.
+        inner: The same without what they are grown by.
         whole: Around all of them.
         score: Its mean probability.
         slender: Its length over its thickness.
         bend: How far it reaches to the sides of its axis, over its thickness; 1 for a straight bar.
+        large: Whether it is so thick that only what is read counts.
         small: Whether it is small enough for a lone sign or a short word.
     """
 
     boxes: tuple[Box, ...]
+    inner: tuple[Box, ...]
     whole: Box
     score: float
     slender: float
     bend: float
+    large: bool
     small: bool
 
     @property
@@ -149,7 +157,6 @@ class Detector:
         if gone.any():
             picture = _painted_over(picture, gone)
         fine = min(max(FINE_SIDE / max(rows, columns), 1.0), FINEST)
-        coarse = min(COARSE_SIDE / max(rows, columns), 0.5 * fine)
         found: list[Box] = []
         covered = gone.copy()
 
@@ -157,7 +164,8 @@ class Detector:
             for core in cores:
                 boxes = [_clipped(box, rows, columns) for box in core.boxes]
                 # A coarser look finds most lines again, less exactly: it counts for what the finer one left.
-                if min(covered[box.slices()].mean() for box in boxes) >= COVERED:
+                inner = [covered[_clipped(box, rows, columns).slices()] for box in core.inner]
+                if sum(part.sum() for part in inner) >= COVERED * sum(part.size for part in inner):
                     continue
                 if self._is_text(picture, core, doubtful=doubtful):
                     found.extend(boxes)
@@ -166,13 +174,17 @@ class Detector:
 
         for tile in _tiles(rows, columns, fine):
             take(self._cores(picture, gone, tile, fine, FINE_LETTER))
-        take(self._cores(picture, gone, Box(0, 0, rows, columns), coarse))
-        turned = self._cores(np.rot90(picture), np.rot90(gone), Box(0, 0, columns, rows), coarse)
-        take(_turned_back(core, columns) for core in turned)
+        for side, most in zip(COARSE_SIDES, (0.5 * fine, 0.25 * fine), strict=True):
+            scale = min(side / max(rows, columns), most)
+            take(self._cores(picture, gone, Box(0, 0, rows, columns), scale))
+            turned = self._cores(np.rot90(picture), np.rot90(gone), Box(0, 0, columns, rows), scale)
+            take(_turned_back(core, columns) for core in turned)
         return sorted(set(found))
 
     def _is_text(self, picture: Picture, core: _Core, *, doubtful: bool) -> bool:
         if core.line:
+            if core.large:
+                return doubtful and self._confidence(picture, core.whole) >= READABLE
             sure = doubtful and (core.score >= SURE or core.slender >= LONG)
             legible = LEGIBLE if sure else UNSURE_LEGIBLE
             return self._confidence(picture, core.whole) >= legible
@@ -189,7 +201,7 @@ class Detector:
             inside = Image.fromarray(gone[tile.slices()]).resize((width, height), Image.Resampling.NEAREST)
             chances = np.where(np.asarray(inside), np.float32(0), chances)
         side = scale * min(whole.shape[:2])
-        limits = min(thickest, THICKEST * side), LONE * side
+        limits = min(thickest, THICKEST * side), LARGE * side, LONE * side
         step, at = (rows / height, columns / width), (tile.top, tile.left)
         grown = (_grown(mask, score, step, at, limits) for mask, score in _pieces(chances))
         return [core for core in grown if core is not None]
@@ -282,12 +294,13 @@ def _pieces(chances: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.bool_], f
 
 
 def _grown(
-    mask: Mask, score: float, step: tuple[float, float], at: tuple[int, int], limits: tuple[float, float]
+    mask: Mask, score: float, step: tuple[float, float], at: tuple[int, int], limits: tuple[float, float, float]
 ) -> _Core | None:
     """A core, grown from the middle of its line to the height of its signs; slanted ones in pieces that follow them.
 
-    None where it is thicker than the first of the ``limits``; up to the second it may be a lone sign. Lengths are
-    pixels of the map, ``step`` is how many of the picture's one of them is, ``at`` where the map begins.
+    None where it is thicker than the first of the ``limits``; beyond the second it is large, up to the third it may be
+    a lone sign. Lengths are pixels of the map, ``step`` is how many of the picture's one of them is, ``at`` where the
+    map begins.
     """
     rows, columns = np.nonzero(mask)
     top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
@@ -302,25 +315,28 @@ def _grown(
     ahead = _ENDS * thick, grow
     beyond_rows, beyond_columns = ahead if height > width else ahead[::-1]
 
-    def box(rows_from: float, columns_from: float, rows_to: float, columns_to: float) -> Box:
+    def box(piece: tuple[float, float, float, float], much: float = 1.0) -> Box:
+        rows_more, columns_more, pad = much * beyond_rows, much * beyond_columns, much * _PAD
         return Box(
-            int(np.floor((rows_from - beyond_rows) * step[0] - _PAD)) + at[0],
-            int(np.floor((columns_from - beyond_columns) * step[1] - _PAD)) + at[1],
-            int(np.ceil((rows_to + beyond_rows) * step[0] + _PAD)) + at[0],
-            int(np.ceil((columns_to + beyond_columns) * step[1] + _PAD)) + at[1],
+            int(np.floor((piece[0] - rows_more) * step[0] - pad)) + at[0],
+            int(np.floor((piece[1] - columns_more) * step[1] - pad)) + at[1],
+            int(np.ceil((piece[2] + rows_more) * step[0] + pad)) + at[0],
+            int(np.ceil((piece[3] + columns_more) * step[1] + pad)) + at[1],
         )
 
-    whole = box(top, left, bottom, right)
+    whole = float(top), float(left), float(bottom), float(right)
     upright = len(rows) >= 0.7 * height * width
-    boxes = (whole,) if upright else tuple(box(*piece) for piece in _along(rows, columns, max(4, round(thick))))
+    pieces = [whole] if upright else list(_along(rows, columns, max(4, round(thick))))
     across = float(np.linalg.eigvalsh(np.cov(rows, columns))[0]) if len(rows) > 1 else 0.0
     return _Core(
-        boxes,
-        whole,
-        score,
+        boxes=tuple(box(piece) for piece in pieces),
+        inner=tuple(box(piece, 0.0) for piece in pieces),
+        whole=box(whole),
+        score=score,
         slender=float(np.hypot(height, width)) / thick,
         bend=float(np.sqrt(12 * max(across, 0.0))) / thick,  # a bar of thickness t has a variance of t^2 / 12
-        small=max(height, width) <= limits[1],
+        large=thick > limits[1],
+        small=max(height, width) <= limits[2],
     )
 
 
@@ -343,7 +359,8 @@ def _turned_back(core: _Core, columns: int) -> _Core:
     def back(box: Box) -> Box:  # row r, column c went to row columns - 1 - c, column r
         return Box(box.left, columns - box.bottom, box.right, columns - box.top)
 
-    return replace(core, boxes=tuple(back(box) for box in core.boxes), whole=back(core.whole))
+    boxes, inner = (tuple(back(box) for box in some) for some in (core.boxes, core.inner))
+    return replace(core, boxes=boxes, inner=inner, whole=back(core.whole))
 
 
 def _clipped(box: Box, rows: int, columns: int) -> Box:

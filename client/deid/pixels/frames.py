@@ -17,6 +17,7 @@ from pydicom.pixels.encoders.base import get_encoder
 
 from client.deid.codec import PIXEL_DATA, Dataset, Encapsulated, Part10
 from client.deid.engine import text_of
+from client.deid.pixels.decide import SHARED_COLOURS, SPREAD, UNUSUAL_BITS
 from client.deid.streams import RLE, UnclearError
 
 Frame = NDArray[Any]
@@ -90,7 +91,7 @@ def layout_of(part10: Part10) -> Layout:
         photometric=text_of(part10.dataset, _PHOTOMETRIC),
     )
     if layout.allocated not in {8, 16} or layout.samples not in {1, 3} or not 0 < layout.stored <= layout.allocated:
-        raise UnclearError("text is not looked for in pixels other than of 8 or 16 bits with one or three samples")
+        raise UnclearError(UNUSUAL_BITS)
     if not layout.rows or not layout.columns or not layout.frames:
         raise UnclearError("its pixel data are not described")
     return layout
@@ -99,12 +100,17 @@ def layout_of(part10: Part10) -> Layout:
 class Frames:
     """The frames of a file, to be read one at a time and written back where they were changed.
 
+    Args:
+        part10: The file, with nothing but pixels in its compressed streams.
+        hidden: Whether compressed frames are read with all bits that their streams hold; without those that Bits
+            Stored does not cover otherwise.
+
     Raises:
         UnclearError: The transfer syntax is not one that can be decoded here.
     """
 
-    def __init__(self, part10: Part10) -> None:
-        self._part10, self.layout = part10, layout_of(part10)
+    def __init__(self, part10: Part10, *, hidden: bool = False) -> None:
+        self._part10, self.layout, self._hidden = part10, layout_of(part10), hidden
         self._vr, value = part10.dataset.get(PIXEL_DATA, ("", b""))
         self._changed = False
         self._rewritten: bytearray | None = None
@@ -114,9 +120,11 @@ class Frames:
                 raise UnclearError("its pixels are compressed in a way that cannot be decoded here")
             self._fragments: list[bytes | memoryview] = list(value.fragments[1:])
             if len(self._fragments) != self.layout.frames:
-                raise UnclearError("its compressed frames are spread over fragments")
+                raise UnclearError(SPREAD)
         elif isinstance(value, bytes | memoryview):
             self._fragments, self._raw = [], value
+            if self.layout.photometric == "YBR_FULL_422":
+                raise UnclearError(SHARED_COLOURS)
             if part10.encoding.big and self.layout.allocated == 8 and self._vr == "OW":
                 raise UnclearError("its bytes are stored as swapped words")
         else:
@@ -219,12 +227,13 @@ class Frames:
         }
 
     def _decoded(self, fragment: bytes | memoryview, syntax: str) -> Frame:
+        more = {"bits_stored": self.layout.allocated} if self._hidden else {}
         try:
             frame, _ = get_decoder(syntax).as_array(
                 encapsulate([bytes(fragment)]),
                 index=0,
                 raw=syntax not in _JPEG,
-                **self._options(self.layout.photometric),
+                **(self._options(self.layout.photometric) | more),
             )
         except MemoryError:
             raise

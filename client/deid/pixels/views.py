@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.deid.codec import Part10
+from client.deid.pixels.decide import DEEP_COLOURS, NO_PALETTE, UNKNOWN_COLOURS
 from client.deid.pixels.detect import Picture
 from client.deid.pixels.frames import Frame, Frames
 from client.deid.streams import UnclearError
@@ -31,12 +32,12 @@ def viewer(part10: Part10, frames: Frames) -> Callable[[Frame], list[Picture]]:
         turned = photometric == "MONOCHROME1"
         return lambda frame: [_grey(one, turned=turned) for one in _stretched(frame)]
     if frames.layout.allocated != 8:
-        raise UnclearError("its colours are of more than 8 bits")
+        raise UnclearError(DEEP_COLOURS)
     if photometric == "RGB":
         return lambda frame: [np.ascontiguousarray(frame)]
     if photometric in {"YBR_FULL", "YBR_FULL_422"}:
         return lambda frame: [_from_ybr(frame)]
-    raise UnclearError("its colours are described in a way that is not understood")
+    raise UnclearError(UNKNOWN_COLOURS)
 
 
 def _stretched(frame: Frame) -> list[NDArray[np.uint8]]:
@@ -90,7 +91,7 @@ def _palette(part10: Part10) -> tuple[int, NDArray[np.uint8]]:
     for descriptor, table in zip(_DESCRIPTORS, _TABLES, strict=True):
         about, content = (part10.dataset.get(tag, ("", b""))[1] for tag in (descriptor, table))
         if not isinstance(about, bytes) or len(about) != 6 or not isinstance(content, bytes | memoryview):
-            raise UnclearError("it has no palette that can be read")
+            raise UnclearError(NO_PALETTE)
         entries, first, bits = (int(one) for one in np.frombuffer(about, f"{order}u2"))
         entries = entries or 1 << 16
         if len(content) >= 2 * entries:
@@ -99,7 +100,7 @@ def _palette(part10: Part10) -> tuple[int, NDArray[np.uint8]]:
         elif len(content) >= entries:
             columns.append(np.frombuffer(content, np.uint8, count=entries))
         else:
-            raise UnclearError("it has no palette that can be read")
+            raise UnclearError(NO_PALETTE)
     return first, np.stack(columns, axis=-1)
 
 

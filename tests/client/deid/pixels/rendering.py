@@ -1,5 +1,6 @@
 """Pictures with text burned in, and exactly where: our own test set, drawn from fonts of this machine."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -63,8 +64,10 @@ class Page:
 
 @cache
 def font(name: str, size: int) -> Any:
-    """A font of this machine; Pillow's own, which knows Latin only, where it is missing."""
+    """A font of this machine; Pillow's own, which knows Latin only, where it is missing and may be."""
     path = FONTS / name
+    if not path.exists() and os.environ.get("FEDWARD_REQUIRE_SYSTEM") == "1":
+        raise AssertionError(f"the font {path} is missing: install the Debian packages that .ci/run names")
     return ImageFont.truetype(str(path), size) if path.exists() else ImageFont.load_default(size)
 
 
