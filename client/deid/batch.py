@@ -17,7 +17,7 @@ from client.deid.quarantine import Quarantine
 from client.deid.report import DeidReport, FileRecord, Status, open_report
 from client.deid.single import Processed, Processor, head_of, kind_of
 from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
-from shared.errors import DataError, UsageError
+from shared.errors import DataError, OutputError, UsageError
 
 BATCH = 256
 """Files per audit entry."""
@@ -96,6 +96,7 @@ def examine(source: Path, out: Path, reports: Path) -> tuple[list[str], list[Fil
     Raises:
         UsageError: The folders overlap, or ``source`` is no folder.
         DataError: There is no DICOM in ``source``.
+        OutputError: A file stands where ``out`` or ``reports`` should be.
     """
     _check_folders(source, out, reports)
     paths, unreadable = _walk(source)
@@ -113,6 +114,15 @@ def _check_folders(source: Path, out: Path, reports: Path) -> None:
         raise UsageError(
             f"the reports folder {reports} lies in {out}", hint="the output holds released files only; choose another"
         )
+    if outer in {reports.resolve(), *reports.resolve().parents}:  # the next run would take them for images
+        raise UsageError(
+            f"the reports folder {reports} lies in {source}", hint="choose a folder apart from the input with --reports"
+        )
+    for folder in (out, reports):
+        # A link that leads nowhere stands in the way as a file does, hence lexists.
+        standing = next((one for one in (folder, *folder.parents) if os.path.lexists(one)), Path())
+        if not standing.is_dir():
+            raise OutputError(f"cannot write {folder}: {standing} is no folder", hint="choose another folder")
 
 
 def _walk(source: Path) -> tuple[list[str], list[FileRecord]]:
