@@ -4,6 +4,7 @@ A file can end the process that reads it: a decoder written in C meets bytes tha
 out of memory. Here that is a worker, and costs that file alone.
 """
 
+import contextlib
 import sys
 import threading
 from collections import deque
@@ -70,9 +71,9 @@ class Crew:
                 try:
                     results = future.result()
                 except BrokenProcessPool:
-                    self._renew()
+                    self._renew(out)
                     for path in chunk:
-                        alone = self._alone(_work, source, out, [path], decided)
+                        alone = self._alone(out, _work, source, out, [path], decided)
                         yield alone[0] if alone else Processed(FileRecord(path, Status.REFUSED, DIED))
                     # Whatever was handed out then went down with the same pool, unless it was done.
                     ahead = deque(handed(one) if _died(its) else (one, its) for one, its in ahead)
@@ -91,9 +92,9 @@ class Crew:
         """
         known = {path: decided[path] for path in (first, second) if path in decided}
         for _ in range(2):  # the worker may have died on a file that was handed out before these two
-            if settled := self._alone(_settle, source, out, first, second, known):
+            if settled := self._alone(out, _settle, source, out, first, second, known):
                 return settled
-        self._alone(_work, source, out, [first], known)  # the first keeps the place
+        self._alone(out, _work, source, out, [first], known)  # the first keeps the place
         return Processed(FileRecord(second, Status.REFUSED, DIED))
 
     def __enter__(self) -> Self:
@@ -118,18 +119,21 @@ class Crew:
             return failed
 
     def _alone(
-        self, task: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
+        self, out: Path, task: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Result | None:
         """Hand out a task and wait for it; None where a worker died meanwhile, and there are fresh ones then."""
         try:
             return self._submit(task, *args, **kwargs).result()
         except BrokenProcessPool:
-            self._renew()
+            self._renew(out)
             return None
 
-    def _renew(self) -> None:
-        """Fresh workers in the place of a pool in which one died."""
+    def _renew(self, out: Path) -> None:
+        """Fresh workers in the place of a pool in which one died; what they had begun to write to ``out`` goes."""
         self._pool.shutdown(wait=True)  # after that, every future of it says what became of it
+        for part in out.rglob(".*.part"):  # all of them ended, and some amid a file
+            with contextlib.suppress(OSError):
+                part.unlink()
         self._pool = self._made()
         try:
             self._submit(_ready).result()

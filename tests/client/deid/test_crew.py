@@ -81,7 +81,7 @@ def test_a_worker_that_died_of_something_else_costs_nothing(hospital: Path, basi
 
 def test_a_worker_that_died_while_it_waited_costs_nothing(hospital: Path, basic: Profile) -> None:
     with Crew(1, basic, KEY) as idle:
-        assert idle._alone(die) is None
+        assert idle._alone(hospital / "out", die) is None
         idle._submit(die).exception()
         paths = names(hospital)
         done = list(idle.process(hospital / "in", hospital / "out", paths, {}))
@@ -150,7 +150,7 @@ def thread() -> Iterator[None]:
 def test_beside_a_thread_the_workers_are_fresh_processes(hospital: Path, basic: Profile) -> None:
     """As after a death during an ingest, while the next study is fetched; this one knows nothing of deadly names."""
     with Crew(1, basic, KEY) as fresh:
-        assert fresh._alone(os._exit, 1) is None
+        assert fresh._alone(hospital / "out", os._exit, 1) is None
         paths = names(hospital)[:3]
         done = list(fresh.process(hospital / "in", hospital / "out", paths, {}))
     assert [one.record.status for one in done] == [Status.RELEASED] * 3
