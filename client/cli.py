@@ -1,6 +1,7 @@
 """``fedward node``: what a hospital does with its own data on its own machine."""
 
 import json
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -50,7 +51,7 @@ def deidentify(
         Path | None, typer.Option(help="Expert determination (JSON), where the profile needs one.")
     ] = None,
     node: Annotated[Path | None, typer.Option(help="The node's folder; its keys, log and reports are used.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that de-identify.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the totals as JSON.")] = False,
 ) -> None:
     """De-identify a folder of DICOM files.
@@ -59,14 +60,17 @@ def deidentify(
 
     Exit status 0: all released. 3: some were quarantined or refused; the report names each. 2: wrong use.
     """
+    from client.deid.crew import Crew
     from client.deid.page import write_page
 
     chosen = Profile.load(profile, determination=determination)
     reports = reports or (node / "reports" if node else out.parent / f"{out.name}-reports")
     examine(source, out, reports)  # nothing is made for a folder that holds nothing
     with ExitStack() as stack:
-        site_key = _site_key(key, node, out)
+        site_key = _key_for(source, _key_path(key, node, out), out)
         log = stack.enter_context(_log(node, reports, site_key))
+        # Always other processes, also for one worker: no file takes more memory than it may, or ends the command.
+        crew = stack.enter_context(Crew(workers, chosen, site_key))
         bar = _Bar(stack, quiet=as_json)
         report = deidentify_folder(
             source,
@@ -75,7 +79,7 @@ def deidentify(
             key=site_key,
             log=log,
             reports=reports,
-            workers=workers,
+            crew=crew,
             on_progress=bar.update,
         )
     _tell(report, write_page(report, chosen, source=source), as_json=as_json)
@@ -97,7 +101,7 @@ def review(
     from client.review.cli import review as serve
 
     chosen = Profile.load(profile, determination=determination)
-    site_key = _site_key(key, node, out)
+    site_key = SiteKey.load(_key_path(key, node, out))  # one made here would give other pseudonyms than the run's
     serve(
         reports,
         out,
@@ -115,13 +119,15 @@ class _Bar:
     def __init__(self, stack: ExitStack, *, quiet: bool) -> None:
         self._stack, self._quiet = stack, quiet
         self._progress: Progress | None = None
+        self._started = time.monotonic()
 
     def update(self, done: int, total: int) -> None:
-        """Show how far it is."""
+        """Show how far it is, and files a second."""
         if self._progress is None:
             self._progress = self._stack.enter_context(console.progress(quiet=self._quiet))
             self._task = self._progress.add_task("De-identifying", total=total)
-        self._progress.update(self._task, completed=done)
+        rate = done / max(time.monotonic() - self._started, 1e-3)
+        self._progress.update(self._task, completed=done, description=f"De-identifying, {rate:.1f} files/s")
 
 
 def _tell(report: DeidReport, page: Path, *, as_json: bool) -> None:
@@ -149,21 +155,30 @@ def _tell(report: DeidReport, page: Path, *, as_json: bool) -> None:
         )
 
 
-def _site_key(key: Path | None, node: Path | None, out: Path) -> SiteKey:
+def _key_path(key: Path | None, node: Path | None, out: Path) -> Path:
     """The key that was named, else the node's, else one beside the output that later runs find again."""
     if key is None and node is not None:
-        return SiteKey.load(node / "keys" / "pseudonym.key")
+        return node / "keys" / "pseudonym.key"
     chosen = key or out.resolve().parent / KEY_NAME
     if out.resolve() in chosen.resolve().parents:
         raise UsageError(f"the key {chosen} lies in the output folder", hint="keep it where released files do not go")
-    if chosen.exists() or not chosen.parent.is_dir():
-        return SiteKey.load(chosen)
+    return chosen
+
+
+def _key_for(source: Path, path: Path, out: Path) -> SiteKey:
+    """The key at ``path`` for files of ``source``; made where nothing was released under one that is missing now."""
+    if source.resolve() in path.resolve().parents:
+        raise UsageError(
+            f"the key {path} lies in the input folder {source}", hint="keep it elsewhere, and name it with --key"
+        )
+    if path.exists() or not path.parent.is_dir():
+        return SiteKey.load(path)
     if out.exists() and any(out.iterdir()):  # a second key would give the same patients second pseudonyms
         raise UsageError(
-            f"there is no key {chosen}, and {out} was made under one", hint="name that key, or choose another folder"
+            f"there is no key {path}, and {out} was made under one", hint="name that key, or choose another folder"
         )
-    made = SiteKey.create(chosen)
-    console.err.print(f"a new site key was made: {chosen}; keep it, and keep it secret", markup=False, soft_wrap=True)
+    made = SiteKey.create(path)
+    console.err.print(f"a new site key was made: {path}; keep it, and keep it secret", markup=False, soft_wrap=True)
     return made
 
 

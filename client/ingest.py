@@ -126,7 +126,7 @@ class _Run:
     ledger: Ledger
     spool: Spool
     quarantine: Quarantine
-    crew: Crew | None
+    crew: Crew
     tell: Progress
     tally: Tally = field(default_factory=Tally)
 
@@ -157,7 +157,7 @@ def ingest(
         selection: Which are wanted.
         profile: How they are de-identified.
         patience: How long to try again where the other end does not answer.
-        workers: Processes that de-identify.
+        workers: Processes that de-identify, besides this one.
         on_progress: Told how far it is, for the first time when all processes were started.
 
     Raises:
@@ -170,7 +170,7 @@ def ingest(
     tell = on_progress or (lambda _: None)
     with ExitStack() as stack:
         key = SiteKey(node.key("pseudonym"))
-        crew = stack.enter_context(Crew(workers, profile, key)) if workers > 1 else None
+        crew = stack.enter_context(Crew(workers, profile, key))
         tell(Standing(0, None, 0))
         log = stack.enter_context(node.open_log())
         stack.enter_context(source)

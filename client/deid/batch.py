@@ -4,11 +4,11 @@ import contextlib
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from client.deid.clearance import Clerk
+from client.deid.clearance import Clerk, Decided
 from client.deid.codec import MalformedError
 from client.deid.crew import Crew
 from client.deid.profile import Profile
@@ -17,7 +17,7 @@ from client.deid.quarantine import Quarantine
 from client.deid.report import DeidReport, FileRecord, Status, open_report
 from client.deid.single import Processed, Processor, head_of, kind_of
 from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
-from shared.errors import DataError, UsageError
+from shared.errors import DataError, OutputError, UsageError
 
 BATCH = 256
 """Files per audit entry."""
@@ -51,8 +51,8 @@ def deidentify_folder(
         key: The site's key.
         log: Where the acts are recorded; None only where the caller keeps no record.
         reports: The folder for ``deid.json``.
-        workers: Processes to use.
-        crew: Processes that are there already, under the same profile and key.
+        workers: Processes to use. One is this process: without a bound on its memory, and a file that ends it ends all.
+        crew: Processes that are there already, under the same profile and key; the commands always use some.
         quarantine: Where held files are recorded; by default in ``reports``.
         on_progress: Told how far it is.
 
@@ -70,14 +70,13 @@ def deidentify_folder(
         decided = quarantine.decided(profile)
         if crew is None and workers > 1:
             crew = stack.enter_context(Crew(workers, profile, key))
-        clerk = Clerk(source, out, Processor(source, out, profile, key), decided)
+        process, settle = _hands(source, out, decided, profile=profile, key=key, crew=crew)
         written: dict[str, str] = {}
         for start in range(0, len(paths), BATCH):
             batch = paths[start : start + BATCH]
             with _recorded(log, profile, batch) as lines:
-                results = crew.process(source, out, batch, decided) if crew else map(clerk.process, batch)
-                for done, result in enumerate(results, start + 1):
-                    settled = _settled(result, written, clerk)
+                for done, result in enumerate(process(batch), start + 1):
+                    settled = _settled(result, written, settle)
                     _hold(settled, quarantine, source, profile)
                     report.add(settled.record)
                     lines.append(settled.record)
@@ -97,6 +96,7 @@ def examine(source: Path, out: Path, reports: Path) -> tuple[list[str], list[Fil
     Raises:
         UsageError: The folders overlap, or ``source`` is no folder.
         DataError: There is no DICOM in ``source``.
+        OutputError: A file stands where ``out`` or ``reports`` should be.
     """
     _check_folders(source, out, reports)
     paths, unreadable = _walk(source)
@@ -114,6 +114,15 @@ def _check_folders(source: Path, out: Path, reports: Path) -> None:
         raise UsageError(
             f"the reports folder {reports} lies in {out}", hint="the output holds released files only; choose another"
         )
+    if outer in {reports.resolve(), *reports.resolve().parents}:  # the next run would take them for images
+        raise UsageError(
+            f"the reports folder {reports} lies in {source}", hint="choose a folder apart from the input with --reports"
+        )
+    for folder in (out, reports):
+        # A link that leads nowhere stands in the way as a file does, hence lexists.
+        standing = next((one for one in (folder, *folder.parents) if os.path.lexists(one)), Path())
+        if not standing.is_dir():
+            raise OutputError(f"cannot write {folder}: {standing} is no folder", hint="choose another folder")
 
 
 def _walk(source: Path) -> tuple[list[str], list[FileRecord]]:
@@ -162,12 +171,29 @@ def _hold(result: Processed, quarantine: Quarantine, source: Path, profile: Prof
         quarantine.hold(source, record.path, record.reason, profile, result.proposed)
 
 
-def _settled(result: Processed, written: dict[str, str], clerk: Clerk) -> Processed:
+_Process = Callable[[Sequence[str]], Iterable[Processed]]
+_Settle = Callable[[str, str], Processed]
+
+
+def _hands(
+    source: Path, out: Path, decided: Decided, *, profile: Profile, key: SiteKey, crew: Crew | None
+) -> tuple[_Process, _Settle]:
+    """Who works on a batch, and who settles which of two files of one instance stays: a crew, or this process."""
+    if crew is None:
+        clerk = Clerk(source, out, Processor(source, out, profile, key), decided)
+        return lambda batch: map(clerk.process, batch), clerk.settle
+    return (
+        lambda batch: crew.process(source, out, batch, decided),
+        lambda first, second: crew.settle(source, out, first, second, decided),
+    )
+
+
+def _settled(result: Processed, written: dict[str, str], settle: _Settle) -> Processed:
     """The result, once it is sure that no other file of this folder came out as the same instance."""
     if not result.target:
         return result
     first = written.setdefault(result.target, result.record.path)
-    return result if first == result.record.path else clerk.settle(first, result.record.path)
+    return result if first == result.record.path else settle(first, result.record.path)
 
 
 @contextlib.contextmanager

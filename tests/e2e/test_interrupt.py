@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.client.deid.files import image, to_bytes
+
 FEDWARD = Path(sys.executable).with_name("fedward")
 
 
@@ -32,6 +34,22 @@ def test_an_interrupt_is_one_line_and_leaves_no_process(tmp_path: Path, stage: s
     out = tmp_path / "run"
     command = [str(FEDWARD), "simulate", "--out", str(out), "--sites", "H1,H3", "--unseen", "none"]
     command += ["--patients", "4", "--size", "64", "--slices", "3", "--task", "denoise", "--compare", "none"]
+    interrupted(command, out, stage)
+
+
+@pytest.mark.parametrize("stage", ["out-reports/audit.jsonl", "out/*/*/*/*.dcm"], ids=["start", "files"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_interrupt_of_deidentify(tmp_path: Path, workers: str, stage: str) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(1500):
+        (tmp_path / "in" / f"{number}.dcm").write_bytes(to_bytes(image(number=number)))
+    command = [str(FEDWARD), "node", "deidentify", str(tmp_path / "in"), str(tmp_path / "out"), "--workers", workers]
+    interrupted(command, tmp_path, stage)
+    assert not list((tmp_path / "out-reports").glob("deid.*"))
+
+
+def interrupted(command: list[str], out: Path, stage: str) -> None:
+    """Start a command, interrupt it and what it started as soon as ``stage`` is there, and see how it ends."""
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         deadline = time.monotonic() + 120
         while not list(out.glob(stage)) and process.poll() is None and time.monotonic() < deadline:

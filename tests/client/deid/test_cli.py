@@ -1,17 +1,24 @@
 """``fedward node deidentify``: exit codes, keys, and what it leaves where."""
 
 import json
+import os
+import re
+import resource
+import signal
 import stat
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
 from click.testing import Result
+from rich.progress import Progress
 from typer.testing import CliRunner
 
-from client.cli import KEY_NAME, app
+from client.cli import KEY_NAME, _Bar, app
 from client.deid import SiteKey
+from client.deid.single import Processed, Processor
 from compliance.log import verify
-from shared.errors import DataError, FedwardError, PartialError, PolicyError, UsageError
+from shared.errors import DataError, FedwardError, OutputError, PartialError, PolicyError, UsageError
 from tests.client.deid.files import image, to_bytes
 
 
@@ -76,6 +83,70 @@ def test_wrong_use(folder: Path, options: list[str], error: type[FedwardError]) 
     assert isinstance(result.exception, error)
     assert not (folder / "out").exists()
     assert not list(folder.glob("*.key"))
+
+
+@pytest.mark.parametrize("where", ["reports", "key", "node"])
+def test_what_is_ours_must_not_lie_among_the_images(folder: Path, where: str) -> None:
+    """The next run would take it for images, and count it as refused."""
+    inside = folder / "in" / "ours"
+    options = {"reports": ["--reports"], "key": ["--key"], "node": ["--reports", str(folder / "r"), "--node"]}[where]
+    result = call(folder, *options, str(inside))
+    assert isinstance(result.exception, UsageError), result.output
+    assert "lies in" in result.exception.message
+    assert result.exception.hint
+    assert [path.name for path in folder.rglob("*")] == ["in", "a.dcm"]
+
+
+@pytest.mark.parametrize("where", ["out", "out-reports"])
+def test_a_file_where_a_folder_should_be_is_found_first(folder: Path, where: str) -> None:
+    (folder / where).write_text("a file")
+    result = call(folder)
+    assert isinstance(result.exception, OutputError)
+    assert str(folder / where) in result.exception.message
+    assert {path.name for path in folder.iterdir()} == {"in", where}
+
+
+def test_one_worker_is_a_process_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the bound on memory, and on what a file can end, holds without any option."""
+    parent, original = os.getpid(), Processor.process
+    (folder / "in" / "b.dcm").write_bytes(to_bytes(image(number=2)))
+
+    def process(self: Processor, path: str) -> Processed:
+        assert os.getpid() != parent, "this would end the tests"
+        assert resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+        if path == "b.dcm":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, path)
+
+    monkeypatch.setattr(Processor, "process", process)
+    result = call(folder)
+    assert isinstance(result.exception, PartialError), result.exception
+    told = json.loads((folder / "out-reports" / "deid.json").read_text())
+    assert [(row["input"], row["status"]) for row in told["files"]] == [("a.dcm", "released"), ("b.dcm", "refused")]
+
+
+def test_the_bar_says_files_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    bar = Progress(disable=True)
+    monkeypatch.setattr("shared.console.progress", lambda **_: nullcontext(bar))
+    with ExitStack() as stack:
+        _Bar(stack, quiet=False).update(8, 200)
+    assert re.fullmatch(r"De-identifying, \d+\.\d files/s", bar.tasks[0].description)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_review_makes_no_key(folder: Path, there: bool) -> None:
+    """A misspelt key is no new one: files would go out under foreign pseudonyms."""
+    reports = folder / "reports"
+    if there:
+        (folder / "in" / "a.dcm").write_bytes(to_bytes(image(sop_class="1.2.840.10008.5.1.4.1.1.88.11")))
+        assert isinstance(call(folder, "--reports", str(reports)).exception, PartialError)
+    before = sorted(folder.rglob("*"))
+    command = ["review", str(reports), str(folder / "out"), "--reviewer", "M. Grey", "--key", str(folder / "typo.key")]
+    for options in (command, command[:-2]) if not there else (command,):
+        result = CliRunner().invoke(app, options)
+        assert isinstance(result.exception, UsageError)
+        assert "cannot read the site key" in result.exception.message
+        assert sorted(folder.rglob("*")) == before
 
 
 def test_an_empty_folder_leaves_nothing(folder: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import client.ingest
 from client.deid import Profile
 from client.deid.batch import deidentify_folder
+from client.deid.single import Processed, Processor
 from client.ingest import Ingested, Standing, ingest
 from client.node import Node
 from client.sources.credentials import Credentials
@@ -121,6 +122,24 @@ def test_workers_release_the_same_files(tmp_path: Path, images: Path) -> None:
         assert [one.studies for one in told] == sorted(one.studies for one in told)
         seen.append(released(node))
     assert seen[0] == seen[1]
+
+
+def test_a_worker_that_dies_stops_no_study(node: Node, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any option. The workers that take its place are fresh ones, which know nothing of the patch."""
+    parent, original = os.getpid(), Processor.process
+    mark = node.folder / "died"
+
+    def process(self: Processor, path: str) -> Processed:
+        assert os.getpid() != parent, "this would end the tests"
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, path)
+
+    monkeypatch.setattr(Processor, "process", process)
+    done = take_in(node, Folder(images))
+    assert mark.exists()
+    assert (done.tally.released, done.tally.refused, done.tally.studies) == (20, 0, 4)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
