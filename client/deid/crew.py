@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from client.deid.clearance import Clerk, Decided
+from client.deid.clearance import Clerk
 from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
+from client.deid.quarantine import Decided
 from client.deid.single import Processed, Processor, limit_memory
 from shared.processes import WorkerPool
 
@@ -40,7 +41,7 @@ class Crew:
             OutputError: The output folder does not take a file.
         """
         chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
-        known = [{path: decided[path] for path in chunk if path in decided} for chunk in chunks]
+        known = [decided.about(chunk) for chunk in chunks]
         folders = [source] * len(chunks), [out] * len(chunks)
         for results in self._pool.map(_work, *folders, chunks, known):
             yield from results
