@@ -298,7 +298,7 @@ async function decide(decision, boxes = []) {
     const decided = await (await call("/api/decide", { method: "POST", body })).json();
     busy = false;
     held = held.map((other) => (other.id === decided.id ? decided : other));
-    await choose(held.find(pending) || decided);
+    await choose(held.find(pending) || decided).catch(told); // that is about the next file, not about this decision
     at("outcome").textContent = `${decided.input}: ${outcomeOf(decided)}.`;
     at("input").focus();
   } catch (error) {
