@@ -113,14 +113,14 @@ function advise() {
     : `${all > 1 ? `Looked at ${seen} of ${all} frames. ` : ""}Whatever is released goes through all other rules and the checker.`;
 }
 
-async function picture() {
+async function picture(passing = false) {
   const frame = frameNow(), one = current, turn = ++asked;
   if (!one.count) return;
   at("number").textContent = `${frame + 1} of ${one.count}`;
   at("picture").alt = `Frame ${frame + 1} of the held image`;
   draw();
   // A slider that is drawn over a film passes frames that nobody looks at: those are not asked for.
-  await new Promise((resume) => setTimeout(resume, PAUSE));
+  if (passing) await new Promise((resume) => setTimeout(resume, PAUSE));
   if (turn !== asked) return;
   const answer = await call(`/api/picture/${one.id}/${frame}/${at("window").value}`).catch((error) => {
     if (turn === asked) at("picture").removeAttribute("src"); // what still stands there is another picture
@@ -323,7 +323,8 @@ function step(by) {
 }
 
 const told = (error) => { at("state").textContent = error.message; };
-at("frame").oninput = at("window").onchange = () => picture().catch(told);
+at("frame").oninput = () => picture(true).catch(told);
+at("window").onchange = () => picture().catch(told);
 at("back").onclick = () => step(-1);
 at("on").onclick = () => step(1);
 at("cover").onchange = () => at("boxes").classList.toggle("cover", at("cover").checked);

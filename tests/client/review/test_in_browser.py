@@ -223,7 +223,8 @@ def test_a_decision_takes_what_was_held_along(browser: Browser, hospital: Review
     browser.evaluate("at('refuse').click()")
     wait(browser, "document.querySelectorAll('.refused').length === 1")
     after = hospital.quarantine.get(before.id)
-    assert dataclasses.replace(after, decision=before.decision, reviewer="", decided="") == before
+    assert dataclasses.replace(after, decision=before.decision, reviewer="", decided="", looked=0) == before
+    assert after.looked == 1
 
 
 def test_every_frame_of_a_long_film_can_be_chosen_and_the_page_says_how_many_were(
