@@ -66,7 +66,7 @@ def deidentify_folder(
     total = len(paths) + len(unreadable)
     with ExitStack() as stack:
         report = stack.enter_context(open_report(reports, profile))
-        quarantine = quarantine or Quarantine(reports)
+        quarantine = (quarantine or Quarantine(reports)).under(key)
         decided = quarantine.decided(profile)
         if crew is None and workers > 1:
             crew = stack.enter_context(Crew(workers, profile, key))

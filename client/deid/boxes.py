@@ -15,6 +15,7 @@ Box = FrameBox
 EVERY_FRAME = -1
 """Stands in the place of the frame of a box that is on all of them."""
 MOST_BOXES = 200
+"""Of one decision; those of several on one content are blanked together."""
 _MOST_BLANKED = 100_000
 _MOST_PIXELS = 64 << 20
 _HINT = "load the page again and draw the boxes anew"
@@ -63,12 +64,9 @@ def check_boxes(boxes: Iterable[Box], shape: Shape) -> None:
     """See that every box has an inside and lies in the picture.
 
     Raises:
-        UsageError: One does not, or there are too many.
+        UsageError: One does not.
     """
-    found = tuple(boxes)
-    if len(found) > MOST_BOXES:
-        raise UsageError(f"more than {MOST_BOXES} boxes", hint="draw larger ones, or refuse the file")
-    for frame, top, left, bottom, right in found:
+    for frame, top, left, bottom, right in boxes:
         if not (frame == EVERY_FRAME or 0 <= frame < shape.frames):
             raise UsageError("a box is on a frame that is not there", hint=_HINT)
         if not (0 <= top < bottom <= shape.rows and 0 <= left < right <= shape.columns):

@@ -14,9 +14,10 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
-from client.deid.clearance import Clerk, Decided
+from client.deid.clearance import Clerk
 from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
+from client.deid.quarantine import Decided
 from client.deid.report import FileRecord, Status
 from client.deid.single import Processed, Processor, limit_memory
 from shared.errors import FedwardError
@@ -61,7 +62,7 @@ class Crew:
         """
 
         def handed(chunk: Sequence[str]) -> "tuple[Sequence[str], Future[list[Processed]]]":
-            known = {path: decided[path] for path in chunk if path in decided}
+            known = decided.about(chunk)
             return chunk, self._submit(_work, source, out, chunk, known)
 
         ahead = deque(handed(paths[start : start + _CHUNK]) for start in range(0, len(paths), _CHUNK))
@@ -90,7 +91,7 @@ class Crew:
             OutputError: The output folder does not take a file.
             FedwardError: No worker can be started any more.
         """
-        known = {path: decided[path] for path in (first, second) if path in decided}
+        known = decided.about([first, second])
         for _ in range(2):  # the worker may have died on a file that was handed out before these two
             if settled := self._alone(out, _settle, source, out, first, second, known):
                 return settled

@@ -83,6 +83,11 @@ class SiteKey:
                 os.fsync(stream.fileno())
         return cls(secret)
 
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that tell keys apart and say nothing about them."""
+        return self.derive("fingerprint")[:8].hex()
+
     def derive(self, purpose: str, value: bytes = b"") -> bytes:
         """32 bytes that stand for ``value`` under ``purpose``."""
         # The length in front keeps (purpose, value) pairs apart that would join to the same bytes.

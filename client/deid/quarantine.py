@@ -9,6 +9,7 @@ decided on.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -18,13 +19,15 @@ import shutil
 import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
 from client.deid.pixels import HELD_FOR_A_PERSON
 from client.deid.profile import Profile
+from client.deid.pseudonyms import SiteKey
 from client.deid.tables import quarantined
 from client.deid.triage import LIFTABLE
 from shared.errors import DataError, PolicyError, UsageError
@@ -65,6 +68,8 @@ class Held:
         decided: When (UTC, ISO 8601); likewise.
         blanked: The boxes that the reviewer had blanked, likewise; the frame is -1 where a box is on every frame.
         kept: Whether the file is the node's own copy, which goes when it is decided on.
+        key: The fingerprint of the site key that it was held under; empty where nobody noted it.
+        looked: How many of its frames the reviewer was shown.
     """
 
     id: str
@@ -79,6 +84,8 @@ class Held:
     decided: str = ""
     blanked: tuple[tuple[int, int, int, int, int], ...] = ()
     kept: bool = False
+    key: str = ""
+    looked: int = 0
 
     @property
     def path(self) -> Path:
@@ -107,6 +114,42 @@ class Held:
             os.close(folder)
 
 
+@dataclass(frozen=True)
+class Decided:
+    """What people decided, as far as it concerns one profile.
+
+    Attributes:
+        cleared: What was cleared under it, by input path: a clearance is for one path, content and profile.
+        alike: Every clearance of the same contents, whatever the path and the profile, by SHA-256.
+        refused: The SHA-256 of every content that was refused, which holds whatever the path and the profile.
+    """
+
+    cleared: Mapping[str, tuple[Held, ...]] = field(default_factory=dict)
+    alike: Mapping[str, tuple[Held, ...]] = field(default_factory=dict)
+    refused: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, records: Iterable[Held], profile: Profile) -> "Decided":
+        """Sort the records by what they mean for a profile."""
+        decided = tuple(records)
+        cleared: dict[str, tuple[Held, ...]] = defaultdict(tuple)
+        alike: dict[str, tuple[Held, ...]] = defaultdict(tuple)
+        for held in decided:
+            if held.decision is Decision.CLEARED:
+                alike[held.sha256] += (held,)
+                if held.profile_sha256 == profile.sha256:
+                    cleared[held.input] += (held,)
+        return cls(
+            dict(cleared), dict(alike), frozenset(one.sha256 for one in decided if one.decision is Decision.REFUSED)
+        )
+
+    def about(self, paths: Iterable[str]) -> "Decided":
+        """The part of it that a worker needs for some files."""
+        cleared = {path: self.cleared[path] for path in paths if path in self.cleared}
+        contents = {held.sha256 for found in cleared.values() for held in found}
+        return Decided(cleared, {one: self.alike[one] for one in contents}, self.refused)
+
+
 def may_be_lifted(reason: str) -> bool:
     """Whether looking at the picture answers ``reason``."""
     classes = {why for uid, why in quarantined().items() if uid in _PICTURES}
@@ -128,7 +171,13 @@ class Quarantine:
     def __init__(self, reports: Path, shelf: Path | None = None) -> None:
         self._folder = reports / FOLDER
         self._shelf = shelf.parent.resolve() / shelf.name if shelf else None
-        self._decided: dict[str, dict[str, tuple[Held, ...]]] = {}
+        self._decided: dict[str, Decided] = {}
+        self._key = ""
+
+    def under(self, key: SiteKey) -> Self:
+        """Note with every file that is held from now on which key it is held under."""
+        self._key = key.fingerprint
+        return self
 
     def hold(
         self,
@@ -146,7 +195,7 @@ class Quarantine:
         name = self._place(digest, path, reason, profile)
         if name is None:
             return
-        held = Held(name, str(source.resolve()), path, reason, digest, profile.sha256, boxes)
+        held = Held(name, str(source.resolve()), path, reason, digest, profile.sha256, boxes, key=self._key)
         if self._shelf is None:
             self._write(held)
             return
@@ -204,14 +253,10 @@ class Quarantine:
         names = [path.stem for path in self._folder.glob("*.json")] if self._folder.is_dir() else []
         yield from sorted((self.get(name) for name in names), key=lambda held: held.input)
 
-    def decided(self, profile: Profile) -> Mapping[str, tuple[Held, ...]]:
-        """What people decided under a profile, by input path."""
+    def decided(self, profile: Profile) -> Decided:
+        """What people decided, as far as it concerns a profile."""
         if profile.sha256 not in self._decided:
-            found: dict[str, tuple[Held, ...]] = defaultdict(tuple)
-            for held in self.all():
-                if held.decision is not Decision.PENDING and held.profile_sha256 == profile.sha256:
-                    found[held.input] += (held,)
-            self._decided[profile.sha256] = dict(found)
+            self._decided[profile.sha256] = Decided.of(self.all(), profile)
         return self._decided[profile.sha256]
 
     @contextlib.contextmanager
@@ -311,7 +356,11 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: It cannot be read, or is no regular file.
     """
-    with path.open("rb") as stream:
+    # O_NONBLOCK: a named pipe would otherwise wait for a writer for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -13,12 +13,12 @@ from client.deid.codec import MalformedError, Part10, read
 from client.deid.engine import Deidentified, Engine
 from client.deid.known import Known
 from client.deid.marks import marked
+from client.deid.place import TWIN, holds, put
 from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
 from client.deid.report import FileRecord, Status
 from client.deid.tables import Option, vr_of
 from shared.errors import FedwardError
-from shared.files import atomic_file
 
 WORKER_MEMORY = 4 << 30
 """Bytes that a worker process may take for its files: one that would need more is refused."""
@@ -93,14 +93,20 @@ class Processor:
         self._source, self._out, self._profile, self._engine = source, out, profile, Engine(profile, key)
         self._facts = Facts.of(profile)
 
-    def process(self, path: str) -> Processed:
+    def process(self, path: str, *, takes_place: bool = False) -> Processed:
         """De-identify one file, given by its path below the input folder.
+
+        A file whose place another one has, made under the same profile, is held: the same instance was released before.
+
+        Args:
+            path: The file.
+            takes_place: Whether it replaces whatever stands in its place.
 
         Raises:
             OutputError: The output folder does not take it; the batch cannot go on.
         """
         try:
-            return self._process(path)
+            return self._process(path, takes_place=takes_place)
         except MalformedError as error:
             return Processed(FileRecord(path, Status.REFUSED, str(error)))
         except MemoryError:
@@ -119,26 +125,35 @@ class Processor:
         """
         chunks = [self._done(self._readable(path))[0].chunks() for path in (first, second)]
         same = b"".join(chunks[0]) == b"".join(chunks[1])
-        again = self._process(first)
+        again = self.process(first, takes_place=True)
         if same:
             return Processed(replace(again.record, path=second), again.target)
-        return Processed(
-            FileRecord(second, Status.QUARANTINED, "another file has its SOP Instance UID and other content")
-        )
+        return Processed(FileRecord(second, Status.QUARANTINED, TWIN))
 
-    def release(self, path: str, lifted: str, boxes: tuple[streams.FrameBox, ...] = ()) -> Processed:
+    def release(
+        self, path: str, lifted: str, boxes: tuple[streams.FrameBox, ...] = (), *, takes_place: bool = False
+    ) -> Processed:
         """De-identify a file although it is held for ``lifted``: a person has looked at it. Every other rule holds.
 
         Args:
             path: The file, below the input folder.
             lifted: The reason that it is held for.
             boxes: What the person wants blanked, within the picture; the detector is not asked again.
+            takes_place: Whether it replaces what stands in its place.
 
         Raises:
             OutputError: The output folder does not take it.
             MalformedError: The file cannot be read.
         """
-        return self._process(path, lifted, boxes)
+        return self._process(path, lifted, boxes, takes_place=takes_place)
+
+    def stands(self, path: str, lifted: str, boxes: tuple[streams.FrameBox, ...] = ()) -> bool:
+        """Whether what stands in the file's place is this file, released with these boxes blanked."""
+        try:
+            done, _ = self._done(self._readable(path), lifted, boxes)
+            return bool(holds(self._out / done.path, b"".join(done.chunks())))
+        except (streams.UnclearError, OSError):
+            return False
 
     def _readable(self, path: str) -> Part10:
         return triage.exact_pixels(read((self._source / path).read_bytes(), vr_of))
@@ -164,7 +179,9 @@ class Processor:
         done = self._engine.deidentify(cleared.part10 if cleared else bare)
         return marked(done, self._profile, cleared, head=head, hidden=bare is not found), cleared
 
-    def _process(self, path: str, lifted: str = "", boxes: tuple[streams.FrameBox, ...] = ()) -> Processed:
+    def _process(
+        self, path: str, lifted: str = "", boxes: tuple[streams.FrameBox, ...] = (), *, takes_place: bool = False
+    ) -> Processed:
         file = self._source / path
         kind = kind_of(head_of(file))
         if kind != "DICOM file":
@@ -188,8 +205,8 @@ class Processor:
         if findings := check(content, Known.of(data, self._facts.kept), self._facts, str(done.path)):
             counts = {**done.counts, **count_of(findings)}
             return Processed(FileRecord(path, Status.QUARANTINED, reason_of(findings), counts, *looked))
-        with atomic_file(self._out / done.path) as stream:
-            stream.write(content)
+        if not put(self._out / done.path, content, self._profile.sha256, replace=takes_place):
+            return Processed(FileRecord(path, Status.QUARANTINED, TWIN, done.counts, *looked))
         return Processed(FileRecord(path, Status.RELEASED, "", done.counts, *looked), str(done.path))
 
 

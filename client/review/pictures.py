@@ -1,6 +1,5 @@
 """Held images as PNG, as a viewer shows them: grey the right way round, palettes and other colour models as colours."""
 
-from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 
@@ -12,23 +11,13 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
 
-from client.deid.boxes import Shape, shape_of
+from client.deid.boxes import shape_of
 from client.deid.known import UNREADABLE
 from shared.errors import DataError
 
-MOST_FRAMES = 256
-"""Frames that can be chosen; of longer films the others are spread evenly over their length."""
 STORED = "stored"
 """The view that shows the numbers in the file: text may hide behind a palette whose colours do not differ."""
 _COLOURS = 3
-
-
-def frames_of(shape: Shape | None, also: Iterable[int] = ()) -> tuple[int, ...]:
-    """The frames that can be chosen, those in ``also`` (frames with boxes) among them; empty where there is none."""
-    if shape is None:
-        return ()
-    spread = {round(one) for one in np.linspace(0, shape.frames - 1, min(shape.frames, MOST_FRAMES))}
-    return tuple(sorted(spread | {frame for frame in also if 0 <= frame < shape.frames}))
 
 
 def png(path: Path, frame: int, *, window: str = "full") -> bytes:
@@ -47,11 +36,10 @@ def png(path: Path, frame: int, *, window: str = "full") -> bytes:
     if shape is None or not 0 <= frame < shape.frames:
         raise DataError("there is no such frame", hint="choose one of the list")
     try:
-        shown = _shown(path, frame, window)
-    except (*UNREADABLE, MemoryError) as error:
-        raise DataError("the picture cannot be shown", hint="look at it at a reading station") from error
-    stream = BytesIO()
-    Image.fromarray(shown).save(stream, "PNG", compress_level=1)
+        stream = BytesIO()
+        Image.fromarray(_shown(path, frame, window)).save(stream, "PNG", compress_level=1)
+    except (*UNREADABLE, RuntimeError, MemoryError) as error:  # RuntimeError: what pydicom's decoders raise
+        raise DataError("the picture cannot be shown", hint="look at it at a reading station, or refuse it") from error
     return stream.getvalue()
 
 

@@ -5,10 +5,11 @@ session's secret, and sends that in a header with every request; a page of anoth
 being asked first (CORS), and is never allowed. The Host header must be ours (DNS rebinding).
 """
 
+import contextlib
 import hmac
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.resources import files
@@ -20,7 +21,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from client.deid.boxes import EVERY_FRAME, MOST_BOXES, shape_of
 from client.deid.quarantine import Decision, Held
 from client.review.decisions import DecidedError, Desk
-from client.review.pictures import frames_of, png
 from shared.errors import DataError, FedwardError, PolicyError, RecordError, UsageError
 from shared.page import look, visible
 
@@ -84,6 +84,9 @@ class ReviewServer(HTTPServer):
         self.token = None
         return self.secret
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: a traceback may hold paths, and a browser that has gone away is no error."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     """One request at a time: the audit log has a single writer."""
@@ -124,13 +127,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _read(self, path: str) -> None:
         desk = self.server.desk
         if path == "/api/held":
-            self._json([_shown(held) for held in desk.quarantine.all()])
+            self._json([_shown(held, desk.shown.get(held.id, ())) for held in desk.quarantine.all()])
             return
         parts = path.removeprefix("/api/picture/").split("/")
         if not path.startswith("/api/picture/") or len(parts) != 3 or not parts[1].isdecimal():
             raise DataError("there is no such page", hint="go back to the list")
-        held = desk.quarantine.get(parts[0])
-        self._send(HTTPStatus.OK, png(held.path, int(parts[1][:9]), window=parts[2]), "image/png")
+        self._send(HTTPStatus.OK, desk.picture(parts[0], int(parts[1][:9]), parts[2]), "image/png")
 
     def _decide(self, path: str) -> None:
         size = self.headers.get("Content-Length", "")
@@ -143,7 +145,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise UsageError("that is no decision", hint="use the page's buttons") from error
         if asked.decision is Decision.PENDING:
             raise UsageError("that is no decision", hint="clear the file or refuse it")
-        self._json(_shown(self.server.desk.decide(asked.id, asked.decision, asked.boxes)))
+        desk = self.server.desk
+        decided = desk.decide(asked.id, asked.decision, asked.boxes)
+        self._json(_shown(decided, desk.shown.get(decided.id, ())))
 
     def _ours(self) -> bool:
         """Whether the request names this server: a foreign name that was made to resolve to it is turned away."""
@@ -164,6 +168,9 @@ class _Handler(BaseHTTPRequestHandler):
         except FedwardError as error:
             status = next((one for kind, one in _STATUS.items() if isinstance(error, kind)), HTTPStatus.BAD_REQUEST)
             self._refuse(status, f"{error.message}; {error.hint}")
+        except Exception:  # noqa: BLE001  # whatever a file holds, the page hears that it did not work
+            with contextlib.suppress(OSError):  # nobody listens any more
+                self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "that did not work; refuse the file, or try again")
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         self.close_connection = True
@@ -196,7 +203,7 @@ def _equal(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode())
 
 
-def _shown(held: Held) -> dict[str, object]:
+def _shown(held: Held, seen: Iterable[int]) -> dict[str, object]:
     """What the page gets to know of a held file; names come from outside, and are shown as :func:`visible` has them."""
     shape = shape_of(held.path)
     return {
@@ -209,7 +216,8 @@ def _shown(held: Held) -> dict[str, object]:
         "decided": held.decided,
         "boxes": held.boxes,
         "blanked": held.blanked,
-        "frames": frames_of(shape, (box[0] for box in (*held.boxes, *held.blanked))),
+        "seen": sorted(seen),
+        "looked": held.looked,
         "count": shape.frames if shape else 0,
         "rows": shape.rows if shape else 0,
         "columns": shape.columns if shape else 0,

@@ -1,6 +1,6 @@
 "use strict";
 // Values of the records go into the page as text, never as markup.
-const EVERY = -1, MOST = 200, EDGES = ["left", "top", "right", "bottom"];
+const EVERY = -1, MOST = 200, PAUSE = 60, EDGES = ["left", "top", "right", "bottom"];
 const SVG = "http://www.w3.org/2000/svg";
 const at = (id) => document.getElementById(id);
 const drafts = new Map(); // the boxes of each file, by the record's name
@@ -33,10 +33,11 @@ async function begin() {
 const pending = (one) => one.decision === "pending";
 const plural = (number, one, many) => `${number} ${number === 1 ? one : many}`;
 const boxesOf = (one) => drafts.get(one.id) || [];
-const open = () => current !== null && pending(current) && current.liftable && current.frames.length > 0;
-const frameNow = () => current.frames[Number(at("frame").value)];
+const open = () => current !== null && pending(current) && current.liftable && current.count > 0;
+const frameNow = () => Number(at("frame").value);
 const outcomeOf = (one) => `${one.decision === "refused" ? "refused" : one.blanked.length
-  ? `released, ${plural(one.blanked.length, "box", "boxes")} blanked` : "released as it was"} by ${one.reviewer}`;
+  ? `released, ${plural(one.blanked.length, "box", "boxes")} blanked` : "released as it was"} by ${one.reviewer}${one.count > 1
+  ? `, ${one.looked} of ${one.count} frames looked at` : ""}`;
 
 function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -65,16 +66,16 @@ async function choose(one) {
   current = one;
   chosen = null;
   if (!drafts.has(one.id) || !pending(one)) drafts.set(one.id, fromRecord(one));
-  if (!looked.has(one.id)) looked.set(one.id, new Set());
+  if (!looked.has(one.id)) looked.set(one.id, new Set(one.seen));
   if (pending(one) && one.liftable && boxesOf(one).length > MOST) join();
   at("outcome").textContent = "";
   at("input").textContent = one.input;
   at("reason").textContent = `Held because: ${one.reason}.`;
   const slider = at("frame"), first = boxesOf(one)[0];
-  slider.max = String(Math.max(one.frames.length - 1, 0));
-  slider.value = String(Math.max(one.frames.indexOf(first ? first.frame : 0), 0));
-  at("frames").hidden = one.frames.length < 2;
-  document.querySelector("figure").hidden = one.frames.length === 0;
+  slider.max = String(Math.max(one.count - 1, 0));
+  slider.value = String(Math.max(first ? first.frame : 0, 0));
+  at("frames").hidden = one.count < 2;
+  document.querySelector("figure").hidden = one.count === 0;
   at("drawing").hidden = !open();
   at("boxes").classList.toggle("still", !open());
   list();
@@ -104,21 +105,27 @@ function buttons() {
 }
 
 function advise() {
-  const seen = looked.get(current.id).size, all = current.frames.length;
+  const seen = looked.get(current.id).size, all = current.count;
   at("advice").textContent = !pending(current) ? `${outcomeOf(current)}, ${current.decided}`
     : !current.liftable ? "Looking at the picture does not answer this reason; the file can only be refused."
-    : !all ? "The picture cannot be shown here; look at it at a reading station, or refuse the file."
+    : !all ? "The picture cannot be shown here, so nobody has seen it; the file can only be refused."
     : boxesOf(current).length > MOST ? `More than ${MOST} boxes cannot be blanked: join those that overlap, or draw larger ones.`
     : `${all > 1 ? `Looked at ${seen} of ${all} frames. ` : ""}Whatever is released goes through all other rules and the checker.`;
 }
 
-async function picture() {
+async function picture(passing = false) {
   const frame = frameNow(), one = current, turn = ++asked;
-  if (frame === undefined) return;
+  if (!one.count) return;
   at("number").textContent = `${frame + 1} of ${one.count}`;
   at("picture").alt = `Frame ${frame + 1} of the held image`;
   draw();
-  const answer = await call(`/api/picture/${one.id}/${frame}/${at("window").value}`);
+  // A slider that is drawn over a film passes frames that nobody looks at: those are not asked for.
+  if (passing) await new Promise((resume) => setTimeout(resume, PAUSE));
+  if (turn !== asked) return;
+  const answer = await call(`/api/picture/${one.id}/${frame}/${at("window").value}`).catch((error) => {
+    if (turn === asked) at("picture").removeAttribute("src"); // what still stands there is another picture
+    throw error;
+  });
   const next = URL.createObjectURL(await answer.blob());
   if (turn !== asked) return URL.revokeObjectURL(next); // somebody has gone on meanwhile
   at("picture").onload = () => {
@@ -162,7 +169,7 @@ function draw() {
 }
 
 function marks() {
-  at("merge").hidden = current.frames.length < 2 || boxesOf(current).length < 2;
+  at("merge").hidden = current.count < 2 || boxesOf(current).length < 2;
   at("restore").hidden = current.boxes.length === 0;
   at("marks").replaceChildren(...boxesOf(current).map(mark));
 }
@@ -171,7 +178,7 @@ function mark(box, index) {
   const number = index + 1, limit = { left: current.columns, right: current.columns, top: current.rows, bottom: current.rows };
   const item = element("li", { className: box === chosen ? "chosen" : "" }, element("b", { textContent: `Box ${number}` }));
   item.addEventListener("focusin", () => { if (chosen !== box) pick(box); });
-  if (current.frames.length > 1) {
+  if (current.count > 1) {
     const every = element("input", { type: "checkbox", checked: box.frame === EVERY });
     every.onchange = () => { box.frame = every.checked ? EVERY : frameNow(); changed(); focusOn(index, "input[type=checkbox]"); };
     const where = element("button", { type: "button", textContent: `frame ${box.frame + 1}`, hidden: box.frame === EVERY, onclick: () => show(box.frame) });
@@ -214,9 +221,8 @@ function pick(box) {
 }
 
 async function show(frame) {
-  const index = current.frames.indexOf(frame);
-  if (index < 0) return;
-  at("frame").value = String(index);
+  if (frame < 0 || frame >= current.count) return;
+  at("frame").value = String(frame);
   await picture().catch(told);
 }
 
@@ -292,7 +298,7 @@ async function decide(decision, boxes = []) {
     const decided = await (await call("/api/decide", { method: "POST", body })).json();
     busy = false;
     held = held.map((other) => (other.id === decided.id ? decided : other));
-    await choose(held.find(pending) || decided);
+    await choose(held.find(pending) || decided).catch(told); // that is about the next file, not about this decision
     at("outcome").textContent = `${decided.input}: ${outcomeOf(decided)}.`;
     at("input").focus();
   } catch (error) {
@@ -317,7 +323,8 @@ function step(by) {
 }
 
 const told = (error) => { at("state").textContent = error.message; };
-at("frame").oninput = at("window").onchange = () => picture().catch(told);
+at("frame").oninput = () => picture(true).catch(told);
+at("window").onchange = () => picture().catch(told);
 at("back").onclick = () => step(-1);
 at("on").onclick = () => step(1);
 at("cover").onchange = () => at("boxes").classList.toggle("cover", at("cover").checked);

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from PIL import Image, ImageDraw
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless
 
 from client.deid import Profile, deidentify_folder
 from client.deid.quarantine import Quarantine
@@ -60,6 +62,18 @@ def film(lines: str = "ROE, JANE 31.12.1930\nST ELSEWHERE", frames: int = 6) -> 
         dataset.PixelData = b"".join(shots)
 
     return to_bytes(image(change, sop_class="1.2.840.10008.5.1.4.1.1.3.1", number=9))
+
+
+def undecodable() -> bytes:
+    """A picture of a report in a JPEG 2000 stream that is none."""
+
+    def change(dataset: pydicom.Dataset) -> None:
+        dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        dataset.ImageType = HELD_FOR
+        dataset.PixelData = encapsulate([b"\xff\x4f\xff\x51" + b"\0" * 60 + b"\xff\xd9"])
+        dataset["PixelData"].VR = "OB"
+
+    return to_bytes(image(change, number=7))
 
 
 class Review:

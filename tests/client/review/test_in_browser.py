@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.dataset import Dataset
 
 from client.deid.quarantine import Decision
 from client.deid.report import FileRecord, Status
 from client.deid.single import Processed, Processor
 from tests.browser import LOW_CONTRAST, WIDE, Browser, chromium
-from tests.client.review.hospital import Address, Review, film
+from tests.client.deid.files import image, to_bytes
+from tests.client.review.hospital import HELD_FOR, Address, Review, film, undecodable
 
 pytestmark = pytest.mark.system("chromium")
 
@@ -221,4 +223,31 @@ def test_a_decision_takes_what_was_held_along(browser: Browser, hospital: Review
     browser.evaluate("at('refuse').click()")
     wait(browser, "document.querySelectorAll('.refused').length === 1")
     after = hospital.quarantine.get(before.id)
-    assert dataclasses.replace(after, decision=before.decision, reviewer="", decided="") == before
+    assert dataclasses.replace(after, decision=before.decision, reviewer="", decided="", looked=0) == before
+    assert after.looked == 1
+
+
+def test_every_frame_of_a_long_film_can_be_chosen_and_the_page_says_how_many_were(
+    browser: Browser, tmp_path: Path
+) -> None:
+    def long(dataset: Dataset) -> None:
+        dataset.ImageType, dataset.NumberOfFrames, dataset.PixelData = HELD_FOR, 300, bytes(300 * 32)
+
+    review = Review(tmp_path, a_film=to_bytes(image(long, number=9)), a_gap=undecodable())
+    try:
+        visit(browser, review)
+        for number in (17, 253, 299):
+            browser.evaluate(f"at('frame').value = '{number}'; at('frame').dispatchEvent(new Event('input'))")
+            wait(browser, f"looked.get(current.id).has({number})")
+        assert browser.evaluate("at('number').textContent") == "300 of 300"
+        assert "Looked at 4 of 300 frames" in browser.evaluate("at('advice').textContent")
+        browser.evaluate("at('clear').click()")
+        wait(browser, "document.querySelectorAll('.cleared').length === 1")
+        assert review.quarantine.get(review.named("a_film.dcm")).looked == 4
+        assert "4 of 300 frames looked at" in browser.evaluate("at('list').textContent")
+        # The next one in the list cannot be shown: nothing of the film may stand in its place.
+        wait(browser, "at('state').textContent.includes('cannot be shown')")
+        assert browser.evaluate("current.input") == "a_gap.dcm"
+        assert not browser.evaluate("at('picture').hasAttribute('src')")
+    finally:
+        review.close()

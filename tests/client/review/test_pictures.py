@@ -11,9 +11,10 @@ from pydicom import Dataset
 from pydicom.pixels import convert_color_space
 
 from client.deid.boxes import Shape, shape_of
-from client.review.pictures import MOST_FRAMES, frames_of, png
+from client.review.pictures import png
 from shared.errors import DataError
 from tests.client.deid.files import image, to_bytes
+from tests.client.review.hospital import undecodable
 
 
 def shown(path: Path, change: Callable[[Dataset], object], window: str = "full", frame: int = 0) -> np.ndarray:
@@ -75,14 +76,7 @@ def test_ybr_becomes_rgb(tmp_path: Path) -> None:
     assert np.abs(shown(tmp_path / "a.dcm", change).astype(int) - colours).max() <= 3
 
 
-def test_frames_are_chosen_over_the_whole_length_and_where_boxes_are(tmp_path: Path) -> None:
-    long = Shape(frames=10_000, rows=4, columns=4)
-    chosen = frames_of(long, [17, 10_000, -1])
-    assert (chosen[0], chosen[-1]) == (0, 9_999)
-    assert 17 in chosen
-    assert len(chosen) == MOST_FRAMES + 1
-    assert frames_of(None) == ()
-
+def test_a_film_has_frames(tmp_path: Path) -> None:
     def film(dataset: Dataset) -> None:
         dataset.NumberOfFrames = 2
         dataset.PixelData = np.arange(32, dtype="<u2").tobytes()
@@ -101,3 +95,13 @@ def test_what_has_no_picture_has_no_shape(tmp_path: Path) -> None:
     assert shape_of(tmp_path / "gone.dcm") is None
     with pytest.raises(DataError):
         png(path, 0)
+
+
+def test_what_a_decoder_gives_up_on_cannot_be_shown(tmp_path: Path) -> None:
+    """pydicom raises RuntimeError where every decoder that it has failed."""
+    path = tmp_path / "a.dcm"
+    path.write_bytes(undecodable())
+    assert shape_of(path) is not None
+    for window in ("full", "stored"):
+        with pytest.raises(DataError, match="cannot be shown"):
+            png(path, 0, window=window)

@@ -1,5 +1,6 @@
 """The review page over real HTTP: who may ask, what may be decided, and what stands in the record before it happens."""
 
+import http.client
 import io
 import json
 import stat
@@ -13,11 +14,12 @@ from typer.testing import CliRunner
 from client.cli import app
 from client.deid import deidentify_folder
 from client.deid.quarantine import Decision
+from client.review.pictures import png
 from client.review.server import SECRET, TOKEN
 from compliance.log import AuditLog
-from shared.errors import RecordError, UsageError
-from tests.client.deid.files import KEY
-from tests.client.review.hospital import Review, written
+from shared.errors import DataError, RecordError, UsageError
+from tests.client.deid.files import KEY, image, to_bytes
+from tests.client.review.hospital import HELD_FOR, Review, film, undecodable, written
 
 
 def test_records_are_private_and_copy_nothing(review: Review) -> None:
@@ -178,3 +180,77 @@ def test_the_command_wants_a_reviewer_and_something_to_review(tmp_path: Path) ->
     assert CliRunner().invoke(app, words).exit_code == 2
     nothing = CliRunner().invoke(app, [*words, "--reviewer", "M. Grey"])
     assert isinstance(nothing.exception, UsageError)
+
+
+def test_what_nobody_can_see_cannot_be_cleared(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    review = Review(tmp_path, broken=undecodable())
+    try:
+        name = review.named("broken.dcm")
+        for view in ("full", "middle", "stored"):
+            status, _, body = review.get(f"/api/picture/{name}/0/{view}")
+            assert (status, "cannot be shown" in json.loads(body)["error"]) == (404, True)
+        status, _, body = review.decide(name, "cleared")
+        assert (status, "nobody has seen it" in json.loads(body)["error"]) == (403, True)
+        assert review.quarantine.get(name).decision is Decision.PENDING
+        assert review.decide(name, "refused")[0] == 200
+    finally:
+        review.close()
+    assert "Traceback" not in capfd.readouterr().err  # a decoder in C says a word of its own
+
+
+def test_a_frame_that_could_not_be_shown_was_seen_by_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(path: Path, frame: int, *, window: str) -> bytes:
+        if frame == 1 and window != "stored":
+            raise DataError("the picture cannot be shown")
+        return png(path, frame, window=window)
+
+    monkeypatch.setattr("client.review.decisions.png", shown)
+    review = Review(tmp_path, film=film(frames=3))
+    try:
+        name = review.named("film.dcm")
+        assert [review.get(f"/api/picture/{name}/{frame}/full")[0] for frame in (0, 1)] == [200, 404]
+        assert review.decide(name, "cleared")[0] == 403
+        assert review.get(f"/api/picture/{name}/1/stored")[0] == 200
+        assert review.decide(name, "cleared")[0] == 200
+    finally:
+        review.close()
+
+
+def test_what_goes_wrong_inside_is_answered_and_not_printed(
+    review: Review, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> bytes:
+        raise ZeroDivisionError("Roe^Jane")
+
+    monkeypatch.setattr("client.review.decisions.png", fail)
+    status, _, body = review.get(f"/api/picture/{review.named('burned.dcm')}/0/full")
+    assert (status, b"Roe" in body) == (500, False)
+    monkeypatch.setattr("client.review.server.urlsplit", fail)
+    with pytest.raises(http.client.HTTPException):
+        review.get("/")
+    monkeypatch.undo()
+    assert review.get("/api/held")[0] == 200
+    assert capfd.readouterr().err == ""
+
+
+def test_every_frame_can_be_chosen_and_those_shown_are_counted(tmp_path: Path) -> None:
+    frames = 300
+
+    def long(dataset: pydicom.Dataset) -> None:
+        dataset.ImageType, dataset.NumberOfFrames = HELD_FOR, frames
+        dataset.PixelData = bytes(frames * 32)
+
+    review = Review(tmp_path, film=to_bytes(image(long, number=9)), other=to_bytes(image(long, number=10)))
+    try:
+        name, other = review.named("film.dcm"), review.named("other.dcm")
+        for frame, view in ((0, "full"), (0, "middle"), (1, "full"), (253, "full"), (299, "stored"), (300, "full")):
+            assert review.get(f"/api/picture/{name}/{frame}/{view}")[0] == (200 if frame < frames else 404)
+        [row] = [row for row in json.loads(review.get("/api/held")[2]) if row["id"] == name]
+        assert (row["count"], row["seen"], row["looked"]) == (frames, [0, 1, 253, 299], 0)
+        assert json.loads(review.decide(name, "cleared")[2])["looked"] == 4
+        assert json.loads(review.decide(other, "refused")[2])["looked"] == 0
+        assert [review.quarantine.get(one).looked for one in (name, other)] == [4, 0]
+        detail = [row["detail"] for row in review.entries() if row["outcome"] == "started"]
+        assert [(one["frames"], one["frames_looked_at"]) for one in detail] == [(300, 4), (300, 0)]  # type: ignore[index]
+    finally:
+        review.close()

@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from client.deid import Profile, SiteKey, deidentify_folder
+from client.deid.place import TWIN
 from client.deid.quarantine import Decision, Held, Quarantine
 from client.ingest import Ingested, ingest
 from client.node import HELD, Node
@@ -120,6 +121,32 @@ def test_decisions_hold_when_everything_is_taken_in_anew(node: Node, source: Pat
     again = take_in(node, source)
     assert (again.tally.released, again.tally.refused, again.tally.quarantined) == (9, 1, 0)
     assert kept(node) == []
+
+
+def test_what_was_blanked_is_blanked_when_everything_is_taken_in_anew(node: Node, source: Path) -> None:
+    """The copy that was looked at is gone by then; the boxes are measured against the file that came."""
+    take_in(node, source)
+    with node.open_log() as log:
+        desk_of(node, log).decide(held_of(node, liftable=True).id, Decision.CLEARED, ((-1, 0, 0, 2, 2),))
+    before = {path.name: path.read_bytes() for path in (node.folder / "released").rglob("*.dcm")}
+    (node.folder / "ingest.jsonl").unlink()
+    shutil.rmtree(node.folder / "released")
+    assert take_in(node, source).tally.released == 9
+    assert {path.name: path.read_bytes() for path in (node.folder / "released").rglob("*.dcm")} == before
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_ingest_replaces_nothing_by_another_content(node: Node, source: Path, workers: int) -> None:
+    take_in(node, source)
+    before = {path.name: path.read_bytes() for path in (node.folder / "released").rglob("*.dcm")}
+    path = sorted(source.rglob("*.dcm"))[1]
+    changed = pydicom.dcmread(path)
+    changed.PixelData = bytes(len(changed.PixelData))
+    changed.save_as(path)
+    (node.folder / "ingest.jsonl").unlink()
+    done = ingest(node, Folder(source), Selection(), profile=BASIC, workers=workers)
+    assert [line["reason"] for line in done.tally.lines].count(TWIN) == 1
+    assert {path.name: path.read_bytes() for path in (node.folder / "released").rglob("*.dcm")} == before
 
 
 def test_another_profile_is_another_decision(node: Node, source: Path) -> None:
