@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from client.deid.clearance import Clerk, Decided
+from client.deid.clearance import Clerk
 from client.deid.codec import MalformedError
 from client.deid.crew import Crew
 from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
-from client.deid.quarantine import Quarantine
+from client.deid.quarantine import Decided, Quarantine
 from client.deid.report import DeidReport, FileRecord, Status, open_report
 from client.deid.single import Processed, Processor, head_of, kind_of
 from compliance.log import Action, AuditLog, Entry, Outcome, Scalar

@@ -31,14 +31,14 @@ def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "in" / f"{number:02d}.dcm").write_bytes(to_bytes(image(number=number)))
     original = Processor.process
 
-    def process(self: Processor, path: str) -> Processed:
+    def process(self: Processor, path: str, *, takes_place: bool = False) -> Processed:
         if "deadly" in path:
             die()
         mark = tmp_path / "once"
         if "once" in path and not mark.exists():
             mark.touch()
             die()
-        return original(self, path)
+        return original(self, path, takes_place=takes_place)
 
     monkeypatch.setattr(Processor, "process", process)
     return tmp_path
