@@ -50,7 +50,7 @@ def main() -> None:
     for number, (kind, page) in enumerate(pages(asked.pages, rng, cjk=(FONTS / "wqy").exists())):
         bits, photometric = FORMS[number % len(FORMS)]
         part10 = read(to_bytes(dicom(page, sop_class=CLASSES[number % 6], bits=bits, photometric=photometric)), vr_of)
-        why = look(part10.dataset)
+        why = look(part10)
         assert why
         frames += 1
         try:
@@ -103,7 +103,7 @@ def clean(count: int, rng: np.random.Generator) -> None:
         page = Page(background(("us", "ct", "mr", "xr", "dark")[number % 5], rng, 512, 512))
         bits, photometric = FORMS[number % len(FORMS)]
         part10 = read(to_bytes(dicom(page, sop_class=US, bits=bits, photometric=photometric)), vr_of)
-        why = look(part10.dataset)
+        why = look(part10)
         assert why
         try:
             touched += clear(part10, why).part10 is not part10

@@ -174,7 +174,7 @@ class Processor:
         cleared = None
         if lifted:  # a person has looked, and vouches for the pixels (PS3.3 C.7.6.1.1.5)
             cleared = pixels.blank(bare, boxes)
-        elif why := pixels.look(bare.dataset, everything=self._profile.pixels.every_image):
+        elif why := pixels.look(bare, everything=self._profile.pixels.every_image):
             cleared = pixels.clear(bare, why, only_regions=self._profile.pixels.only_regions)
         done = self._engine.deidentify(cleared.part10 if cleared else bare)
         return marked(done, self._profile, cleared, head=head, hidden=bare is not found), cleared

@@ -48,7 +48,7 @@ def stripped(part10: Part10) -> Part10:
     vr, value = part10.dataset.get(PIXEL_DATA, ("", b""))
     if not isinstance(value, Encapsulated):
         return part10
-    frames = [_strip(part10.syntax, frame) for frame in _frames(part10.dataset, value)]
+    frames = [_strip(part10.syntax, frame) for frame in _frames(part10.syntax, part10.dataset, value)]
     # A basic offset table may be empty (PS3.5 A.4); with one fragment per frame nobody needs it.
     fragments = [memoryview(b""), *(memoryview(frame) for frame in frames)]
     kept: Dataset = {tag: element for tag, element in part10.dataset.items() if tag not in _OFFSET_TABLES}
@@ -56,11 +56,13 @@ def stripped(part10: Part10) -> Part10:
     return Part10(part10.syntax, part10.encoding, kept)
 
 
-def _frames(dataset: Dataset, value: Encapsulated) -> list[bytes]:
+def _frames(syntax: str, dataset: Dataset, value: Encapsulated) -> list[bytes]:
     if not value.fragments:
         raise UnclearError("its compressed pixel data are empty")
     fragments = value.fragments[1:]
     frames = text_of(dataset, 0x00280008) or "1"
+    if frames == "1" and syntax == RLE and len(fragments) > 1:  # PS3.5 A.4.2: one fragment a frame
+        raise UnclearError("it holds more frames than it says")
     if frames == "1":
         return [b"".join(fragments)]
     if not frames.isdigit() or int(frames) != len(fragments):

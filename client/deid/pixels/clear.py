@@ -132,9 +132,11 @@ class _Clearing:
         return [box for box in boxes if np.array_equal(previous[box.slices()], frame[box.slices()])]
 
     def _find(self, frame: Frame, mask: Mask) -> list[Box]:
-        # The later views are of amplified grain, in which somebody who wants to read will.
-        views = enumerate(self._see(frame))
-        return [box for number, view in views for box in detector().find(view, mask, doubtful=number == 0)]
+        views = self._see(frame)
+        # The last of several views is of amplified grain, in which somebody who wants to read will.
+        sure = max(len(views) - 1, 1)
+        seen = enumerate(views)
+        return [box for number, view in seen for box in detector().find(view, mask, doubtful=number < sure)]
 
     def _blank(self, frame: Frame, mask: Mask, index: int, boxes: list[Box]) -> Frame:
         for box in boxes:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from client.deid.codec import Dataset
+from client.deid.codec import Dataset, Part10
 from client.deid.engine import text_of
 from client.deid.tables import released
 
@@ -58,13 +58,14 @@ class Look:
     claimed: bool = False
 
 
-def look(dataset: Dataset, *, everything: bool = False) -> Look | None:
+def look(part10: Part10, *, everything: bool = False) -> Look | None:
     """Why the pixels of a file have to be looked at; None where nothing speaks for it.
 
     Args:
-        dataset: The file, before anything is taken out of its header.
+        part10: The file, before anything is taken out of its header.
         everything: Whether the profile has all images looked at.
     """
+    dataset = part10.dataset
     if _PIXEL_DATA not in dataset:
         return None
     if text_of(dataset, _BURNED_IN).upper() == "YES":
@@ -74,7 +75,7 @@ def look(dataset: Dataset, *, everything: bool = False) -> Look | None:
     sop_class = released().get(text_of(dataset, _SOP_CLASS))
     if sop_class is not None and sop_class.risky:
         return Look(f"{sop_class.name}, a class that may carry text in its pixels")
-    if text_of(dataset, _SOP_CLASS).startswith(_SEGMENTATION) and (not everything or _short(dataset, _ALLOCATED) == 1):
+    if text_of(dataset, _SOP_CLASS).startswith(_SEGMENTATION) and (not everything or _short(part10, _ALLOCATED) == 1):
         return None  # a mask of single bits, drawn over an image
     if text_of(dataset, _PHOTOMETRIC) not in _GREY:
         return Look("a colour picture in a class of grey ones, as reports and screens are")
@@ -82,9 +83,9 @@ def look(dataset: Dataset, *, everything: bool = False) -> Look | None:
         return Look("its Conversion Type says that it did not come from the scanner")
     if any(_SUSPECT_WORDS.search(_plain(dataset, tag)) for tag in _DESCRIPTIONS):
         return Look("its description speaks of a screen, a report or annotations")
-    if _short(dataset, _ALLOCATED) == 8 and text_of(dataset, _MODALITY) in {"CT", "MR", "PT"}:
+    if _short(part10, _ALLOCATED) == 8 and text_of(dataset, _MODALITY) in {"CT", "MR", "PT"}:
         return Look("a scanner's image of 8 bits, as screens have")
-    if (_short(dataset, _COLUMNS), _short(dataset, _ROWS)) in _SCREENS:
+    if (_short(part10, _COLUMNS), _short(part10, _ROWS)) in _SCREENS:
         return Look("it has the size of a screen")
     return Look("the profile has every image looked at") if everything else None
 
@@ -106,9 +107,7 @@ def _plain(dataset: Dataset, tag: int) -> str:
     return value.decode("latin-1").lower() if isinstance(value, bytes) else ""
 
 
-def _short(dataset: Dataset, tag: int) -> int:
-    """A number of two bytes; these attributes are below 16384, so the byte order shows."""
-    value = dataset.get(tag, ("", b""))[1]
-    if not isinstance(value, bytes) or len(value) != 2:
-        return 0
-    return min(int.from_bytes(value, "little"), int.from_bytes(value, "big"))
+def _short(part10: Part10, tag: int) -> int:
+    """A number of two bytes."""
+    value = part10.dataset.get(tag, ("", b""))[1]
+    return int.from_bytes(value, "big" if part10.encoding.big else "little") if isinstance(value, bytes) else 0

@@ -1,25 +1,31 @@
 """What a person would see: stored values of 8 to 16 bits, grey either way, palette or colour, as 8-bit pictures."""
 
+import re
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.deid.codec import Part10
+from client.deid.engine import text_of
 from client.deid.pixels.decide import DEEP_COLOURS, NO_PALETTE, UNKNOWN_COLOURS
 from client.deid.pixels.detect import Picture
 from client.deid.pixels.frames import Frame, Frames
 from client.deid.streams import UnclearError
 
 _TABLES = (0x00281201, 0x00281202, 0x00281203)
+_WINDOW = (0x00281050, 0x00281051, 0x00281053, 0x00281052)  # center, width; rescale slope, intercept
+_MOST_WINDOWS = 2
+_DECIMAL = re.compile(r"[+-]?\d{1,12}(\.\d{0,12})?([eE][+-]?\d{1,2})?")
 _DESCRIPTORS = (0x00281101, 0x00281102, 0x00281103)
 
 
 def viewer(part10: Part10, frames: Frames) -> Callable[[Frame], list[Picture]]:
     """How to look at the frames of a file.
 
-    Values of more than eight bits are looked at twice: over their whole range, as text is usually burned in at one of
-    its ends, and with each grey equally frequent, where text of any value stands out from what is around it.
+    Values of more than eight bits are looked at several times: over their whole range, as text is usually burned in at
+    one of its ends; as the windows of the header show them; and, last, with each grey equally frequent, where text of
+    any value stands out from what is around it.
 
     Raises:
         UnclearError: The colours are described in a way that is not understood.
@@ -30,7 +36,8 @@ def viewer(part10: Part10, frames: Frames) -> Callable[[Frame], list[Picture]]:
         return lambda frame: [_indexed(frame, palette)]
     if photometric in {"MONOCHROME1", "MONOCHROME2"}:
         turned = photometric == "MONOCHROME1"
-        return lambda frame: [_grey(one, turned=turned) for one in _stretched(frame)]
+        windows = _windows(part10) if frames.layout.allocated > 8 else []
+        return lambda frame: [_grey(one, turned=turned) for one in _stretched(frame, windows)]
     if frames.layout.allocated != 8:
         raise UnclearError(DEEP_COLOURS)
     if photometric == "RGB":
@@ -40,7 +47,7 @@ def viewer(part10: Part10, frames: Frames) -> Callable[[Frame], list[Picture]]:
     raise UnclearError(UNKNOWN_COLOURS)
 
 
-def _stretched(frame: Frame) -> list[NDArray[np.uint8]]:
+def _stretched(frame: Frame, windows: list[tuple[float, float]]) -> list[NDArray[np.uint8]]:
     low, high = (float(one) for one in np.percentile(frame, (0.05, 99.95)))
     least, most = float(frame.min()), float(frame.max())
     if most > least and high - low < 0.02 * (most - least):
@@ -48,9 +55,28 @@ def _stretched(frame: Frame) -> list[NDArray[np.uint8]]:
     if high <= low:
         return [np.zeros(frame.shape, np.uint8)] if most <= least else [_scaled(frame, least, most)]
     views = [_scaled(frame, low, high)]
+    # A window that shows most of the range shows nothing that the first view does not.
+    views += [_scaled(frame, *one) for one in windows if one[1] - one[0] < 0.7 * (high - low)]
     if frame.dtype.itemsize > 1:
         views.append(_equalised(frame))
     return views
+
+
+def _windows(part10: Part10) -> list[tuple[float, float]]:
+    """The first windows of the header (PS3.3 C.11.2.1.2), lowest and highest stored value each."""
+    centers, widths, slopes, intercepts = (_decimals(part10, tag) for tag in _WINDOW)
+    slope, intercept = (slopes or [1.0])[0] or 1.0, (intercepts or [0.0])[0]
+    found = []
+    for center, width in zip(centers[:_MOST_WINDOWS], widths, strict=False):
+        ends = sorted((center + side * width / 2 - intercept) / slope for side in (-1, 1))
+        if ends[1] > ends[0]:
+            found.append((ends[0], ends[1]))
+    return found
+
+
+def _decimals(part10: Part10, tag: int) -> list[float]:
+    parts = [part.strip() for part in text_of(part10.dataset, tag).split("\\")]
+    return [float(part) for part in parts if _DECIMAL.fullmatch(part)]
 
 
 def _scaled(frame: Frame, low: float, high: float) -> NDArray[np.uint8]:

@@ -238,7 +238,6 @@ CASES: dict[str, Make] = {
         colour, "US", fan(9), Writing(NAME, ink=(0.2, 0.9, 0.3), font=SANS), photometric="YBR_FULL"
     ),
     "US, only the palette shows it": partial(palette, fan(1), Writing(NAME, 20, (8, 10), font=SANS), shown=True),
-    "US, only the values show it": partial(palette, ramp(0, 0.8), Writing(NAME, 24, (30, 20), font=BOLD), shown=False),
     "US, the palette hides it": partial(loud_palette, ramp(0.1, 0.9), Writing(NAME, 24, (30, 20), font=BOLD)),
     "US, fine speckle": partial(grey, "US", fan(1, grain=1.0), *CORNERS),
     "US, outside its regions": regions,
@@ -276,7 +275,6 @@ CASES: dict[str, Make] = {
     "XA film, last frame": partial(film, "XA", [clouds(n, 0.3, 0.6) for n in range(3)], [(), (), CORNERS], 12),
 }
 CLEAN: dict[str, Make] = {
-    "US, fine speckle": partial(colour, "US", fan(3, grain=1.0)),
     "US": partial(grey, "US", fan(1)),
     "CR": partial(grey, "CR", chest(1), bits=10),
     "DX": partial(grey, "DX", chest(2), bits=16),

@@ -154,7 +154,7 @@ def pictures(draw: st.DrawFn) -> Case:
     return burned_cases.grey(kind, plane, writing, bits=bits)
 
 
-@settings(max_examples=60 if DEEP else 6, deadline=None, derandomize=not DEEP, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60 if DEEP else 6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=pictures())
 def test_any_text_anywhere(case: Case) -> None:
     judge(outcome_of(case))

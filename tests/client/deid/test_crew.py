@@ -10,6 +10,7 @@ import pytest
 
 from client.deid import DeidReport, FileRecord, Profile, Status, deidentify_folder
 from client.deid.crew import DIED, Crew
+from client.deid.quarantine import Decided
 from client.deid.single import Processed, Processor
 from shared.errors import FedwardError, OutputError
 from tests.client.deid.files import KEY, image, to_bytes
@@ -84,7 +85,7 @@ def test_a_worker_that_died_while_it_waited_costs_nothing(hospital: Path, basic:
         assert idle._alone(hospital / "out", die) is None
         idle._submit(die).exception()
         paths = names(hospital)
-        done = list(idle.process(hospital / "in", hospital / "out", paths, {}))
+        done = list(idle.process(hospital / "in", hospital / "out", paths, Decided()))
     assert [(one.record.path, one.record.status) for one in done] == [(path, Status.RELEASED) for path in paths]
 
 
@@ -121,7 +122,7 @@ def test_an_output_that_takes_nothing_still_ends_the_batch(hospital: Path, basic
     (hospital / "out").write_text("a file where the folder should be")
     paths = [rename(hospital, 0, "deadly"), "01.dcm", "02.dcm"]
     with Crew(2, basic, KEY) as crew:
-        results = crew.process(hospital / "in", hospital / "out", paths, {})
+        results = crew.process(hospital / "in", hospital / "out", paths, Decided())
         assert next(results).record == FileRecord(paths[0], Status.REFUSED, DIED)
         with pytest.raises(OutputError):
             next(results)
@@ -152,5 +153,5 @@ def test_beside_a_thread_the_workers_are_fresh_processes(hospital: Path, basic: 
     with Crew(1, basic, KEY) as fresh:
         assert fresh._alone(hospital / "out", os._exit, 1) is None
         paths = names(hospital)[:3]
-        done = list(fresh.process(hospital / "in", hospital / "out", paths, {}))
+        done = list(fresh.process(hospital / "in", hospital / "out", paths, Decided()))
     assert [one.record.status for one in done] == [Status.RELEASED] * 3

@@ -47,7 +47,7 @@ def release(tmp_path: Path, dataset: pydicom.Dataset, profile: Profile) -> tuple
 def test_text_is_blanked_and_the_rest_stays(bits: int, photometric: str) -> None:
     page = page_with()
     part10 = parsed(dicom(page, sop_class=US, bits=bits, photometric=photometric))
-    why = look(part10.dataset)
+    why = look(part10)
     assert why is not None
     done = clear(part10, why)
     assert done.boxes
@@ -65,7 +65,7 @@ def test_text_is_blanked_and_the_rest_stays(bits: int, photometric: str) -> None
 def test_vertical_text(angle: float) -> None:
     page = page_with(angle=angle)
     part10 = parsed(dicom(page))
-    done = clear(part10, look(part10.dataset) or pytest.fail("not looked at"))
+    done = clear(part10, look(part10) or pytest.fail("not looked at"))
     assert len(np.unique(Frames(done.part10).read(0)[page.written[0].ink])) == 1
 
 
@@ -83,18 +83,23 @@ def test_letters_of_every_size(shape: tuple[int, int], share: float) -> None:
     page = Page(background("dark", np.random.default_rng(1), *shape))
     assert write(page, "ROE^JANE", (20, 4), name="dejavu/DejaVuSans.ttf", size=max(8, int(share * shape[0])))
     part10 = parsed(dicom(page))
-    done = clear(part10, look(part10.dataset) or pytest.fail("not looked at"))
+    done = clear(part10, look(part10) or pytest.fail("not looked at"))
     assert page.written[0].covered(blanked_in(done, page))
 
 
 def test_the_share_of_text_that_is_found_and_of_picture_that_it_costs() -> None:
     """A few of the pages of the benchmark: what it says at large must not fall unseen."""
-    covered, blanked, room = [], 0, 0
+    covered, blanked, room, held = [], 0, 0, 0
     for kind, page in pages(3, np.random.default_rng(11)):
         part10 = parsed(dicom(page, sop_class=US if kind == "us" else SC))
-        mask = blanked_in(clear(part10, look(part10.dataset) or pytest.fail("not looked at")), page)
+        try:
+            mask = blanked_in(clear(part10, look(part10) or pytest.fail("not looked at")), page)
+        except UnclearError:
+            held += 1
+            continue
         covered += [one.covered(mask) for one in page.written]
         blanked, room = blanked + int(mask.sum()), room + sum(one.room for one in page.written)
+    assert held <= 1
     assert sum(covered) >= 0.9 * len(covered)
     assert blanked < 2.5 * room
 
@@ -118,7 +123,7 @@ def test_lossless_streams_come_back_outside_the_box(syntax: str, photometric: st
 
 def test_clean_images_are_untouched() -> None:
     part10 = parsed(dicom(Page(background("dark", np.random.default_rng(2), 192, 256)), sop_class=US))
-    done = clear(part10, look(part10.dataset) or pytest.fail("not looked at"))
+    done = clear(part10, look(part10) or pytest.fail("not looked at"))
     assert (done.part10, done.boxes) == (part10, ())
 
 
@@ -204,7 +209,7 @@ def test_jpeg_lossless_becomes_jpeg_ls_with_the_same_values(tmp_path: Path, bits
     assert writer.Write()
     part10 = stripped(read((tmp_path / "coded").read_bytes(), vr_of))
     assert part10.syntax == "1.2.840.10008.1.2.4.70"
-    done = clear(part10, look(part10.dataset) or pytest.fail("not looked at"))
+    done = clear(part10, look(part10) or pytest.fail("not looked at"))
     assert (done.part10.syntax, bool(done.boxes)) == (JPEGLSLossless, True)
     assert 0x00282110 not in done.part10.dataset  # nothing was ever lost
     before, after = Frames(parsed(plain)).read(0), Frames(done.part10).read(0)
@@ -225,7 +230,7 @@ def test_lossy_jpeg_is_stored_without_loss_and_says_so() -> None:
     dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.50"
     part10 = parsed(dataset)
     before = Frames(part10).read(0)
-    done = clear(part10, look(part10.dataset) or pytest.fail("not looked at"))
+    done = clear(part10, look(part10) or pytest.fail("not looked at"))
     assert (done.part10.syntax, done.recoded) == (JPEGLSLossless, True)
     assert done.part10.dataset[0x00282110][1] == b"01"
     after = Frames(done.part10).read(0)
