@@ -62,6 +62,8 @@ def deidentify(
     """
     from client.deid.crew import Crew
     from client.deid.page import write_page
+    from client.deid.quarantine import Quarantine
+    from client.node import HELD
 
     chosen = Profile.load(profile, determination=determination)
     reports = reports or (node / "reports" if node else out.parent / f"{out.name}-reports")
@@ -79,6 +81,7 @@ def deidentify(
             key=site_key,
             log=log,
             reports=reports,
+            quarantine=Quarantine(reports, node / HELD) if node else None,
             crew=crew,
             on_progress=bar.update,
         )
@@ -146,6 +149,10 @@ def _tell(report: DeidReport, page: Path, *, as_json: bool) -> None:
         console.say(
             f"{report.released} of {report.files} files released under profile {report.profile}; report {report.path}"
         )
+        if report.redacted:
+            console.say(
+                f"{report.redacted} of them with text blanked in their pixels; compare some of them with the input"
+            )
         console.say(f"page for people: {page}; it names input files, keep it inside")
     held = report.quarantined + report.refused
     if held:

@@ -66,23 +66,19 @@ class Crew:
             return chunk, self._submit(_work, source, out, chunk, known)
 
         ahead = deque(handed(paths[start : start + _CHUNK]) for start in range(0, len(paths), _CHUNK))
-        try:
-            while ahead:
-                chunk, future = ahead.popleft()
-                try:
-                    results = future.result()
-                except BrokenProcessPool:
-                    self._renew(out)
-                    for path in chunk:
-                        alone = self._alone(out, _work, source, out, [path], decided)
-                        yield alone[0] if alone else Processed(FileRecord(path, Status.REFUSED, DIED))
-                    # Whatever was handed out then went down with the same pool, unless it was done.
-                    ahead = deque(handed(one) if _died(its) else (one, its) for one, its in ahead)
-                else:
-                    yield from results
-        finally:
-            for _, future in ahead:
-                future.cancel()
+        while ahead:
+            chunk, future = ahead.popleft()
+            try:
+                results = future.result()
+            except BrokenProcessPool:
+                self._renew(out)
+                for path in chunk:
+                    alone = self._alone(out, _work, source, out, [path], decided)
+                    yield alone[0] if alone else Processed(FileRecord(path, Status.REFUSED, DIED))
+                # Whatever was handed out then went down with the same pool, unless it was done.
+                ahead = deque(handed(one) if _died(its) else (one, its) for one, its in ahead)
+            else:
+                yield from results
 
     def settle(self, source: Path, out: Path, first: str, second: str, decided: Decided) -> Processed:
         """As :meth:`Processor.settle`, in a worker: what becomes of the second of two files of one instance.

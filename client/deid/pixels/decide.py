@@ -13,7 +13,11 @@ _PIXEL_DATA = 0x7FE00010
 _GREY = {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"}
 _SCREEN = ("SCREEN", "CAPTURE")
 _DESCRIPTIONS = (0x0008103E, 0x00081030, 0x00181030)  # of the series, the study and the protocol
-_SUSPECT_WORDS = re.compile(r"screen|capture|report|summary|dose|annotat|result|snapshot|key ?image|protocol page")
+# A low dose and a screening are no reason: what is meant are pictures of screens, of reports and of dose sheets.
+_SUSPECT_WORDS = re.compile(
+    r"screen ?(save|shot|dump)|capture|\breport|summary|dose (report|info|sheet|page|record)|annotat|\bresults?\b|"
+    r"snapshot|key ?image|protocol page"
+)
 # Sizes of screens, columns by rows; scanners do not make them.
 _SCREENS = {(640, 480), (720, 480), (720, 576), (800, 600), (1024, 768), (1152, 864), (1280, 720), (1280, 800)} | {
     (1280, 1024), (1440, 900), (1600, 1200), (1680, 1050), (1920, 1080), (1920, 1200), (2560, 1440), (3840, 2160)

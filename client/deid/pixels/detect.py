@@ -48,6 +48,8 @@ LARGE, THICKEST = 0.06, 0.25
 Beyond the first a line counts only where the recogniser reads it, since organs are as large; beyond the second nothing
 does.
 """
+LOWEST = 7
+"""Pixels of a line's box, grown, below which nobody could read what stands in it; grain makes lines as thin."""
 CROOKED = 1.3
 """How many times its own thickness a line may bend aside: text stands in a row, the edge of an organ does not."""
 LONE = 0.15
@@ -113,7 +115,8 @@ class _Core:
     @property
     def line(self) -> bool:
         """Whether it has the shape and the probability of a line of text."""
-        straight = self.bend <= CROOKED
+        rows, columns = self.whole.bottom - self.whole.top, self.whole.right - self.whole.left
+        straight = self.bend <= CROOKED and min(rows, columns) >= LOWEST
         return straight and any(self.slender >= slender and self.score >= score for slender, score in LINES)
 
     @property

@@ -111,12 +111,12 @@ def test_one_worker_is_a_process_of_its_own(folder: Path, monkeypatch: pytest.Mo
     parent, original = os.getpid(), Processor.process
     (folder / "in" / "b.dcm").write_bytes(to_bytes(image(number=2)))
 
-    def process(self: Processor, path: str) -> Processed:
+    def process(self: Processor, path: str, *, takes_place: bool = False) -> Processed:
         assert os.getpid() != parent, "this would end the tests"
         assert resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
         if path == "b.dcm":
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(self, path)
+        return original(self, path, takes_place=takes_place)
 
     monkeypatch.setattr(Processor, "process", process)
     result = call(folder)

@@ -13,7 +13,9 @@ from pathlib import Path
 import pydicom
 import pytest
 import requests
+from typer.testing import CliRunner
 
+from client.cli import app
 from client.deid import Profile, SiteKey, deidentify_folder
 from client.deid.place import TWIN
 from client.deid.quarantine import Decision, Held, Quarantine
@@ -376,3 +378,14 @@ def test_the_commands_of_a_node_from_ingest_to_review_to_ingest(node: Node, sour
     told = json.loads(second.stdout)
     assert (told["unchanged"], told["waiting"]) == (2, 1)
     assert len(list((node.folder / "released").rglob("*.dcm"))) == 9
+
+
+def test_a_node_that_holds_files_of_an_ingest_de_identifies_folders_as_well(
+    node: Node, source: Path, images: Path, tmp_path: Path
+) -> None:
+    take_in(node, source)
+    assert quarantine_of(node).waiting()
+    done = CliRunner().invoke(
+        app, ["deidentify", str(images / "H7"), str(tmp_path / "out"), "--node", str(node.folder)]
+    )
+    assert done.exit_code == 0, done.output

@@ -129,12 +129,12 @@ def test_a_worker_that_dies_stops_no_study(node: Node, images: Path, monkeypatch
     parent, original = os.getpid(), Processor.process
     mark = node.folder / "died"
 
-    def process(self: Processor, path: str) -> Processed:
+    def process(self: Processor, path: str, *, takes_place: bool = False) -> Processed:
         assert os.getpid() != parent, "this would end the tests"
         if not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(self, path)
+        return original(self, path, takes_place=takes_place)
 
     monkeypatch.setattr(Processor, "process", process)
     done = take_in(node, Folder(images))

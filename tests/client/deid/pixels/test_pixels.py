@@ -90,7 +90,7 @@ def test_letters_of_every_size(shape: tuple[int, int], share: float) -> None:
 def test_the_share_of_text_that_is_found_and_of_picture_that_it_costs() -> None:
     """A few of the pages of the benchmark: what it says at large must not fall unseen."""
     covered, blanked, room, held = [], 0, 0, 0
-    for kind, page in pages(3, np.random.default_rng(11)):
+    for kind, page in pages(3, np.random.default_rng(7)):
         part10 = parsed(dicom(page, sop_class=US if kind == "us" else SC))
         try:
             mask = blanked_in(clear(part10, look(part10) or pytest.fail("not looked at")), page)
@@ -311,3 +311,12 @@ def test_what_lies_outside_the_regions_is_blanked_and_counted(tmp_path: Path) ->
     outside[48:144, 64:192] = False
     assert out.pixel_array[outside].max() == out.pixel_array.min()
     assert np.array_equal(out.pixel_array[~outside], dataset.pixel_array[~outside])
+
+
+@pytest.mark.parametrize(
+    "text,suspect", [("ABD PV LOW DOSE", False), ("Breast screening", False), ("Dose Report", True)]
+)
+def test_a_low_dose_and_a_screening_are_no_reason_to_look(text: str, *, suspect: bool) -> None:
+    dataset = dicom(Page(np.zeros((16, 16))), sop_class=CT, bits=12)
+    dataset.SeriesDescription = text
+    assert (look(parsed(dataset)) is not None) is suspect
