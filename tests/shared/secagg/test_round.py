@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from shared.errors import ProtocolError
 from tests.shared.secagg.world import World, update, weighted
 
 SIZE = 70_001  # more than one chunk, and odd
