@@ -181,7 +181,8 @@ class Quantiser:
         for place in range(0, piece.size, CHUNK):
             part = piece[place : place + CHUNK]
             scaled = self._buffer[: part.size]
-            np.multiply(part, self._factor, out=scaled)
+            np.copyto(scaled, part)
+            scaled *= self._factor
             if self._clips:
                 self.clipped += int(np.count_nonzero(np.abs(scaled) > self._limit))
                 np.clip(scaled, -self._limit, self._limit, out=scaled)

@@ -17,7 +17,8 @@ from tests.shared.secagg.world import World, update, weighted
 
 SIZE = 40
 N = 5
-members = st.sets(st.integers(1, N))
+few = st.one_of(st.just(set[int]()), st.sets(st.integers(1, N), max_size=1))
+most = few.map(lambda out: set(range(1, N + 1)) - out)
 
 
 class Rounds(RuleBasedStateMachine):
@@ -35,13 +36,15 @@ class Rounds(RuleBasedStateMachine):
         self.tally: Tally | None = None
         self.task: RoundTask | None = None
 
-    @rule(absent=members)
+    @precondition(lambda self: self.task is None or self.steps > 6)
+    @rule(absent=few)
     def epoch(self, absent: set[int]) -> None:
         if N - len(absent) >= self.world.federation.quorum:
             self.new_epoch(absent)
 
-    @rule(skip=st.integers(1, 2), asked=members)
-    def train(self, skip: int, asked: set[int]) -> None:
+    @precondition(lambda self: self.task is None or self.steps > 6)
+    @rule(skip=st.integers(1, 2), asked=most, prompt=most)
+    def train(self, skip: int, asked: set[int], prompt: set[int]) -> None:
         self.number += skip
         if self.number > self.dealt:
             self.world.deal(self.dealt + 1, self.number - self.dealt + 1)
@@ -55,9 +58,11 @@ class Rounds(RuleBasedStateMachine):
         self.confirmed: set[int] = set()
         self.answered: set[int] = set()
         self.closed = False
+        self.steps = 0
+        self.upload(prompt, set())
 
     @precondition(lambda self: self.task)
-    @rule(who=members, lost=members)
+    @rule(who=most, lost=few)
     def upload(self, who: set[int], lost: set[int]) -> None:
         assert self.task is not None
         assert self.tally is not None
@@ -77,7 +82,7 @@ class Rounds(RuleBasedStateMachine):
                 self.sent[index] = one
 
     @precondition(lambda self: self.task)
-    @rule(who=members)
+    @rule(who=most)
     def confirm(self, who: set[int]) -> None:
         assert self.tally is not None
         if len(self.sent) < self.world.federation.quorum:
@@ -91,7 +96,7 @@ class Rounds(RuleBasedStateMachine):
             self.confirmed.add(index)
 
     @precondition(lambda self: self.task and self.closed)
-    @rule(who=members, dropped=st.integers(1, N))
+    @rule(who=most, dropped=st.integers(1, N))
     def lie(self, who: set[int], dropped: int) -> None:
         """The coordinator asks for another included set of the same round."""
         assert self.tally is not None
@@ -106,7 +111,7 @@ class Rounds(RuleBasedStateMachine):
                 )
 
     @precondition(lambda self: self.task and self.closed)
-    @rule(who=members)
+    @rule(who=most)
     def unmask(self, who: set[int]) -> None:
         assert self.tally is not None
         t = self.world.federation.threshold
@@ -127,10 +132,13 @@ class Rounds(RuleBasedStateMachine):
                 place = (self.world.epoch.number, read.round, index, member)
                 self.revealed.setdefault(place, set()).add(share)
 
-    @precondition(lambda self: self.task and self.closed)
-    @rule()
-    def finish(self) -> None:
+    @precondition(lambda self: self.task and len(self.sent) >= self.world.federation.quorum)
+    @rule(hurry=st.booleans(), who=most)
+    def finish(self, hurry: bool, who: set[int]) -> None:
         assert self.tally is not None
+        if hurry:
+            self.confirm(who)
+            self.unmask(who | set(self.sent))
         if len(self.answered) < self.world.federation.threshold:
             with pytest.raises(ProtocolError, match="are fewer than"):
                 self.tally.finish()
@@ -144,9 +152,13 @@ class Rounds(RuleBasedStateMachine):
         self.task = None
 
     @invariant()
+    def a_round_is_not_given_up_at_once(self) -> None:
+        self.steps = getattr(self, "steps", 0) + 1
+
+    @invariant()
     def of_each_member_one_share_of_a_round_at_most(self) -> None:
         assert all(len(shares) == 1 for shares in getattr(self, "revealed", {}).values())
 
 
 TestRounds = Rounds.TestCase
-TestRounds.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestRounds.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
