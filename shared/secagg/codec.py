@@ -9,6 +9,7 @@ Header: 64-bit lanes, modulo 2^64: a canary that counts the hospitals, the weigh
 """
 
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,7 @@ class Codec:
 
     def encoded(self) -> bytes:
         """For the context of a round: both ends must mean the same numbers."""
-        return encode("codec", self.bits, self.members, self.clip.hex(), self.w_max, self.scale)
+        return encode("codec", self.bits, self.members, struct.pack(">d", self.clip), self.w_max, self.scale)
 
     def check(self, update: Vector, weight: int) -> bool:
         """Refuse an update that must not be masked; says whether any element will be clipped.
@@ -87,8 +88,9 @@ class Codec:
             PolicyError: NaN or infinity in it, not float32 ``[d]``, or the weight is 0, negative or above the cap.
         """
         if isinstance(weight, bool) or not isinstance(weight, int) or not 1 <= weight <= self.w_max:
+            # Without the number: a refusal is read by the coordinator, who must not learn a weight.
             raise PolicyError(
-                f"the weight {weight!r} is not a whole number from 1 to {self.w_max}",
+                f"the weight is not a whole number from 1 to {self.w_max}",
                 hint="the charter caps a hospital's weight; with nothing to contribute, do not answer",
             )
         if update.dtype != np.float32 or update.ndim != 1 or not update.flags.c_contiguous:

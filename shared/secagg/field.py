@@ -5,6 +5,7 @@ degree t - 1 whose value at 0 is the secret: any t shares give it, t - 1 say not
 caller's, since a restarted hospital must deal the same shares again. Python's integers are not constant-time.
 """
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 
 from shared.errors import ProtocolError
@@ -69,8 +70,12 @@ def split(secret: int, coefficients: Sequence[int], indices: Iterable[int]) -> d
     return shares
 
 
-def weights_at_zero(indices: Sequence[int]) -> tuple[int, ...]:
-    """The Lagrange weights w_i with f(0) = sum_i w_i f(x_i) for every polynomial of degree below ``len(indices)``."""
+@functools.lru_cache(maxsize=64)
+def weights_at_zero(indices: tuple[int, ...]) -> tuple[int, ...]:
+    """The Lagrange weights w_i with f(0) = sum_i w_i f(x_i) for every polynomial of degree below ``len(indices)``.
+
+    Kept, since a round asks for the same holders once for every hospital.
+    """
     weights = []
     for i in indices:
         top = bottom = 1
@@ -88,7 +93,7 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
     Raises:
         ProtocolError: Fewer shares than that, an index out of range, or a share that is not a field element.
     """
-    chosen = sorted(shares)[:threshold]
+    chosen = tuple(sorted(shares)[:threshold])
     if len(chosen) < threshold or threshold < 1:
         raise ProtocolError(
             f"{len(shares)} shares are fewer than the threshold of {threshold}", hint="repeat the round"

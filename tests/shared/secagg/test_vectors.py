@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import math
+import struct
 from fractions import Fraction
 from typing import Any
 
@@ -130,7 +131,7 @@ def test_the_round() -> None:
     fingerprint = bytes.fromhex(given["fingerprint"])
     transcript = hashlib.sha256(encoding("hash transcript", fingerprint, given["epoch"], bodies)).digest()
     assert transcript.hex() == given["transcript"]
-    codec = encoding("codec", 32, 3, (1.0).hex(), 1000, math.floor((2**31 - 1) // 3 * (1 - 2**-20)))
+    codec = encoding("codec", 32, 3, struct.pack(">d", 1.0), 1000, math.floor((2**31 - 1) // 3 * (1 - 2**-20)))
     context = hashlib.sha256(encoding("hash context", transcript, bytes.fromhex(given["task"]), codec)).digest()
     total = sum(w * x[0] for w, x in zip(given["weights"], given["updates"], strict=True)) / given["weight"]
     assert given["average"][0] == pytest.approx(total, abs=1e-8)

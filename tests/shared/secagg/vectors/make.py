@@ -89,7 +89,7 @@ def _shamir() -> dict[str, Any]:
         "secret": KEY.hex(),
         "coefficients": [field.to_bytes(one).hex() for one in coefficients],
         "shares": {str(x): share.hex() for x, share in shares.items()},
-        "weights_at_zero_1_3_5": [field.to_bytes(one).hex() for one in field.weights_at_zero([1, 3, 5])],
+        "weights_at_zero_1_3_5": [field.to_bytes(one).hex() for one in field.weights_at_zero((1, 3, 5))],
     }
 
 
