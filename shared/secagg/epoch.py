@@ -27,6 +27,7 @@ class Epoch:
         self._offers: dict[int, KemOffer] = {}
         self._deals: dict[int, list[Deal]] = {}
         self._closed = False
+        self._transcript: bytes | None = None
 
     @property
     def members(self) -> tuple[int, ...]:
@@ -35,8 +36,13 @@ class Epoch:
 
     @property
     def transcript(self) -> bytes:
-        """T, 32 bytes."""
-        return transcript(self.federation, self.number, (advert for advert, _ in self._adverts.values()))
+        """T, 32 bytes, of those who have advertised so far; kept once nobody can join."""
+        if self._transcript is not None:
+            return self._transcript
+        made = transcript(self.federation, self.number, (advert for advert, _ in self._adverts.values()))
+        if self._closed:
+            self._transcript = made
+        return made
 
     def advert(self, raw: bytes) -> int:
         """Take an advert; gives its sender's index."""

@@ -6,6 +6,7 @@ What a hospital signs is the message's ``body()``, an encoding of its own domain
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from shared.errors import ProtocolError
 from shared.secagg.encoding import Reader, encode, pieces
@@ -208,7 +209,7 @@ class Deal:
     rounds: tuple[DealtRound, ...]
     boxes: tuple[tuple[bytes, ...], ...]
 
-    @property
+    @cached_property
     def peers(self) -> tuple[int, ...]:
         """The members without the dealer."""
         return tuple(index for index in self.members if index != self.index)
