@@ -30,7 +30,8 @@ METRIC_SCALE = 2**20  # a metric is an integer of 2^-20
 MAX_METRIC = 2**36  # |metric|; 2^36 2^20 times 100 hospitals stays below 2^63
 CHUNK = 2**16  # elements
 HEADROOM = 1 - 2**-20
-COIN_BYTES = 2
+
+_ZEROS = memoryview(bytes(2 * CHUNK))
 
 Lanes = NDArray[np.uint64]
 Average = NDArray[np.float64]
@@ -114,7 +115,9 @@ class Codec:
         factor = np.float64(self.clip * self.w_max / (self.scale * weight))
         signed = words.view(self.signed)
         for place in range(0, words.size, CHUNK):
-            np.multiply(signed[place : place + CHUNK], factor, out=out[place : place + CHUNK])
+            part = out[place : place + CHUNK]
+            np.copyto(part, signed[place : place + CHUNK])
+            part *= factor
 
     def header(self, weight: int, metrics: Sequence[float]) -> Lanes:
         """The lanes of one hospital: ``[1, weight, metrics in fixed point ...]``, uint64 ``[lanes]``.
@@ -175,6 +178,8 @@ class Quantiser:
         self._coins = key_stream(coins) if coins is not None else None
         self._signed = codec.signed
         self._buffer = np.empty(CHUNK, np.float64)
+        self._draw = np.empty(CHUNK if coins is not None else 0, np.float64)
+        self._coin_words = np.empty(self._draw.size, np.dtype("<u2"))
         self.clipped = 0
 
     def quantise(self, piece: Vector, out: Ring) -> None:
@@ -191,12 +196,15 @@ class Quantiser:
             if self._coins is None:
                 np.rint(scaled, out=scaled)
             else:
-                scaled += _draw(self._coins, part.size)
+                self._add_coins(scaled, self._coins)
                 np.floor(scaled, out=scaled)
             np.copyto(signed[place : place + CHUNK], scaled, casting="unsafe")
 
-
-def _draw(stream: CipherContext, count: int) -> NDArray[np.float64]:
-    """Uniform on the odd multiples of 2^-17 below 1: the bias of a rounded element is at most 2^-17 of a step."""
-    coins = np.frombuffer(stream.update(bytes(COIN_BYTES * count)), "<u2")
-    return (coins + 0.5) / 2**16
+    def _add_coins(self, scaled: NDArray[np.float64], stream: CipherContext) -> None:
+        """Add uniform odd multiples of 2^-17 below 1: the bias of a rounded element is at most 2^-17 of a step."""
+        coins, draw = self._coin_words[: scaled.size], self._draw[: scaled.size]
+        stream.update_into(_ZEROS[: coins.nbytes], coins.view(np.uint8).data)
+        np.copyto(draw, coins)
+        draw += 0.5
+        draw *= 2.0**-16
+        scaled += draw
