@@ -118,6 +118,7 @@ def test_one_worker_is_a_process_of_its_own(folder: Path, monkeypatch: pytest.Mo
             os.kill(os.getpid(), signal.SIGKILL)
         return original(self, path, takes_place=takes_place)
 
+    monkeypatch.setattr("threading.active_count", lambda: 1)  # copies of this process know of the patch
     monkeypatch.setattr(Processor, "process", process)
     result = call(folder)
     assert isinstance(result.exception, PartialError), result.exception

@@ -5,10 +5,12 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from client.deid import DeidReport, FileRecord, Profile, Status, deidentify_folder
+from client.deid import crew as crew_room
 from client.deid.crew import DIED, Crew
 from client.deid.quarantine import Decided
 from client.deid.single import Processed, Processor
@@ -42,6 +44,8 @@ def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return original(self, path, takes_place=takes_place)
 
     monkeypatch.setattr(Processor, "process", process)
+    # Copies of this process know of the patch; threads that other tests left behind would have fresh ones made.
+    monkeypatch.setattr(crew_room, "threading", SimpleNamespace(active_count=lambda: 1))
     return tmp_path
 
 

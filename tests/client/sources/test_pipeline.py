@@ -125,7 +125,7 @@ def test_workers_release_the_same_files(tmp_path: Path, images: Path) -> None:
 
 
 def test_a_worker_that_dies_stops_no_study(node: Node, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without any option. The workers that take its place are fresh ones, which know nothing of the patch."""
+    """Without any option."""
     parent, original = os.getpid(), Processor.process
     mark = node.folder / "died"
 
@@ -136,6 +136,8 @@ def test_a_worker_that_dies_stops_no_study(node: Node, images: Path, monkeypatch
             os.kill(os.getpid(), signal.SIGKILL)
         return original(self, path, takes_place=takes_place)
 
+    # Copies of this process know of the patch; threads that other tests left behind would have fresh ones made.
+    monkeypatch.setattr("threading.active_count", lambda: 1)
     monkeypatch.setattr(Processor, "process", process)
     done = take_in(node, Folder(images))
     assert mark.exists()
