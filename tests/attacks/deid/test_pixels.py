@@ -22,7 +22,7 @@ from tests.attacks.deid.burned_cases import CASES, CLEAN, SANS
 from tests.attacks.deid.burning import LEAST_GONE, SHAPE, Case, Writing, clouds, far, left, looks, stored
 from tests.attacks.deid.planting import KEY, TELLING, data, found
 
-DEEP = os.environ.get("FEDWARD_DEEP") == "1"
+DEEP = os.environ.get("FEDWARD_MATRIX") == "1"
 MOST_HELD = 0.1
 LOSSY = 6  # how far a value may move where a picture was stored with loss before
 TRACES = tuple(trace.encode() for trace in (*TELLING, "21.03.1957", "4711-0815", "SAWBONES", "1957-03-21"))
