@@ -175,7 +175,7 @@ def ingest(
         log = stack.enter_context(node.open_log())
         stack.enter_context(source)
         ledger, spool = Ledger(node.folder / "ingest.jsonl", profile.sha256), Spool(node.folder / "spool")
-        quarantine = Quarantine(node.folder / "reports", node.folder / HELD)
+        quarantine = Quarantine(node.folder / "reports", node.folder / HELD, moves=True)
         given = (node, source, selection, profile, patience or Patience(), key, log, ledger, spool, quarantine)
         run = _Run(*given, crew, tell)
         complete = False

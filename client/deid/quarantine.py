@@ -161,15 +161,17 @@ class Quarantine:
 
     Args:
         reports: The reports folder.
-        shelf: Where held files of an ingest are kept; None where files are held in place.
+        shelf: Where held files of an ingest are kept; None where there are none.
+        moves: Whether what is held from now on is moved onto the shelf, as files of an ingest are. A hospital's own
+            file stays where it is.
 
     Raises:
         OutputError: A record cannot be written.
         PolicyError: Others may enter the shelf.
     """
 
-    def __init__(self, reports: Path, shelf: Path | None = None) -> None:
-        self._folder = reports / FOLDER
+    def __init__(self, reports: Path, shelf: Path | None = None, *, moves: bool = False) -> None:
+        self._folder, self._moves = reports / FOLDER, moves
         self._shelf = shelf.parent.resolve() / shelf.name if shelf else None
         self._decided: dict[str, Decided] = {}
         self._key = ""
@@ -187,7 +189,7 @@ class Quarantine:
         profile: Profile,
         boxes: tuple[tuple[int, int, int, int, int], ...] = (),
     ) -> None:
-        """Record that a file is held, and move it onto the shelf if there is one; a decision stays as it is."""
+        """Record that a file is held, and move it onto the shelf if that is asked for; a decision stays as it is."""
         try:
             digest = sha256_of(source / path)
         except OSError:
@@ -196,7 +198,7 @@ class Quarantine:
         if name is None:
             return
         held = Held(name, str(source.resolve()), path, reason, digest, profile.sha256, boxes, key=self._key)
-        if self._shelf is None:
+        if self._shelf is None or not self._moves:
             self._write(held)
             return
         # The record comes first: a file on the shelf is always named by one, whenever the power fails.

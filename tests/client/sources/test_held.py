@@ -389,3 +389,16 @@ def test_a_node_that_holds_files_of_an_ingest_de_identifies_folders_as_well(
         app, ["deidentify", str(images / "H7"), str(tmp_path / "out"), "--node", str(node.folder)]
     )
     assert done.exit_code == 0, done.output
+
+
+def test_a_folder_of_the_hospital_stays_as_it_is(node: Node, source: Path, images: Path, tmp_path: Path) -> None:
+    """A node has a shelf for files of its ingests; what is held in somebody's folder is never moved there."""
+    take_in(node, images / "H7")
+    before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    done = CliRunner().invoke(app, ["deidentify", str(source), str(tmp_path / "out"), "--node", str(node.folder)])
+    assert done.exit_code == 3, done.output
+    held = [one for one in quarantine_of(node).all() if one.source == str(source)]
+    assert len(held) == 2
+    assert not any(one.kept for one in held)
+    decide(node, next(one for one in held if one.liftable), Decision.CLEARED)
+    assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
