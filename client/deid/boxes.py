@@ -10,8 +10,6 @@ from client.deid.known import UNREADABLE
 from client.deid.streams import FrameBox
 from shared.errors import DataError, UsageError
 
-Box = FrameBox
-
 EVERY_FRAME = -1
 """Stands in the place of the frame of a box that is on all of them."""
 MOST_BOXES = 200
@@ -43,7 +41,7 @@ def shape_of(path: Path) -> Shape | None:
     return shape if drawable and shape.frames > 0 else None
 
 
-def to_blank(path: Path, boxes: Iterable[Box]) -> tuple[Box, ...]:
+def to_blank(path: Path, boxes: Iterable[FrameBox]) -> tuple[FrameBox, ...]:
     """What is blanked in the file at ``path`` if these boxes are: each that is on every frame written out once a frame.
 
     Raises:
@@ -60,7 +58,7 @@ def to_blank(path: Path, boxes: Iterable[Box]) -> tuple[Box, ...]:
     return on_frames(wanted, shape)
 
 
-def check_boxes(boxes: Iterable[Box], shape: Shape) -> None:
+def check_boxes(boxes: Iterable[FrameBox], shape: Shape) -> None:
     """See that every box has an inside and lies in the picture.
 
     Raises:
@@ -73,7 +71,7 @@ def check_boxes(boxes: Iterable[Box], shape: Shape) -> None:
             raise UsageError("a box does not lie in the picture", hint=_HINT)
 
 
-def on_frames(boxes: Iterable[Box], shape: Shape) -> tuple[Box, ...]:
+def on_frames(boxes: Iterable[FrameBox], shape: Shape) -> tuple[FrameBox, ...]:
     """The boxes with each that is on every frame written out once a frame, sorted, none twice.
 
     Raises:

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from client.deid.boxes import Box, to_blank
-from client.deid.codec import MalformedError
+from client.deid.boxes import to_blank
 from client.deid.place import TWIN
 from client.deid.quarantine import Decided, Held, sha256_of
 from client.deid.report import FileRecord, Status
 from client.deid.single import Processed, Processor
-from shared.errors import DataError, FedwardError, UsageError
+from client.deid.streams import FrameBox
+from shared.errors import DataError, UsageError
 
 CLEARED = "cleared by a person"
 """Stands among the rules of a file that a person cleared."""
@@ -53,7 +53,7 @@ def release(processor: Processor, held: Held, alike: Sequence[Held] = (), *, tak
     return done
 
 
-def _union(*decisions: Sequence[Box]) -> tuple[Box, ...]:
+def _union(*decisions: Sequence[FrameBox]) -> tuple[FrameBox, ...]:
     """All boxes, those of the first decision as they are."""
     first, *others = decisions
     return (*first, *sorted({box for boxes in others for box in boxes} - set(first)))
@@ -116,21 +116,20 @@ class Clerk:
         return next((one for one in self._decided.cleared.get(path, ()) if one.sha256 == digest), None)
 
     def _cleared(self, found: Held, *, takes_place: bool) -> Processed:
-        path = found.input
         alike = self._decided.alike[found.sha256]
         # The file lies in the folder at hand, which need not be the one that it was held in.
         held = replace(together(found, alike), source=str(self._source), kept=False)
+        return self._processor.guarded(found.input, lambda: self._released(held, alike, takes_place=takes_place))
+
+    def _released(self, held: Held, alike: Sequence[Held], *, takes_place: bool) -> Processed:
+        path = held.input
         try:
             done = release(self._processor, held, alike, takes_place=takes_place)
-            if sha256_of(self._source / path) != held.sha256:
-                if done.target:
-                    (self._out / done.target).unlink(missing_ok=True)
-                return Processed(FileRecord(path, Status.QUARANTINED, _CHANGED))
-        except (MalformedError, UsageError, DataError) as error:  # the last two: boxes that do not fit
-            return Processed(FileRecord(path, Status.REFUSED, str(error)))
-        except FedwardError:
-            raise
-        except Exception as error:  # noqa: BLE001  # the boundary of one file, as in the processor
-            return Processed(FileRecord(path, Status.REFUSED, f"it cannot be de-identified: {type(error).__name__}"))
+        except (UsageError, DataError) as error:  # boxes that do not fit
+            return Processed(FileRecord(path, Status.REFUSED, error.message))
+        if sha256_of(self._source / path) != held.sha256:
+            if done.target:
+                (self._out / done.target).unlink(missing_ok=True)
+            return Processed(FileRecord(path, Status.QUARANTINED, _CHANGED))
         rules = {**done.record.rules, CLEARED: 1} if done.target else done.record.rules
         return replace(done, record=replace(done.record, rules=rules))

@@ -6,10 +6,9 @@ from client.deid.codec import Dataset, Part10
 from client.deid.engine import Deidentified
 from client.deid.pixels import Cleared
 from client.deid.profile import Profile
+from client.deid.report import OUTSIDE
 from client.deid.tables import Option, method_codes
 
-OUTSIDE = "outside_regions_blanked"
-"""Stands among the rules of an ultrasound file that was blanked outside its regions."""
 _METHOD_CODES, _BURNED_IN, _FACE, _DERIVATION = 0x00120064, 0x00280301, 0x00280302, 0x00082111
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from client.deid.check import Kind
+from client.deid.report import OUTSIDE
 from client.deid.tables import Option
 from shared.page import humanise
 
@@ -40,7 +41,7 @@ RULES: Mapping[str, RuleNote] = {
     "hidden_bits_cleared": RuleNote(
         "Hidden bits cleared", "Bits that no picture shows were set, as hidden overlays are; they were cleared."
     ),
-    "outside_regions_blanked": RuleNote(
+    OUTSIDE: RuleNote(
         "Outside regions", "An ultrasound picture was blanked outside the regions that its header names."
     ),
     "invalid_date": RuleNote("Malformed date", "A date, time or age that is none was not kept."),

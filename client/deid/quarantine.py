@@ -28,6 +28,7 @@ from typing import Self
 from client.deid.pixels import HELD_FOR_A_PERSON
 from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
+from client.deid.streams import FrameBox
 from client.deid.tables import quarantined
 from client.deid.triage import LIFTABLE
 from shared.errors import DataError, PolicyError, UsageError
@@ -78,11 +79,11 @@ class Held:
     reason: str
     sha256: str
     profile_sha256: str
-    boxes: tuple[tuple[int, int, int, int, int], ...] = ()
+    boxes: tuple[FrameBox, ...] = ()
     decision: Decision = Decision.PENDING
     reviewer: str = ""
     decided: str = ""
-    blanked: tuple[tuple[int, int, int, int, int], ...] = ()
+    blanked: tuple[FrameBox, ...] = ()
     kept: bool = False
     key: str = ""
     looked: int = 0
@@ -187,7 +188,7 @@ class Quarantine:
         path: str,
         reason: str,
         profile: Profile,
-        boxes: tuple[tuple[int, int, int, int, int], ...] = (),
+        boxes: tuple[FrameBox, ...] = (),
     ) -> None:
         """Record that a file is held, and move it onto the shelf if that is asked for; a decision stays as it is."""
         try:
@@ -350,7 +351,7 @@ def _name(*parts: str) -> str:
     return hashlib.sha256(b"\0".join(map(os.fsencode, parts))).hexdigest()[:32]
 
 
-def _boxes(rows: Iterable[Iterable[int]]) -> tuple[tuple[int, int, int, int, int], ...]:
+def _boxes(rows: Iterable[Iterable[int]]) -> tuple[FrameBox, ...]:
     return tuple((int(f), int(t), int(le), int(b), int(r)) for f, t, le, b, r in rows)
 
 

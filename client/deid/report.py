@@ -13,6 +13,8 @@ from client.deid.profile import Profile
 from shared.files import atomic_file
 
 FORMAT = 1
+OUTSIDE = "outside_regions_blanked"
+"""Stands among the rules of an ultrasound file that was blanked outside its regions."""
 NAME = "deid.json"
 
 
@@ -128,9 +130,7 @@ class ReportWriter:
         self._stream.write((",\n" if self._statuses else "\n").encode() + record.line().encode())
         self._statuses[record.status] += 1
         self._rules.update(record.rules)
-        self._redacted += record.status is Status.RELEASED and (
-            record.boxes > 0 or "outside_regions_blanked" in record.rules
-        )
+        self._redacted += record.status is Status.RELEASED and (record.boxes > 0 or OUTSIDE in record.rules)
 
     def close(self) -> DeidReport:
         """Write the totals and say what they are."""

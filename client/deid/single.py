@@ -3,6 +3,7 @@
 import os
 import resource
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,8 +106,17 @@ class Processor:
         Raises:
             OutputError: The output folder does not take it; the batch cannot go on.
         """
+        return self.guarded(path, lambda: self._process(path, takes_place=takes_place))
+
+    @staticmethod
+    def guarded(path: str, act: Callable[[], Processed]) -> Processed:
+        """What ``act`` makes of a file; where it fails on what the file holds, a refusal that says why.
+
+        Raises:
+            FedwardError: It failed on something else; the batch cannot go on.
+        """
         try:
-            return self._process(path, takes_place=takes_place)
+            return act()
         except MalformedError as error:
             return Processed(FileRecord(path, Status.REFUSED, str(error)))
         except MemoryError:

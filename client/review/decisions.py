@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from client.deid.boxes import MOST_BOXES, Box, shape_of, to_blank
+from client.deid.boxes import MOST_BOXES, shape_of, to_blank
 from client.deid.clearance import release, together
 from client.deid.codec import MalformedError
 from client.deid.place import TWIN
@@ -13,6 +13,7 @@ from client.deid.pseudonyms import SiteKey
 from client.deid.quarantine import Decision, Held, Quarantine
 from client.deid.report import Status
 from client.deid.single import Processor
+from client.deid.streams import FrameBox
 from client.review.pictures import STORED, png
 from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
 from shared.errors import DataError, PolicyError, UsageError
@@ -62,7 +63,7 @@ class Desk:
         self.shown.setdefault(name, set()).add(frame)
         return picture
 
-    def decide(self, name: str, decision: Decision, boxes: tuple[Box, ...] = ()) -> Held:
+    def decide(self, name: str, decision: Decision, boxes: tuple[FrameBox, ...] = ()) -> Held:
         """Clear or refuse a held file.
 
         Clearing takes the file through the engine and the checker; only the reason that it was held for is lifted. The

@@ -10,13 +10,13 @@ import pytest
 from pydicom.dataset import Dataset
 
 from client.deid import DeidReport, Profile, Status, deidentify_folder
-from client.deid.boxes import Box
 from client.deid.clearance import CLEARED
 from client.deid.crew import Crew
 from client.deid.place import TWIN
 from client.deid.pseudonyms import Pseudonyms
 from client.deid.quarantine import Decision, Quarantine, sha256_of
 from client.deid.single import Processor
+from client.deid.streams import FrameBox
 from client.review.decisions import Desk
 from compliance.log import AuditLog
 from shared.errors import PolicyError
@@ -49,7 +49,7 @@ class Hospital:
     def statuses(self, profile: Profile, *, workers: int = 1) -> dict[str, tuple[Status, str]]:
         return {one.path: (one.status, one.reason) for one in self.run(profile, workers=workers).records()}
 
-    def decide(self, profile: Profile, name: str, decision: Decision, boxes: tuple[Box, ...] = ()) -> None:
+    def decide(self, profile: Profile, name: str, decision: Decision, boxes: tuple[FrameBox, ...] = ()) -> None:
         desk = Desk(self.quarantine, self.out, profile, KEY, self.log, "Dr. M. Grey")
         pending = [held for held in self.quarantine.all() if held.decision is Decision.PENDING]
         desk.decide(next(held.id for held in pending if held.input == name), decision, boxes)
@@ -225,8 +225,8 @@ def test_what_was_blanked_is_blanked_again(hospital: Hospital, basic: Profile, w
 
 # --- several decisions on one content ---------------------------------------------------------------------------------
 
-TOP: Box = (0, 0, 0, 1, 4)
-BOTTOM: Box = (-1, 3, 0, 4, 4)
+TOP: FrameBox = (0, 0, 0, 1, 4)
+BOTTOM: FrameBox = (-1, 3, 0, 4, 4)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -234,7 +234,7 @@ BOTTOM: Box = (-1, 3, 0, 4, 4)
     "boxes", [((), (BOTTOM,)), ((BOTTOM,), ()), ((TOP,), (BOTTOM,))], ids=["later", "earlier", "both"]
 )
 def test_one_content_is_never_less_blanked_than_any_decision_wants(
-    hospital: Hospital, basic: Profile, boxes: tuple[tuple[Box, ...], ...], workers: int
+    hospital: Hospital, basic: Profile, boxes: tuple[tuple[FrameBox, ...], ...], workers: int
 ) -> None:
     hospital.put("c.dcm", (hospital.source / "b.dcm").read_bytes())
     hospital.run(basic)

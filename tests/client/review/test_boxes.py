@@ -7,17 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.deid.boxes import EVERY_FRAME, MOST_BOXES, Box, Shape, check_boxes, on_frames
+from client.deid.boxes import EVERY_FRAME, MOST_BOXES, Shape, check_boxes, on_frames
 from client.deid.quarantine import Decision
 from client.deid.report import FileRecord, Status
 from client.deid.single import Processed, Processor
+from client.deid.streams import FrameBox
 from shared.errors import UsageError
 from tests.client.review.hospital import WHY, Review, film
 
 PICTURE = Shape(frames=3, rows=192, columns=256)
-BOX: Box = (0, 10, 14, 26, 140)
+BOX: FrameBox = (0, 10, 14, 26, 140)
 
-Released = list[tuple[str, str, tuple[Box, ...]]]
+Released = list[tuple[str, str, tuple[FrameBox, ...]]]
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def released(monkeypatch: pytest.MonkeyPatch) -> Released:
     """What is asked of the processor, which here releases everything."""
     asked: Released = []
 
-    def release(_: Processor, path: str, lifted: str, boxes: tuple[Box, ...] = ()) -> Processed:
+    def release(_: Processor, path: str, lifted: str, boxes: tuple[FrameBox, ...] = ()) -> Processed:
         asked.append((path, lifted, boxes))
         return Processed(FileRecord(path, Status.RELEASED, frames=1, boxes=len(boxes)), "somewhere")
 
@@ -165,7 +166,7 @@ any_box = st.tuples(st.integers(-2, 4), edges, edges, edges, edges)
 
 
 @given(any_box)
-def test_a_box_that_passes_has_pixels_and_only_pixels_of_the_picture(box: Box) -> None:
+def test_a_box_that_passes_has_pixels_and_only_pixels_of_the_picture(box: FrameBox) -> None:
     frame, top, left, bottom, right = box
     inside = [(y, x) for y in (top, bottom - 1) for x in (left, right - 1)]
     good = (
@@ -182,7 +183,7 @@ def test_a_box_that_passes_has_pixels_and_only_pixels_of_the_picture(box: Box) -
 
 
 @given(st.lists(st.tuples(st.integers(-1, 2), *[st.integers(0, 3)] * 4), max_size=12))
-def test_spread_boxes_cover_the_same_pixels(boxes: list[Box]) -> None:
+def test_spread_boxes_cover_the_same_pixels(boxes: list[FrameBox]) -> None:
     spread = on_frames(boxes, PICTURE)
     assert len(set(spread)) == len(spread)
     wanted = {(f, *box[1:]) for box in boxes for f in (range(3) if box[0] == EVERY_FRAME else [box[0]])}
