@@ -6,6 +6,7 @@ own copy, never from a message.
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import CharterError
 from shared.files import canonical_json
+from shared.secagg.federation import Federation, Peer
+from shared.secagg.parameters import MAX_MEMBERS, MIN_MEMBERS
 
 PrivacyMode = Literal["off", "patient"]
 
@@ -74,6 +77,44 @@ class PrivacyPlan:
 
 
 @dataclass(frozen=True)
+class CharterMember:
+    """One hospital of the federation.
+
+    Attributes:
+        name: Its name in the federation: that of its node (``node.json``).
+        identity: Its Ed25519 public key (RFC 8032), 64 hexadecimal digits.
+    """
+
+    name: str
+    identity: str
+
+
+@dataclass(frozen=True)
+class MaskingPlan:
+    """Secure aggregation: the coordinator sees sums and no single update (docs/secure-aggregation.md).
+
+    Attributes:
+        threshold: T: so many members must confirm and unmask a round; the others may drop out of it.
+        colluding: C: hospitals that might work with the coordinator without learning another one's update.
+        min_included: A sum over fewer hospitals is refused; at least 3.
+        ring_bits: Bits of a masked number: 32, or 16 with stochastic rounding at half the upload.
+        clip: Every element of an update is clipped to [-clip, clip].
+        w_max: The greatest weight (training slices) of one hospital; more count as this many.
+        post_quantum: Whether ML-KEM-768 (FIPS 203) joins X25519.
+        apps: SHA-256 of the app bundles that may run, 64 hexadecimal digits each.
+    """
+
+    threshold: int
+    colluding: int = 1
+    min_included: int = 3
+    ring_bits: int = 32
+    clip: float = 4.0
+    w_max: int = 10_000
+    post_quantum: bool = False
+    apps: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Charter:
     """What the members of a federation agreed on.
 
@@ -86,6 +127,8 @@ class Charter:
         min_patients: A hospital with fewer training patients does not take part.
         deadline: Seconds that a phase of a round waits for answers.
         seed: Seed of the initial model and of training without differential privacy.
+        members: The hospitals with their keys, in the order of their indices; needed for secure aggregation.
+        masking: Secure aggregation, or None: then updates travel in the clear, which only virtual hospitals do.
     """
 
     id: str
@@ -96,6 +139,17 @@ class Charter:
     min_patients: int = 2
     deadline: float = 600.0
     seed: int = 0
+    members: tuple[CharterMember, ...] = ()
+    masking: MaskingPlan | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse masks that would not protect the members, and members that nothing asks for."""
+        if self.masking is not None:
+            _ = self.federation
+        elif self.members:
+            raise CharterError(
+                f"the charter {self.id} has members and no [secure_aggregation]", hint="add that table with a threshold"
+            )
 
     @classmethod
     def load(cls, path: Path) -> "Charter":
@@ -134,6 +188,8 @@ class Charter:
             min_patients=federation.min_patients,
             deadline=federation.deadline,
             seed=federation.seed,
+            members=tuple(CharterMember(**member.model_dump()) for member in model.member),
+            masking=model.secure_aggregation and MaskingPlan(**_plain(model.secure_aggregation)),
         )
 
     def to_toml(self) -> str:
@@ -142,6 +198,9 @@ class Charter:
             name: getattr(self, name) for name in ("id", "purpose", "min_sites", "min_patients", "deadline", "seed")
         }
         parts = [_table("[federation]", federation), _table("[privacy]", dataclasses.asdict(self.privacy))]
+        if self.masking is not None:
+            parts.append(_table("[secure_aggregation]", dataclasses.asdict(self.masking)))
+        parts += [_table("[[member]]", dataclasses.asdict(member)) for member in self.members]
         parts += [_table("[[task]]", dataclasses.asdict(task)) for task in self.tasks]
         return "\n".join(parts)
 
@@ -149,6 +208,36 @@ class Charter:
     def sha256(self) -> str:
         """Hash of the charter's content in canonical form (RFC 8785): layout and comments do not matter."""
         return hashlib.sha256(canonical_json(dataclasses.asdict(self))).hexdigest()
+
+    @functools.cached_property
+    def federation(self) -> Federation:
+        """What secure aggregation needs to know, all of it from this charter.
+
+        Under patient-level privacy every weight is 1 (a count of slices is not covered by the guarantee), and so is
+        the greatest weight: a larger one would only coarsen the fixed-point numbers.
+
+        Raises:
+            CharterError: The charter asks for no masks, or its numbers would not protect the members.
+        """
+        plan = self.masking
+        if plan is None:
+            raise CharterError(f"the charter {self.id} asks for no secure aggregation", hint="add [secure_aggregation]")
+        return Federation(
+            id=self.id,
+            charter=self.sha256,
+            peers=tuple(
+                Peer(index, member.name, bytes.fromhex(member.identity))
+                for index, member in enumerate(self.members, start=1)
+            ),
+            threshold=plan.threshold,
+            min_included=plan.min_included,
+            ring_bits=plan.ring_bits,
+            clip=plan.clip,
+            w_max=plan.w_max if self.privacy.mode == "off" else 1,
+            apps=plan.apps,
+            colluding=plan.colluding,
+            post_quantum=plan.post_quantum,
+        )
 
     def task(self, name: str) -> TaskPlan:
         """The plan of task ``name``.
@@ -168,7 +257,15 @@ def _table(head: str, values: Mapping[str, object]) -> str:
     return "\n".join([head, *rows, ""])
 
 
+def _plain(model: BaseModel) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in model.model_dump().items()}
+
+
 def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, str):
         # TOML basic strings share JSON's escapes; DEL is the one character that JSON leaves bare and TOML forbids.
         return canonical_json(value).decode().replace("\x7f", "\\u007f")
@@ -178,6 +275,7 @@ def _toml(value: object) -> str:
 # --- the file's form (pydantic at the edge; inside, only the dataclasses above) ---------------------------------------
 
 _Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+_Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=1, le=100_000)]
 _Rate = Annotated[float, Field(gt=0, le=100)]
 _Optimizer = Literal["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "NAdam", "RAdam", "Adamax"]
@@ -218,13 +316,37 @@ class _FederationTable(_Strict):
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
 
 
+class _MaskingTable(_Strict):
+    threshold: Annotated[int, Field(ge=1, le=MAX_MEMBERS)]
+    colluding: Annotated[int, Field(ge=0, le=MAX_MEMBERS)] = MaskingPlan.colluding
+    min_included: Annotated[int, Field(ge=MIN_MEMBERS, le=MAX_MEMBERS)] = MaskingPlan.min_included
+    ring_bits: Literal[16, 32] = 32
+    clip: Annotated[float, Field(gt=0, le=1e6)] = MaskingPlan.clip
+    w_max: Annotated[int, Field(ge=1, le=1_000_000)] = MaskingPlan.w_max
+    post_quantum: bool = MaskingPlan.post_quantum
+    apps: Annotated[list[_Hex32], Field(max_length=100)] = []
+
+
+class _MemberTable(_Strict):
+    name: _Name
+    identity: _Hex32
+
+
 class _CharterFile(_Strict):
     federation: _FederationTable
     privacy: _PrivacyTable = _PrivacyTable()
+    secure_aggregation: _MaskingTable | None = None
+    member: Annotated[list[_MemberTable], Field(max_length=MAX_MEMBERS)] = []
     task: Annotated[list[_TaskTable], Field(min_length=1)]
 
 
-_TABLES: dict[str, type[_Strict]] = {"federation": _FederationTable, "privacy": _PrivacyTable, "task": _TaskTable}
+_TABLES: dict[str, type[_Strict]] = {
+    "federation": _FederationTable,
+    "privacy": _PrivacyTable,
+    "task": _TaskTable,
+    "secure_aggregation": _MaskingTable,
+    "member": _MemberTable,
+}
 
 
 def _explain(error: ValidationError, source: str) -> CharterError:
