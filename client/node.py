@@ -1,7 +1,8 @@
 """The folder of a hospital's node: who it is, its keys, the charter that it pinned, its record and its cohort.
 
-``node.json`` (site, purpose), ``keys/`` (0600), ``charter.toml``, ``audit/log.jsonl``, ``cohort/``, ``privacy/``,
-``held/`` (0700; files of an ingest that wait for a person).
+``node.json`` (site, purpose, whether it is virtual), ``keys/`` (0600), ``charter.toml``, ``audit/log.jsonl``,
+``cohort/``, ``privacy/``, ``masks/`` (0700; the ledger of secure aggregation), ``held/`` (0700; files of an ingest that
+wait for a person).
 """
 
 import hashlib
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from compliance.log import AuditLog
 from shared.charter import Charter
 from shared.errors import PolicyError, UsageError
@@ -21,7 +24,8 @@ from shared.files import write_bytes, write_json
 if TYPE_CHECKING:
     from client.cohort import Cohort
 
-KEYS = ("pseudonym", "audit")
+IDENTITY = "identity"
+KEYS = ("pseudonym", "audit", IDENTITY)
 HELD = "held"
 """The folder of files of an ingest that wait for a person."""
 KEY_BYTES = 32
@@ -37,11 +41,13 @@ class Node:
         folder: Where the node keeps everything.
         site: The hospital's name in the federation.
         purpose: Why data is processed here (GDPR Art. 5(1)(b)); must be the charter's.
+        virtual: Whether its keys come from a seed that anybody knows: a hospital of a simulation, without patients.
     """
 
     folder: Path
     site: str
     purpose: str
+    virtual: bool = False
 
     @classmethod
     def create(cls, folder: Path, *, site: str, purpose: str, seed: int | None = None) -> "Node":
@@ -60,7 +66,7 @@ class Node:
             raise UsageError(f"'{site}' is not the name of a site", hint="use 1 to 64 letters, digits, dots and dashes")
         if (folder / "node.json").exists():
             node = cls.open(folder)
-            if (node.site, node.purpose) != (site, purpose):
+            if (node.site, node.purpose, node.virtual) != (site, purpose, seed is not None):
                 raise UsageError(f"{folder} is the node of {node.site}", hint="choose another folder")
             return node
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -68,8 +74,9 @@ class Node:
             path = folder / "keys" / f"{name}.key"
             if not path.exists():
                 write_bytes(path, _key(name, site, seed).hex().encode(), mode=PRIVATE, durable=True)
-        write_json(folder / "node.json", {"site": site, "purpose": purpose})
-        return cls(folder, site, purpose)
+        virtual = seed is not None
+        write_json(folder / "node.json", {"site": site, "purpose": purpose, "virtual": virtual})
+        return cls(folder, site, purpose, virtual)
 
     @classmethod
     def open(cls, folder: Path) -> "Node":
@@ -80,14 +87,16 @@ class Node:
         """
         try:
             raw = json.loads((folder / "node.json").read_bytes())
-            site, purpose = raw["site"], raw["purpose"]
+            site, purpose, virtual = raw["site"], raw["purpose"], raw.get("virtual", False)
         except FileNotFoundError:
             raise UsageError(f"{folder} is not a node", hint="make one with 'fedward node init'") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{folder / 'node.json'} is damaged", hint="restore it from a copy") from error
-        if not (isinstance(site, str) and _SITE.fullmatch(site) and isinstance(purpose, str)):
+        if not (isinstance(site, str) and _SITE.fullmatch(site) and isinstance(purpose, str)) or (
+            virtual is not True and virtual is not False
+        ):
             raise UsageError(f"{folder / 'node.json'} is damaged", hint="restore it from a copy")
-        return cls(folder, site, purpose)
+        return cls(folder, site, purpose, virtual)
 
     def key(self, name: str) -> bytes:
         """The 32 bytes of key ``name``.
@@ -107,6 +116,16 @@ class Node:
         if len(key) != KEY_BYTES:
             raise UsageError(f"the key {path} is damaged", hint="restore it from a copy")
         return key
+
+    @property
+    def identity(self) -> Ed25519PrivateKey:
+        """The key with which this hospital signs in its federation (RFC 8032).
+
+        Raises:
+            UsageError: It is missing or damaged.
+            PolicyError: Others than its owner may read it.
+        """
+        return Ed25519PrivateKey.from_private_bytes(self.key(IDENTITY))
 
     def open_log(self) -> AuditLog:
         """The node's audit log, for its single writer; close it.

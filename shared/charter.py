@@ -189,7 +189,7 @@ class Charter:
             deadline=federation.deadline,
             seed=federation.seed,
             members=tuple(CharterMember(**member.model_dump()) for member in model.member),
-            masking=model.secure_aggregation and MaskingPlan(**_plain(model.secure_aggregation)),
+            masking=None if (masks := model.secure_aggregation) is None else MaskingPlan(**_plain(masks)),
         )
 
     def to_toml(self) -> str:
