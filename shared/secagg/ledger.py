@@ -5,9 +5,9 @@ that was lost, or restored from an older copy, must not serve its epochs again: 
 """
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from shared.errors import PolicyError
 from shared.secagg.keys import KEY_BYTES, EpochState
@@ -28,6 +28,30 @@ class Claim:
     participants: tuple[int, ...]
     included: tuple[int, ...] | None = None
     revealed: bool = False
+
+
+@dataclass(frozen=True)
+class Memory:
+    """All that a ledger remembers, at one moment.
+
+    Attributes:
+        epoch: The newest epoch, or -1 before any.
+        seed: Its seed until it is pinned, 32 bytes.
+        state: Its state once it is pinned, as :meth:`EpochState.to_bytes`.
+        claims: What was done in its rounds, as far as it is not forgotten.
+        newest: The newest round that was claimed, or 0.
+    """
+
+    epoch: int = -1
+    seed: bytes | None = field(default=None, repr=False)
+    state: bytes | None = field(default=None, repr=False)
+    claims: Mapping[int, Claim] = field(default_factory=dict)
+    newest: int = 0
+
+    @property
+    def lost(self) -> bool:
+        """Whether nothing but the number of the epoch is left: nobody can take part in it any more."""
+        return self.seed is None and self.state is None
 
 
 class Ledger(Protocol):
@@ -85,51 +109,52 @@ class MemoryLedger:
 
     Args:
         draw: Gives so many random bytes; the operating system's by default.
+        memory: What it remembers at first.
+
+    Attributes:
+        memory: What it remembers now; the same object where nothing has changed.
     """
 
-    def __init__(self, draw: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(self, draw: Callable[[int], bytes] = os.urandom, memory: Memory | None = None) -> None:
         self._draw = draw
-        self._epoch = -1
-        self._seed: bytes | None = None
-        self._state: bytes | None = None
-        self._claims: dict[int, Claim] = {}
-        self._newest = 0  # round
+        self.memory = memory or Memory()
 
     def seed(self, epoch: int) -> bytes:
         """See :class:`Ledger`."""
-        if epoch > self._epoch:
-            self._epoch, self._seed, self._state = epoch, self._draw(KEY_BYTES), None
-            self._claims, self._newest = {}, 0
-        if epoch < self._epoch or self._seed is None:
+        if epoch > self.memory.epoch:
+            self.memory = Memory(epoch, seed=self._draw(KEY_BYTES))
+        if epoch < self.memory.epoch or self.memory.seed is None:
             raise PolicyError(
                 f"epoch {epoch} is over, or its keys are in use", hint="begin a new epoch with a higher number"
             )
-        return self._seed
+        return self.memory.seed
 
     def pin(self, epoch: int, state: EpochState) -> None:
         """See :class:`Ledger`."""
-        if epoch != self._epoch or (self._state is not None and self._state != state.to_bytes()):
+        raw = state.to_bytes()
+        if epoch != self.memory.epoch or self.memory.lost or self.memory.state not in (None, raw):
             raise PolicyError(f"epoch {epoch} has another state", hint="begin a new epoch")
-        self._state, self._seed = state.to_bytes(), None
+        self._change(state=raw, seed=None)
 
     def state(self, epoch: int) -> EpochState | None:
         """See :class:`Ledger`."""
-        if epoch != self._epoch or self._state is None:
+        if epoch != self.memory.epoch or self.memory.state is None:
             return None
-        return EpochState.from_bytes(self._state)
+        return EpochState.from_bytes(self.memory.state)
 
     def claim(self, epoch: int, number: int, context: bytes, participants: tuple[int, ...]) -> None:
         """See :class:`Ledger`."""
-        if epoch != self._epoch or number <= self._newest:
+        if epoch != self.memory.epoch or self.memory.lost or number <= self.memory.newest:
             raise PolicyError(
                 f"round {number} of epoch {epoch} is used up: a second vector under its masks would show both",
                 hint="repeat it under a new number",
             )
-        self._claims[number], self._newest = Claim(context, participants), number
+        self._note(number, Claim(context, participants))
+        self._change(newest=number)
 
     def claimed(self, epoch: int, number: int) -> Claim | None:
         """See :class:`Ledger`."""
-        return self._claims.get(number) if epoch == self._epoch else None
+        return self.memory.claims.get(number) if epoch == self.memory.epoch else None
 
     def confirm(self, epoch: int, number: int, included: tuple[int, ...]) -> None:
         """See :class:`Ledger`."""
@@ -139,7 +164,7 @@ class MemoryLedger:
                 f"this hospital has signed another included set of round {number}, or none can be signed",
                 hint="two sums over one round would give away their difference; repeat it under a new number",
             )
-        self._claims[number] = replace(claim, included=included)
+        self._note(number, replace(claim, included=included))
 
     def unmask(self, epoch: int, number: int, included: tuple[int, ...]) -> None:
         """See :class:`Ledger`."""
@@ -149,11 +174,21 @@ class MemoryLedger:
                 f"the included set of round {number} is not the one that this hospital signed",
                 hint="only the confirmed sum is unmasked",
             )
-        self._claims[number] = replace(claim, revealed=True)
+        self._note(number, replace(claim, revealed=True))
 
     def forget(self, epoch: int, number: int) -> None:
         """See :class:`Ledger`."""
+        if epoch != self.memory.epoch:
+            return
         state = self.state(epoch)
         if state is not None and number >= state.round:
-            self._state = state.at(number + 1).to_bytes()
-        self._claims = {taken: claim for taken, claim in self._claims.items() if taken > number}
+            self._change(state=state.at(number + 1).to_bytes())
+        self._change(claims={taken: claim for taken, claim in self.memory.claims.items() if taken > number})
+
+    def _note(self, number: int, claim: Claim) -> None:
+        self._change(claims={**self.memory.claims, number: claim})
+
+    def _change(self, **changes: Any) -> None:
+        changed = replace(self.memory, **changes)
+        if changed != self.memory:
+            self.memory = changed

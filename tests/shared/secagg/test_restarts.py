@@ -22,9 +22,12 @@ most = few.map(lambda out: set(range(1, N + 1)) - out)
 
 
 class Rounds(RuleBasedStateMachine):
+    def made(self, **settings: object) -> World:
+        return World.of(N, **settings)
+
     @initialize(post_quantum=st.booleans(), bits=st.sampled_from([16, 32]))
     def start(self, post_quantum: bool, bits: int) -> None:
-        self.world = World.of(N, post_quantum=post_quantum, ring_bits=bits)
+        self.world = self.made(post_quantum=post_quantum, ring_bits=bits)
         self.number = 0
         self.dealt = 0
         self.revealed: dict[tuple[int, int, int, int], set[bytes]] = {}

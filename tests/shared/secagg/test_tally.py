@@ -140,7 +140,7 @@ def test_a_pair_that_does_not_hold_the_same_secret_is_found_before_any_round() -
     honest = world.ledgers[3].state(1)
     assert honest is not None
     liar: EpochState = dataclasses.replace(honest, pairs=((1, bytes(32)), honest.pairs[1]))
-    world.ledgers[3]._state = liar.to_bytes()
+    world.ledgers[3].memory = dataclasses.replace(world.ledgers[3].memory, state=liar.to_bytes())
     with pytest.raises(ProtocolError, match="hospital-3 and hospital-1 do not hold the same secret for round 1"):
         world.epoch.deal(world.member(3).share(request))
     assert world.epoch.ready(1) == (1, 2)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from shared.secagg.epoch import Epoch
 from shared.secagg.federation import Federation, Peer
-from shared.secagg.ledger import MemoryLedger
+from shared.secagg.ledger import Ledger, MemoryLedger
 from shared.secagg.member import Member
 from shared.secagg.round_messages import RoundTask
 from shared.secagg.tally import Outcome, Tally
@@ -41,7 +41,7 @@ def update(seed: int, size: int, scale: float = 0.05) -> Vector:
 @dataclass
 class World:
     federation: Federation
-    ledgers: dict[int, MemoryLedger]
+    ledgers: Mapping[int, Ledger]
     epoch: Epoch
 
     @classmethod
