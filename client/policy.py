@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from shared.charter import Charter
 from shared.errors import CharterError
-from shared.wire import Header
+from shared.header import Header
 
 
 @dataclass(frozen=True)

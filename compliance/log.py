@@ -45,6 +45,7 @@ class Action(StrEnum):
     EVALUATE = "evaluate"
     MESSAGE_IN = "message.in"
     MESSAGE_OUT = "message.out"
+    SECURE_AGGREGATION = "secure.aggregation"
     MODEL_WRITE = "model.write"
     RUN_START = "run.start"
     RUN_END = "run.end"

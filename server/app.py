@@ -17,7 +17,7 @@ from server.history import HISTORY
 from server.release import ModelCard, write_model
 from server.strategy import FederatedTraining, OnRound, Result
 from shared.charter import Charter
-from shared.errors import FedwardError, ProtocolError, UsageError
+from shared.errors import CharterError, FedwardError, ProtocolError, UsageError
 from shared.files import write_json
 from shared.imaging.tasks import get_task
 from shared.vector import Layout, State
@@ -36,6 +36,8 @@ class Settings:
         log: File of the coordinator's audit log.
         initial: Weights to start from (safetensors); None starts from the task's network and the charter's seed.
         poll: Seconds between two looks for answers.
+        plain: Whether updates may travel in the clear, where the charter has no secure aggregation; only virtual
+            hospitals send them.
     """
 
     charter: Path
@@ -45,11 +47,12 @@ class Settings:
     log: Path
     initial: Path | None = None
     poll: float = 0.01
+    plain: bool = False
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Settings":
         """The settings in a Flower run configuration: ``charter``, ``task``, ``out``, ``run``, and, where they are not
-        the defaults, ``log`` (``OUT/audit/log.jsonl``), ``initial`` and ``poll``.
+        the defaults, ``log`` (``OUT/audit/log.jsonl``), ``initial``, ``poll`` and ``plain``.
 
         Raises:
             UsageError: A key is missing or unknown.
@@ -68,6 +71,7 @@ class Settings:
             log=Path(str(config.get("log", out / "audit" / "log.jsonl"))),
             initial=Path(str(config["initial"])) if config.get("initial") else None,
             poll=float(config.get("poll", cls.poll)),
+            plain=config.get("plain", False) is True,
         )
 
 
@@ -96,6 +100,11 @@ def run_task(grid: Grid, settings: Settings, *, on_round: OnRound | None = None)
     """
     charter = Charter.load(settings.charter)
     charter.task(settings.task)
+    if charter.masking is None and not settings.plain:
+        raise CharterError(
+            f"the charter {charter.id} has no secure aggregation, so every update would be readable here",
+            hint="add [secure_aggregation] and its members; only simulations run in the clear, and say so",
+        )
     state = _initial(charter, settings)
     layout = Layout.of(state)
     begin = Entry(

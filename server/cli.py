@@ -42,6 +42,7 @@ def describe(history: Mapping[str, Any]) -> list[str]:
     seconds = sum(one["seconds"] for one in history["rounds"])
     head = f"{history['task']}, run {history['run']} of {history['federation']}: {history['outcome']}"
     lines = [f"{head}, {len(rounds)} rounds in {seconds:.1f} s" + (f"; {history['error']}" if history["error"] else "")]
+    lines.append(f"updates were {history['aggregation']}")
     answers: dict[str, int] = {}
     for one in rounds:
         for site in one["train"]["answered"]:
@@ -62,6 +63,7 @@ def _trouble(number: int, name: str, phase: Mapping[str, Any] | None) -> list[st
     reasons = [f"{site} did not answer in time" for site in phase["missing"]]
     reasons += [f"{site} refused ({reason})" for site, reason in phase["refused"].items()]
     reasons += [f"{site} was left out ({reason})" for site, reason in phase["dropped"].items()]
+    reasons += phase["notes"]
     return [f"round {number}, {name}: {reason}" for reason in reasons]
 
 

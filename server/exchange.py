@@ -51,23 +51,23 @@ class Exchange:
         """All sites by name, the order in which their answers are taken."""
         return tuple(self._nodes)
 
-    def ask(self, content: RecordDict, kind: str, sites: tuple[str, ...], deadline: float) -> Iterator[Arrival]:
-        """Send ``content`` to ``sites`` and yield what comes back; who is not yielded did not answer in time.
+    def ask(self, contents: Mapping[str, RecordDict], kind: str, deadline: float) -> Iterator[Arrival]:
+        """Send each site its content and yield what comes back; who is not yielded did not answer in time.
 
         A site may be yielded more than once if more than one answer comes: the caller counts the first.
 
         Args:
-            content: The request; shared by all messages and not changed.
-            kind: Flower's message type, ``train`` or ``evaluate``.
-            sites: Whom to ask.
+            contents: The request to each site; not changed, so that sites may share one.
+            kind: Flower's message type, for example ``train``.
             deadline: Seconds to wait, for all of them together.
         """
         end = self._clock() + deadline
         messages = [
-            Message(content, dst_node_id=self._nodes[site], message_type=kind, ttl=deadline + _SLACK) for site in sites
+            Message(content, dst_node_id=self._nodes[site], message_type=kind, ttl=deadline + _SLACK)
+            for site, content in contents.items()
         ]
         ids = [str(one) for one in self._grid.push_messages(messages)]
-        for site, message_id in zip(sites, ids, strict=False):
+        for site, message_id in zip(contents, ids, strict=False):
             yield from self._wait(site, message_id, end)
 
     def _wait(self, site: str, message_id: str, end: float) -> Iterator[Arrival]:

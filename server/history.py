@@ -4,13 +4,36 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-VERSION = 1
+VERSION = 2
 HISTORY = "history.json"
 
 
 @dataclass(frozen=True)
+class Traffic:
+    """Messages of one kind.
+
+    Attributes:
+        questions, answers: How many.
+        bytes_down, bytes_up: Their content, to the sites and from them.
+    """
+
+    questions: int
+    answers: int
+    bytes_down: int
+    bytes_up: int
+
+    def __add__(self, other: "Traffic") -> "Traffic":
+        return Traffic(
+            self.questions + other.questions,
+            self.answers + other.answers,
+            self.bytes_down + other.bytes_down,
+            self.bytes_up + other.bytes_up,
+        )
+
+
+@dataclass(frozen=True)
 class PhaseRecord:
-    """One phase: everybody was asked once.
+    """One phase of a round, training or evaluation, with all the messages that it took.
 
     Attributes:
         seconds: Wall time.
@@ -19,8 +42,9 @@ class PhaseRecord:
         missing: Sites that did not answer in time.
         refused: Sites that refused, with their reason.
         dropped: Sites that sent what was not taken, with the reason; a site may stand here and in ``answered``.
-        bytes_down, bytes_up: Content sent to all sites, and received from them.
         sums: Sum of the sites' sums, by name: of the training, or of the metrics on held-out slices.
+        traffic: What went over the line, by Flower's message type.
+        notes: Attempts that failed and were repeated, and shares that were discarded, a line each.
     """
 
     seconds: float
@@ -29,9 +53,19 @@ class PhaseRecord:
     missing: tuple[str, ...]
     refused: Mapping[str, str]
     dropped: Mapping[str, str]
-    bytes_down: int
-    bytes_up: int
     sums: Mapping[str, float]
+    traffic: Mapping[str, Traffic]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def bytes_down(self) -> int:
+        """Content sent to all sites."""
+        return sum(one.bytes_down for one in self.traffic.values())
+
+    @property
+    def bytes_up(self) -> int:
+        """Content received from all sites."""
+        return sum(one.bytes_up for one in self.traffic.values())
 
 
 @dataclass(frozen=True)
@@ -78,6 +112,7 @@ class History:
         federation, charter, run, task: As in the header of every message.
         parameters: Length of the model's vector.
         optimiser: Name of the coordinator's optimiser.
+        aggregation: ``masked``, or ``plain`` where the coordinator could read every update.
         rounds: In order.
         failed: The phase that ended the run, where too few sites answered in it.
         outcome: ``ok`` or ``failed``.
@@ -90,6 +125,7 @@ class History:
     task: str
     parameters: int
     optimiser: str
+    aggregation: str = "plain"
     rounds: tuple[RoundRecord, ...] = field(default=())
     failed: PhaseRecord | None = None
     outcome: str = "ok"
@@ -98,4 +134,10 @@ class History:
     def to_json(self) -> dict[str, Any]:
         """The history as it stands in ``history.json``."""
         rows = [{**asdict(one), "seconds": one.seconds} for one in self.rounds]
-        return {"version": VERSION, **asdict(self), "rounds": rows}
+        for row, one in zip(rows, self.rounds, strict=True):
+            row |= {"train": _to_json(one.train), "evaluation": _to_json(one.evaluation)}
+        return {"version": VERSION, **asdict(self), "rounds": rows, "failed": _to_json(self.failed)}
+
+
+def _to_json(phase: PhaseRecord | None) -> dict[str, Any] | None:
+    return None if phase is None else {**asdict(phase), "bytes_down": phase.bytes_down, "bytes_up": phase.bytes_up}

@@ -1,20 +1,23 @@
 """The messages of a round as frozen dataclasses, to and from Flower records; whatever arrives is checked here first.
 
 The header says which federation, charter, run, round and model a message belongs to. What a hospital answers with is
-the ``body``, a tagged union, so that secure aggregation replaces the body and leaves the round as it is. The envelope,
-and why nothing in it is pickled, is in :mod:`shared.records`.
+the ``body``: masked, or, between virtual hospitals alone, in the clear. The other messages of secure aggregation are in
+:mod:`shared.wire_masks`; the envelope, and why nothing in it is pickled, is in :mod:`shared.records`.
 """
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from flwr.app import RecordDict
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from shared.files import canonical_json
+from shared.header import Form, Header, HeaderForm, check_sha256, check_site, read_form
 from shared.records import (
     MAX_PARAMETERS,
     bad_message,
@@ -29,56 +32,17 @@ from shared.records import (
 )
 from shared.vector import Flat, Vector
 
-PROTOCOL = 1
 MAX_EXACT = 2**20  # bytes of integer buffers
 MAX_METRICS = 64
 MAX_WEIGHT = 1_000_000.0  # slices; more at one hospital is a mistake or an attack
 MAX_REASON = 300
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
 
-RefusalCode = Literal["policy", "budget", "protocol", "record", "error"]
+TRAIN_SUMS = ("loss", "samples")
+"""Names of the sums of a round of training without differential privacy; with it there are none."""
 
-
-@dataclass(frozen=True)
-class Header:
-    """What a message belongs to; a reply repeats the header of its request.
-
-    Attributes:
-        federation: Id of the federation (``Charter.id``).
-        charter: SHA-256 of the charter, as hex.
-        run: Id of the run.
-        round: Round of the task, from 1; 0 for the evaluation of the initial model.
-        attempt: 1, and one more for each time that the coordinator repeats the round.
-        task: Name of the task.
-        model: Digest of the global model of the round (:meth:`shared.vector.Layout.digest`), as hex.
-    """
-
-    federation: str
-    charter: str
-    run: str
-    round: int
-    attempt: int
-    task: str
-    model: str
-    protocol: int = PROTOCOL
-
-    def __post_init__(self) -> None:
-        """Refuse another protocol, names with odd characters and numbers out of range."""
-        if self.protocol != PROTOCOL:
-            raise bad_message(
-                f"protocol version {self.protocol}, not {PROTOCOL}", "install the same release at both ends"
-            )
-        for name in ("federation", "run", "task"):
-            if not _NAME.fullmatch(getattr(self, name)):
-                raise bad_message(f"'{name}' is not a name of 1 to 64 letters, digits, dots and dashes")
-        for name in ("charter", "model"):
-            if not _SHA256.fullmatch(getattr(self, name)):
-                raise bad_message(f"'{name}' is not a SHA-256 in hexadecimal")
-        if not (0 <= self.round <= 100_000 and 1 <= self.attempt <= 1000):
-            raise bad_message(f"round {self.round}, attempt {self.attempt} is out of range")
+RefusalCode = Literal["policy", "budget", "masks", "protocol", "record", "error"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +67,30 @@ class PlainBody:
         _check_metrics(self.metrics)
 
 
-Body = PlainBody
-"""What a :class:`TrainReply` carries, told apart by the tag ``type``; masked bodies join with secure aggregation."""
+@dataclass(frozen=True)
+class PlainSums:
+    """Additive statistics over a hospital's held-out slices that the coordinator can read, by name."""
+
+    sums: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot enter a sum."""
+        _check_metrics(self.sums)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedBody:
+    """A hospital's answer that shows the coordinator nothing but who sent it and how long it is.
+
+    Attributes:
+        upload: Update, weight and metrics under masks (:class:`shared.secagg.round_messages.Upload`).
+    """
+
+    upload: bytes
+
+
+Body = PlainBody | MaskedBody
+"""What a :class:`TrainReply` carries, told apart by the tag ``type``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,16 +101,18 @@ class _ModelRequest:
         header: What it belongs to.
         layout: Digest of the model's layout; the hospital compares it with that of its own network.
         model: The global model.
+        masking: What the masks of the answer are for (:class:`shared.secagg.round_messages.RoundTask`); empty where the
+            answer is to be in the clear.
     """
 
     header: Header
     layout: str
     model: Flat
+    masking: bytes = b""
     kind: ClassVar[str]
 
     def __post_init__(self) -> None:
-        if not _SHA256.fullmatch(self.layout):
-            raise bad_message("'layout' is not a SHA-256 in hexadecimal")
+        check_sha256("layout", self.layout)
         _check_vector("model", self.model.vector)
         if len(self.model.exact) > MAX_EXACT:
             raise bad_message(f"{len(self.model.exact)} bytes of integer buffers are more than {MAX_EXACT}")
@@ -132,7 +120,16 @@ class _ModelRequest:
     def to_record(self) -> RecordDict:
         """The request as Flower records."""
         arrays = {"model": raw_floats(self.model.vector), "exact": raw_bytes(self.model.exact)}
+        if self.masking:
+            arrays["masking"] = raw_bytes(self.masking)
         return to_records({"kind": self.kind, "header": vars(self.header), "layout": self.layout}, arrays)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of everything in the request but the model and the masking, for the latter's ``config``."""
+        return hashlib.sha256(
+            canonical_json({"kind": self.kind, "header": vars(self.header), "layout": self.layout})
+        ).digest()
 
 
 class TrainRequest(_ModelRequest):
@@ -175,13 +172,16 @@ class TrainReply:
     kind: ClassVar[str] = "train.reply"
 
     def __post_init__(self) -> None:
-        _check_site(self.site)
+        check_site(self.site)
 
     def to_record(self) -> RecordDict:
         """The reply as Flower records."""
-        body = {"type": "plain", "weight": self.body.weight, "metrics": dict(self.body.metrics)}
-        structure = {"kind": self.kind, "header": vars(self.header), "site": self.site, "body": body}
-        return to_records(structure, {"update": raw_floats(self.body.update)})
+        body = self.body
+        if isinstance(body, MaskedBody):
+            return _masked(self.kind, self.header, self.site, body)
+        plain = {"type": "plain", "weight": body.weight, "metrics": dict(body.metrics)}
+        structure = {"kind": self.kind, "header": vars(self.header), "site": self.site, "body": plain}
+        return to_records(structure, {"update": raw_floats(body.update)})
 
     @classmethod
     def from_record(cls, record: RecordDict) -> "TrainReply":
@@ -190,10 +190,12 @@ class TrainReply:
         Raises:
             ProtocolError: Anything in it is missing, extra, of another type or out of range.
         """
-        form = _read(record, _TrainReplyForm, cls.kind)
+        form = read_form(record, _TrainReplyForm, cls.kind)
+        header = form.header.read()
+        if isinstance(form.body, _MaskedForm):
+            return cls(header, form.site, _read_masked(record))
         update = read_vector(read_arrays(record, {"update"})["update"])
-        body = PlainBody(update, float(form.body.weight), form.body.metrics)
-        return cls(form.header.read(), form.site, body)
+        return cls(header, form.site, PlainBody(update, float(form.body.weight), form.body.metrics))
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,23 +205,23 @@ class EvaluateReply:
     Attributes:
         header: What it belongs to.
         site: Who answers.
-        sums: Additive statistics over the held-out slices of the site (``Sums.values`` of the task).
+        body: Additive statistics over the held-out slices of the site (``Sums.values`` of the task), or their masks.
     """
 
     header: Header
     site: str
-    sums: Mapping[str, float]
+    body: PlainSums | MaskedBody
     kind: ClassVar[str] = "evaluate.reply"
 
     def __post_init__(self) -> None:
-        _check_site(self.site)
-        _check_metrics(self.sums)
+        check_site(self.site)
 
     def to_record(self) -> RecordDict:
         """The reply as Flower records."""
-        return to_records(
-            {"kind": self.kind, "header": vars(self.header), "site": self.site, "sums": dict(self.sums)}, {}
-        )
+        if isinstance(self.body, MaskedBody):
+            return _masked(self.kind, self.header, self.site, self.body)
+        plain = {"type": "plain", "sums": dict(self.body.sums)}
+        return to_records({"kind": self.kind, "header": vars(self.header), "site": self.site, "body": plain}, {})
 
     @classmethod
     def from_record(cls, record: RecordDict) -> "EvaluateReply":
@@ -228,9 +230,12 @@ class EvaluateReply:
         Raises:
             ProtocolError: Anything in it is missing, extra, of another type or out of range.
         """
-        form = _read(record, _EvaluateReplyForm, cls.kind)
+        form = read_form(record, _EvaluateReplyForm, cls.kind)
+        header = form.header.read()
+        if isinstance(form.body, _MaskedForm):
+            return cls(header, form.site, _read_masked(record))
         read_arrays(record, set())
-        return cls(form.header.read(), form.site, form.sums)
+        return cls(header, form.site, PlainSums(form.body.sums))
 
 
 @dataclass(frozen=True)
@@ -252,7 +257,7 @@ class Refusal:
     kind: ClassVar[str] = "refusal"
 
     def __post_init__(self) -> None:
-        _check_site(self.site)
+        check_site(self.site)
         if not (0 < len(self.reason) <= MAX_REASON and self.reason.isprintable()):
             raise bad_message(f"a reason is one printable line of at most {MAX_REASON} characters")
 
@@ -269,7 +274,7 @@ class Refusal:
         Raises:
             ProtocolError: Anything in it is missing, extra, of another type or out of range.
         """
-        form = _read(record, _RefusalForm, cls.kind)
+        form = read_form(record, _RefusalForm, cls.kind)
         read_arrays(record, set())
         return cls(form.site, form.code, form.reason, form.header.read() if form.header else None)
 
@@ -289,80 +294,70 @@ def kind_of(record: RecordDict) -> str:
 # --- the form of the structure (pydantic at the edge) -----------------------------------------------------------------
 
 
-class _Form(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class _HeaderForm(_Form):
-    federation: str
-    charter: str
-    run: str
-    round: int
-    attempt: int
-    task: str
-    model: str
-    protocol: int
-
-    def read(self) -> Header:
-        return Header(**self.model_dump())
-
-
 _Metrics = Annotated[dict[str, float], Field(max_length=MAX_METRICS)]
 
 
-class _ModelRequestForm(_Form):
+class _ModelRequestForm(Form):
     kind: str
-    header: _HeaderForm
+    header: HeaderForm
     layout: str
 
 
-class _PlainForm(_Form):
+class _PlainForm(Form):
     type: Literal["plain"]
     weight: float
     metrics: _Metrics
 
 
-class _TrainReplyForm(_Form):
-    kind: str
-    header: _HeaderForm
-    site: str
-    body: _PlainForm
-
-
-class _EvaluateReplyForm(_Form):
-    kind: str
-    header: _HeaderForm
-    site: str
+class _PlainSumsForm(Form):
+    type: Literal["plain"]
     sums: _Metrics
 
 
-class _RefusalForm(_Form):
+class _MaskedForm(Form):
+    type: Literal["masked"]
+
+
+class _TrainReplyForm(Form):
     kind: str
-    header: _HeaderForm | None
+    header: HeaderForm
+    site: str
+    body: Annotated[_PlainForm | _MaskedForm, Field(discriminator="type")]
+
+
+class _EvaluateReplyForm(Form):
+    kind: str
+    header: HeaderForm
+    site: str
+    body: Annotated[_PlainSumsForm | _MaskedForm, Field(discriminator="type")]
+
+
+class _RefusalForm(Form):
+    kind: str
+    header: HeaderForm | None
     site: str
     code: RefusalCode
     reason: str
 
 
-_FormT = TypeVar("_FormT", bound=_Form)
+def _read_model_request(record: RecordDict, kind: str) -> tuple[Header, str, Flat, bytes]:
+    form = read_form(record, _ModelRequestForm, kind)
+    masked = "masking" in record.get("arrays", {})
+    arrays = read_arrays(record, {"model", "exact"} | ({"masking"} if masked else set()))
+    masking = read_bytes(arrays["masking"]) if masked else b""
+    if masked and not masking:
+        raise bad_message("its masking is empty")
+    model = Flat(read_vector(arrays["model"]), read_bytes(arrays["exact"]))
+    return form.header.read(), form.layout, model, masking
 
 
-def _read(record: RecordDict, form: type[_FormT], kind: str) -> _FormT:
-    raw = read_structure(record)
-    if raw.get("kind") != kind:
-        raise bad_message(f"it is not a {kind}")
-    try:
-        return form.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise bad_message(f"{printable(place)}: {first['msg'].lower()}") from error
+def _masked(kind: str, header: Header, site: str, body: MaskedBody) -> RecordDict:
+    structure = {"kind": kind, "header": vars(header), "site": site, "body": {"type": "masked"}}
+    return to_records(structure, {"upload": raw_bytes(body.upload)})
 
 
-def _read_model_request(record: RecordDict, kind: str) -> tuple[Header, str, Flat]:
-    form = _read(record, _ModelRequestForm, kind)
-    arrays = read_arrays(record, {"model", "exact"})
-    return form.header.read(), form.layout, Flat(read_vector(arrays["model"]), read_bytes(arrays["exact"]))
+def _read_masked(record: RecordDict) -> MaskedBody:
+    return MaskedBody(read_bytes(read_arrays(record, {"upload"})["upload"]))
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------
@@ -385,8 +380,3 @@ def _check_metrics(metrics: Mapping[str, float]) -> None:
             raise bad_message(f"'{printable(name)}' is not the name of a metric")
         if not (math.isfinite(value) and abs(value) <= 1e15):
             raise bad_message(f"its metric '{name}' is {value!r}")
-
-
-def _check_site(site: str) -> None:
-    if not _NAME.fullmatch(site):
-        raise bad_message("'site' is not a name of 1 to 64 letters, digits, dots and dashes")

@@ -12,6 +12,7 @@ import typer
 from shared.charter import Charter, TaskPlan
 from shared.console import emit_json, progress, say
 from shared.errors import UsageError
+from shared.secagg.parameters import MIN_MEMBERS
 from simulation.record import RunRecord, to_summary
 from simulation.sites.specs import choose_sites
 
@@ -23,6 +24,7 @@ COMPARE = (
     "Tasks also trained pooled, at each hospital alone, and under privacy: names, all or none. "
     "Default: denoise, where the charter has it."
 )
+PLAIN = "Updates travel in the clear, and the coordinator sees each of them: only for comparison."
 ROOM = 512 << 20  # bytes that the demo's images, models and logs fit into with a margin
 
 
@@ -42,15 +44,16 @@ def simulate(
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the charter's seed.")] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes, one thread each.")] = 2,
     profile: Annotated[str, typer.Option(help="De-identification profile.")] = "basic",
+    plain: Annotated[bool, typer.Option("--plain", help=PLAIN)] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the summary.")] = False,
 ) -> None:
     """Run a whole federation of virtual hospitals on this machine.
 
-    Generated DICOM is de-identified at each hospital, a Flower coordinator trains the charter's tasks with them, and
-    OUT gets report.html, summary.json, the models and every party's audit log. Each task is trained without
-    differential privacy, and those of --compare also with it, by the charter's settings, so that its price shows. An
-    interrupted run goes on when the same command is given again.
+    Generated DICOM is de-identified at each hospital, a Flower coordinator trains the charter's tasks with them and
+    sees masked updates of which only the sum can be unmasked, and OUT gets report.html, summary.json, the models and
+    every party's audit log. Each task is trained without differential privacy, and those of --compare also with it, by
+    the charter's settings, so that its price shows. An interrupted run goes on when the same command is given again.
     """
     from client.deid import Profile
     from simulation import run  # seconds of imports that `fedward --help` should not cost
@@ -71,6 +74,7 @@ def simulate(
         holdout=0.25,
         out=out,
         command=shlex.join(["fedward", *sys.argv[1:]]),
+        plain=plain,
     )
     _check(plan)
     run.room(out, ROOM)
@@ -133,6 +137,12 @@ def _check(plan: "Plan") -> None:
         raise UsageError(f"{', '.join(sorted(both))} cannot both train and be unseen", hint="take it out of one list")
     for task in plan.charter.tasks:
         able = [site.id for site in plan.members if site.protocol.modality in get_task(task.name).modalities]
+        if not plan.plain and len(able) < MIN_MEMBERS:
+            raise UsageError(
+                f"{task.name} can be trained at {len(able)} of these sites, and masked updates need {MIN_MEMBERS}: "
+                "with two, each reads the other's off the sum",
+                hint="choose more sites with --sites, other tasks with --task, or give --plain",
+            )
         if len(able) < max(1, plan.charter.min_sites):
             raise UsageError(
                 f"{task.name} can be trained at {len(able)} of these sites, and the charter asks for "

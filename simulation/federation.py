@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.node import Node
@@ -11,13 +11,16 @@ from client.training.charges import Charges
 from server.app import Settings, run_task
 from server.history import HISTORY
 from server.release import CARD, WEIGHTS
-from shared.charter import Charter
+from shared.charter import Charter, CharterMember, MaskingPlan
 from shared.files import write_bytes
 from shared.imaging.metrics import Sums, summarise
+from shared.secagg.parameters import MIN_MEMBERS, recommended
 from simulation.local_grid import LocalGrid
 from simulation.record import Metrics
 
 APP = "client.app:app"
+VIRTUAL_WEIGHT = 1000
+"""More training slices than a virtual hospital has: the less room above them, the finer the fixed-point numbers."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,24 @@ def make_grid(nodes: Mapping[str, Path], workers: int) -> LocalGrid:
     return LocalGrid(APP, configs, workers=min(workers, len(nodes)))
 
 
+def masked(charter: Charter, nodes: Mapping[str, Path]) -> Charter:
+    """``charter`` with the virtual hospitals in ``nodes`` as its members, and updates that only their sum unmasks.
+
+    Settings of masks that it already has stay, but for the numbers that depend on how many hospitals there are.
+
+    Raises:
+        CharterError: There are fewer than three, so that each would read the other's update off the sum.
+    """
+    members = tuple(
+        CharterMember(site, Node.open(node).identity.public_key().public_bytes_raw().hex())
+        for site, node in nodes.items()
+    )
+    row = recommended(len(members))
+    settings = charter.masking or MaskingPlan(row.threshold, w_max=VIRTUAL_WEIGHT)
+    masking = replace(settings, threshold=row.threshold, colluding=1, min_included=MIN_MEMBERS)
+    return replace(charter, members=members, masking=masking)
+
+
 def federate(
     charter: Charter,
     nodes: Mapping[str, Path],
@@ -74,7 +95,12 @@ def federate(
         for node in nodes.values():
             Node.open(node).pin(charter)
         settings = Settings(
-            charter=folder / "charter.toml", task=plan.name, out=folder, run=run, log=folder / "audit" / "log.jsonl"
+            charter=folder / "charter.toml",
+            task=plan.name,
+            out=folder,
+            run=run,
+            log=folder / "audit" / "log.jsonl",
+            plain=charter.masking is None,
         )
         grid.select(nodes)
         run_task(grid, settings, on_round=lambda record: on_round(record.round))

@@ -32,7 +32,7 @@ from shared.imaging.tasks import get_task
 from shared.processes import WorkerPool
 from simulation import account, arms, tables
 from simulation.arms import Alone, Hospital
-from simulation.federation import Federated, federate, make_grid
+from simulation.federation import Federated, federate, make_grid, masked
 from simulation.record import Machine, RunRecord, to_summary
 from simulation.report import write_report
 from simulation.sites.specs import SiteSpec
@@ -61,6 +61,7 @@ class Plan:
         holdout: Share of each hospital's patients that is kept for evaluation.
         out: Folder of the run.
         command: How the run was started, for the record.
+        plain: Whether updates travel in the clear, for comparison.
     """
 
     charter: Charter
@@ -76,6 +77,7 @@ class Plan:
     holdout: float
     out: Path
     command: str
+    plain: bool = False
 
     @property
     def digest(self) -> str:
@@ -86,7 +88,7 @@ class Plan:
             "unseen": [site.id for site in self.unseen],
             "compare": sorted(self.compare),
         }
-        for name in ("patients", "size", "slices", "seed", "profile", "holdout"):
+        for name in ("patients", "size", "slices", "seed", "profile", "holdout", "plain"):
             values[name] = getattr(self, name)
         return hashlib.sha256(canonical_json(values)).hexdigest()
 
@@ -261,9 +263,11 @@ def _federate(plan: Plan, hospitals: Sequence[Hospital], bar: Progress) -> dict[
         for task, private in _federated_arms(plan):
             line = bar.add_task(f"{get_task(task.name).title}: federated{', private' * private}", total=task.rounds)
             arm = "federated_dp" if private else "federated"
+            nodes = {one.site: one.node for one in tables.taking_part(task.name, members)}
+            charter = _charter(plan.charter, task, private=private)
             done[task.name, arm] = federate(
-                _charter(plan.charter, task, private=private),
-                {one.site: one.node for one in tables.taking_part(task.name, members)},
+                dataclasses.replace(charter, members=(), masking=None) if plan.plain else masked(charter, nodes),
+                nodes,
                 grid=grid,
                 folder=plan.out / "federation" / f"{task.name}-{arm}",
                 on_round=partial(_advance, bar, line),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from shared.imaging import classical_denoise, inference
 from shared.imaging.images import PatientImages, StudyImages
-from shared.imaging.metrics import Sums, image_sums
+from shared.imaging.metrics import IMAGE_SUMS, Sums, image_sums
 from shared.imaging.networks import UNet, seeded
 from shared.imaging.patches import draw_windows, eligible_studies, stacked
 from shared.imaging.tasks import Batch, Method, register
@@ -26,6 +26,7 @@ class Denoise:
     title = "Denoising"
     modalities = frozenset({"MR", "CT"})
     main_metric = "psnr"
+    sums: tuple[str, ...] = IMAGE_SUMS
 
     def network(self, seed: int) -> nn.Module:
         """A U-Net that starts as the identity."""

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from shared.errors import DataError
 
+IMAGE_SUMS = ("slices", "mse", "psnr", "ssim")
+"""Names of the sums of :func:`image_sums`."""
 # PSNR of a perfect prediction would be infinite; this floor on the MSE caps it at 100 dB.
 MSE_FLOOR = 1e-10
 
@@ -100,6 +102,11 @@ def confusion_sums(predictions: NDArray[Any], truth: NDArray[Any], classes: int)
     """The confusion matrix as sums: ``c02`` counts the pixels of class 0 that were called class 2."""
     matrix = confusion(predictions, truth, classes)
     return Sums({f"c{t}{p}": float(matrix[t, p]) for t in range(classes) for p in range(classes)})
+
+
+def confusion_names(classes: int) -> tuple[str, ...]:
+    """Names of the sums of :func:`confusion_sums`."""
+    return tuple(f"c{t}{p}" for t in range(classes) for p in range(classes))
 
 
 def overlap(matrix: NDArray[Any]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from shared.imaging import classical_segment, inference
 from shared.imaging.images import PatientImages, StudyImages
 from shared.imaging.memo import once_per_study
-from shared.imaging.metrics import Sums, confusion_sums
+from shared.imaging.metrics import Sums, confusion_names, confusion_sums
 from shared.imaging.networks import UNet, seeded
 from shared.imaging.patches import draw_windows, eligible_studies, stacked
 from shared.imaging.tasks import Batch, Method, register
@@ -31,6 +31,7 @@ class Segment:
     title = "Tissue segmentation"
     modalities = frozenset({"MR"})
     main_metric = "miou"
+    sums: tuple[str, ...] = confusion_names(len(CLASSES))
 
     def network(self, seed: int) -> nn.Module:
         """A U-Net with one output channel per class."""

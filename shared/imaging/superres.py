@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from shared.imaging import classical_superres, inference
 from shared.imaging.images import PatientImages, StudyImages
 from shared.imaging.lowres import FACTOR, low_resolution
-from shared.imaging.metrics import Sums, image_sums
+from shared.imaging.metrics import IMAGE_SUMS, Sums, image_sums
 from shared.imaging.networks import EDSR, seeded
 from shared.imaging.patches import draw_windows, eligible_studies, stacked
 from shared.imaging.tasks import Batch, Method, register
@@ -27,6 +27,7 @@ class SuperResolution:
     title = "Super-resolution ×2"
     modalities = frozenset({"MR"})
     main_metric = "psnr"
+    sums: tuple[str, ...] = IMAGE_SUMS
 
     def network(self, seed: int) -> nn.Module:
         """A generator that starts as bicubic interpolation."""

@@ -49,12 +49,14 @@ class Task(Protocol):
         title: What people call it.
         modalities: DICOM modalities (C.7.3.1.1.1) it is for.
         main_metric: The figure of :func:`~shared.imaging.metrics.summarise` that decides; more is better.
+        sums: Names of the sums of :meth:`score`, in the order in which they are masked.
     """
 
     name: str
     title: str
     modalities: frozenset[str]
     main_metric: str
+    sums: tuple[str, ...]
 
     def network(self, seed: int) -> nn.Module:
         """A fresh network whose weights depend on ``seed`` alone."""

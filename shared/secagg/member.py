@@ -71,6 +71,11 @@ class Member:
         self._federation, self._index, self._identity, self._ledger = federation, index, identity, ledger
         self._codec = Codec.of(federation)
 
+    @property
+    def federation(self) -> Federation:
+        """What this hospital knows beforehand."""
+        return self._federation
+
     def advertise(self, epoch: int) -> bytes:
         """``query.secagg_advertise``: the signed public keys of ``epoch``; the same until the first deal."""
         return signed(self._keys(epoch).advert().body(), self._identity)
@@ -100,6 +105,10 @@ class Member:
             )
         return signed(deal(state, asked.first, asked.count, self._federation.threshold).body(), self._identity)
 
+    def expect(self, task: RoundTask) -> None:
+        """See before the work of a round that :meth:`mask` will take its task; nothing is claimed."""
+        self._expected(task)
+
     def mask(self, task: RoundTask, update: Vector, weight: int, metrics: Mapping[str, float]) -> Masked:
         """``train``: the masked vector of one round.
 
@@ -112,15 +121,12 @@ class Member:
             weight: 1 to w_max.
             metrics: Sums of this hospital by name, exactly those of the task, each within 2^36.
         """
-        state = self._state(task.epoch)
-        self._check_quorum(task.participants, "the list of participants")
-        check_subset(task.participants, state.members, "the list of participants")
+        state = self._expected(task)
         if update.size != task.size or set(metrics) != set(task.metrics):
             raise PolicyError(
                 f"the task wants {task.size} elements and the metrics {', '.join(task.metrics) or 'none'}",
                 hint="install the same release at both ends",
             )
-        state = state.at(task.round)
         clips = self._codec.check(update, weight)
         lanes = self._codec.header(weight, [metrics[name] for name in task.metrics])
         context = task.context(state.transcript, self._codec)
@@ -163,6 +169,17 @@ class Member:
         self._ledger.unmask(asked.epoch, asked.round, asked.included)
         reveal = Reveal(state.transcript, asked.round, asked.context, self._index, claim.participants, shares)
         return signed(reveal.body(), self._identity)
+
+    def _expected(self, task: RoundTask) -> EpochState:
+        state = self._state(task.epoch)
+        self._check_quorum(task.participants, "the list of participants")
+        check_subset(task.participants, state.members, "the list of participants")
+        if self._ledger.claimed(task.epoch, task.round) is not None:
+            raise PolicyError(
+                f"round {task.round} of epoch {task.epoch} is used up: a second vector under its masks would show both",
+                hint="repeat it under a new number",
+            )
+        return state.at(task.round)
 
     def _mask_header(
         self, state: EpochState, participants: tuple[int, ...], context: bytes, lanes: Lanes

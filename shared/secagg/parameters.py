@@ -41,6 +41,16 @@ TABLE = tuple(
 )
 
 
+def recommended(members: int) -> Thresholds:
+    """The table's row for so many members, or, between two rows, as many drop-outs as the row below has.
+
+    Raises:
+        CharterError: There are too few or too many.
+    """
+    check_parameters(members, members, 1)
+    return Thresholds(members, members - max(row.drops for row in TABLE if row.members <= members))
+
+
 def check_parameters(members: int, threshold: int, colluding: int) -> None:
     """Refuse a federation whose numbers do not protect its members.
 

@@ -26,6 +26,57 @@ from shared.secagg.signing import (
 
 
 @dataclass(frozen=True)
+class AdvertiseRequest:
+    """``query.secagg_advertise``, to a hospital: begin an epoch.
+
+    Attributes:
+        epoch: Higher than every epoch before.
+    """
+
+    epoch: int
+
+    def to_bytes(self) -> bytes:
+        """The message."""
+        return encode("advertise request", self.epoch)
+
+    @classmethod
+    def read(cls, raw: bytes) -> "AdvertiseRequest":
+        """Read a request.
+
+        Raises:
+            ProtocolError: Malformed.
+        """
+        reader = Reader(raw, "advertise request", party="the coordinator")
+        request = cls(reader.integer(0, MAX_EPOCH))
+        reader.end()
+        return request
+
+
+@dataclass(frozen=True)
+class KemRequest:
+    """``query.secagg_kem``, to a hospital: encapsulate a secret for each higher index among those who advertised."""
+
+    epoch: int
+    adverts: tuple[bytes, ...]
+
+    def to_bytes(self) -> bytes:
+        """The message."""
+        return encode("kem request", self.epoch, self.adverts)
+
+    @classmethod
+    def read(cls, raw: bytes) -> "KemRequest":
+        """Read a request; its adverts are not read yet.
+
+        Raises:
+            ProtocolError: Malformed.
+        """
+        reader = Reader(raw, "kem request", party="the coordinator")
+        request = cls(reader.integer(0, MAX_EPOCH), reader.many(lambda one: one.data()))
+        reader.end()
+        return request
+
+
+@dataclass(frozen=True)
 class Advert:
     """``query.secagg_advertise``: a hospital's public keys of an epoch, signed.
 

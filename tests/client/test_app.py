@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 from flwr.app import Context, Message, RecordDict
 
-from client import session
+from client import rounds
 from client.app import app, close_sessions
 from client.cohort import Split
 from client.node import Node
 from compliance.log import verify
 from shared.charter import Charter
 from shared.errors import DataError
+from shared.header import Header
 from shared.imaging.tasks import get_task
 from shared.vector import Layout
 from shared.weights import load_weights, weights_of
-from shared.wire import EvaluateReply, EvaluateRequest, Header, Refusal, TrainReply, TrainRequest, kind_of
+from shared.wire import EvaluateReply, EvaluateRequest, Refusal, TrainReply, TrainRequest, kind_of
 from simulation.local_grid import set_identity
 from tests.federation import toy
 
@@ -127,7 +128,7 @@ def test_the_charge_is_durable_before_the_training(private: Path, monkeypatch: p
     def crash(*_: object, **__: object) -> None:
         raise MemoryError("in the middle of the round")
 
-    monkeypatch.setattr(session, "train_round", crash)
+    monkeypatch.setattr(rounds, "train_round", crash)
     assert refused(train(private, header(PRIVATE))).reason == "MemoryError"
     charges = [json.loads(line) for line in (private / "privacy" / "run-1.jsonl").read_bytes().splitlines()]
     assert [(row["task"], row["steps"], row["noise_multiplier"]) for row in charges] == [("toy", 2, 2.0)]
@@ -169,8 +170,8 @@ def test_an_evaluation_scores_the_model_of_the_request_on_held_out_patients_alon
     for patient in held_out:
         for study in patient.studies:
             total += task.score(task.predict(network, study), study).values["mse"]
-    assert reply.sums["mse"] == pytest.approx(total)
-    assert reply.sums["slices"] == sum(patient.slices for patient in held_out)
+    assert reply.body.sums["mse"] == pytest.approx(total)
+    assert reply.body.sums["slices"] == sum(patient.slices for patient in held_out)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -244,7 +245,7 @@ def test_an_unexpected_error_is_told_by_its_type_and_never_by_its_text(
     def quote(*_: object, **__: object) -> None:
         raise DataError("the slice of Haldane^Ada is damaged", hint="look at it")
 
-    monkeypatch.setattr(session, "train_round", quote)
+    monkeypatch.setattr(rounds, "train_round", quote)
     refusal = refused(train(node))
     assert (refusal.code, refusal.reason) == ("error", "DataError")
     assert b"Haldane" not in (node / "audit" / "log.jsonl").read_bytes()
@@ -253,7 +254,7 @@ def test_an_unexpected_error_is_told_by_its_type_and_never_by_its_text(
 
 def test_a_hospital_that_cannot_record_does_nothing(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[bool] = []
-    monkeypatch.setattr(session, "train_round", lambda *_, **__: trained.append(True))
+    monkeypatch.setattr(rounds, "train_round", lambda *_, **__: trained.append(True))
     train(node, header(round=4))  # opens the session
     monkeypatch.setattr("compliance.log.os.fsync", _full_disk)
     refusal = refused(train(node))
@@ -263,7 +264,7 @@ def test_a_hospital_that_cannot_record_does_nothing(node: Path, monkeypatch: pyt
 
 def test_a_hospital_that_cannot_charge_does_not_train(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[bool] = []
-    monkeypatch.setattr(session, "train_round", lambda *_, **__: trained.append(True))
+    monkeypatch.setattr(rounds, "train_round", lambda *_, **__: trained.append(True))
     (private / "privacy").write_text("in the way")
     assert refused(train(private, header(PRIVATE))).code == "record"
     assert not trained

@@ -6,7 +6,7 @@ import pytest
 
 from client.policy import decide
 from shared.charter import Charter
-from shared.wire import Header
+from shared.header import Header
 from tests.federation import toy
 
 RULES = toy.charter(min_patients=3, plan={"rounds": 4})

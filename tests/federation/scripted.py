@@ -13,8 +13,9 @@ from compliance.log import AuditLog
 from server.exchange import Exchange
 from server.strategy import FederatedTraining, Result
 from shared.charter import Charter
+from shared.header import Header
 from shared.vector import Layout
-from shared.wire import EvaluateReply, EvaluateRequest, Header, PlainBody, TrainReply, TrainRequest
+from shared.wire import EvaluateReply, EvaluateRequest, PlainBody, PlainSums, TrainReply, TrainRequest
 from simulation.local_grid import set_identity
 
 # What a hospital does with a request: answers, an Error of the transport, or nothing at all.
@@ -89,7 +90,7 @@ def honest(
     def behave(content: RecordDict, kind: str) -> Sequence[RecordDict]:
         if kind == "evaluate":
             request = EvaluateRequest.from_record(content)
-            return [EvaluateReply(request.header, site, {"slices": 1.0, "mse": 0.5}).to_record()]
+            return [EvaluateReply(request.header, site, PlainSums({"slices": 1.0, "mse": 0.5})).to_record()]
         header = change(TrainRequest.from_record(content).header)
         body = PlainBody(np.asarray(update, np.float32), weight, metrics or {})
         return [TrainReply(header, site, body).to_record()]

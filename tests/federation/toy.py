@@ -35,6 +35,7 @@ class Toy:
     title = "Toy"
     modalities = frozenset({"MR"})
     main_metric = "psnr"
+    sums: tuple[str, ...] = ("slices", "mse")
 
     def network(self, seed: int) -> nn.Module:
         torch_state = torch.random.get_rng_state()

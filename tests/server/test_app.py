@@ -30,7 +30,7 @@ def settings(root: Path, rules: Charter, **changes: Any) -> Settings:
     root.mkdir(parents=True, exist_ok=True)
     (root / "charter.toml").write_text(rules.to_toml())
     values: dict[str, Any] = {"charter": root / "charter.toml", "task": "toy", "out": root / "out", "run": "run-1"}
-    return Settings(**values | {"log": root / "audit" / "log.jsonl"} | changes)
+    return Settings(**values | {"log": root / "audit" / "log.jsonl", "plain": True} | changes)
 
 
 def local(nodes: Mapping[int, Mapping[str, str]], workers: int = 0) -> LocalGrid:
@@ -55,6 +55,7 @@ def test_a_federation_learns_and_gives_the_same_model_on_any_number_of_workers(t
 def test_one_round_of_federated_averaging_is_the_weighted_average_of_the_sites_own_models(tmp_path: Path) -> None:
     """The same, computed without messages, node or coordinator."""
     from client.cohort import Split
+    from client.rounds import Rounds
     from client.session import Session
     from client.training.loop import train_round
 
@@ -66,7 +67,7 @@ def test_one_round_of_federated_averaging_is_the_weighted_average_of_the_sites_o
         task = get_task("toy")
         network = task.network(rules.seed)
         patients = Node.open(Path(config["node-dir"])).cohort.load_split(Split.TRAIN)
-        seed = session._seed("toy")
+        seed = Rounds(session)._seed("toy")
         train_round(task, network, patients, rules.tasks[0], round_number=1, privacy=None, seed=seed)
         locals_.append({name: array.astype(np.float64) for name, array in weights_of(network).items()})
         weights.append(sum(patient.slices for patient in patients))
@@ -95,7 +96,7 @@ def test_the_server_app_takes_its_settings_from_flowers_run_configuration(tmp_pa
     told: list[RoundRecord] = []
     nodes = toy.make_nodes(tmp_path, RULES)
     where = settings(tmp_path, RULES)
-    config = {"charter": str(where.charter), "task": "toy", "out": str(where.out), "run": "run-7"}
+    config = {"charter": str(where.charter), "task": "toy", "out": str(where.out), "run": "run-7", "plain": True}
     with local(nodes) as grid:
         make_app(told.append)(grid, Context(1, 1, {}, RecordDict(), run_config=config))
     assert [one.round for one in told] == [0, 1, 2, 3]

@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from shared.errors import ProtocolError
 from shared.files import canonical_json
+from shared.header import PROTOCOL, Header
 from shared.records import MAX_STRUCTURE, STYPE
 from shared.vector import Flat
 from shared.wire import (
@@ -23,8 +24,8 @@ from shared.wire import (
     MAX_WEIGHT,
     EvaluateReply,
     EvaluateRequest,
-    Header,
     PlainBody,
+    PlainSums,
     Refusal,
     TrainReply,
     TrainRequest,
@@ -38,7 +39,7 @@ ALL = [
     TrainRequest(HEADER, "c" * 64, Flat(UPDATE, b"\x01\x02")),
     EvaluateRequest(HEADER, "c" * 64, Flat(UPDATE)),
     TrainReply(HEADER, "H1", PlainBody(UPDATE, 12.0, {"loss": 0.25})),
-    EvaluateReply(HEADER, "H1", {"psnr": 31.5, "slices": 4.0}),
+    EvaluateReply(HEADER, "H1", PlainSums({"psnr": 31.5, "slices": 4.0})),
     Refusal("H1", "policy", "too few patients here for this task", HEADER),
 ]
 IDS = [type(one).__name__ for one in ALL]
@@ -46,7 +47,7 @@ IDS = [type(one).__name__ for one in ALL]
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
 digests = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
 headers = st.builds(
-    Header, names, digests, names, st.integers(0, 100_000), st.integers(1, 1000), names, digests, st.just(1)
+    Header, names, digests, names, st.integers(0, 100_000), st.integers(1, 1000), names, digests, st.just(PROTOCOL)
 )
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 vectors = hnp.arrays(np.float32, st.integers(1, 40), elements=finite)
@@ -79,8 +80,8 @@ def test_a_reply_comes_back_as_it_was(
     back = TrainReply.from_record(through_flower(TrainReply(header, site, PlainBody(vector, weight, sums)).to_record()))
     assert (back.header, back.site, back.body.weight, dict(back.body.metrics)) == (header, site, weight, sums)
     assert back.body.update.tobytes() == vector.tobytes()
-    seen = EvaluateReply.from_record(through_flower(EvaluateReply(header, site, sums).to_record()))
-    assert (seen.header, seen.site, dict(seen.sums)) == (header, site, sums)
+    seen = EvaluateReply.from_record(through_flower(EvaluateReply(header, site, PlainSums(sums)).to_record()))
+    assert (seen.header, seen.site, dict(seen.body.sums)) == (header, site, sums)
 
 
 @settings(deadline=None)
@@ -284,12 +285,12 @@ def test_a_metric_is_a_finite_number(name: str, value: float) -> None:
 @pytest.mark.parametrize("name", ["", "1", "a b", "x" * 33, "Müller", "a\n", "a-b"])
 def test_a_metric_has_a_plain_name(name: str) -> None:
     with pytest.raises(ProtocolError, match="name of a metric"):
-        EvaluateReply(HEADER, "H1", {name: 1.0})
+        PlainSums({name: 1.0})
 
 
 def test_there_are_not_too_many_metrics() -> None:
     with pytest.raises(ProtocolError, match="more than 64"):
-        EvaluateReply(HEADER, "H1", {f"m{number}": 0.0 for number in range(MAX_METRICS + 1)})
+        PlainSums({f"m{number}": 0.0 for number in range(MAX_METRICS + 1)})
 
 
 def test_an_update_that_blew_up_is_not_even_sent() -> None:
@@ -300,7 +301,7 @@ def test_an_update_that_blew_up_is_not_even_sent() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"protocol": 2},
+        {"protocol": PROTOCOL + 1},
         {"federation": "a/b"},
         {"run": "../../etc"},
         {"run": ".hidden"},

@@ -10,8 +10,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 
 from compliance.log import AuditLog
 from shared.errors import ProtocolError
+from shared.header import Header
 from shared.records import STYPE, raw_floats
-from shared.wire import EvaluateReply, Header, PlainBody, TrainReply, TrainRequest
+from shared.wire import EvaluateReply, PlainBody, PlainSums, TrainReply, TrainRequest
 from tests.federation import toy
 from tests.federation.scripted import MODEL, Behaviour, D, ScriptedGrid, federated, honest, on_train, run
 
@@ -81,7 +82,10 @@ POISON: dict[str, tuple[Callable[[TrainRequest], RecordDict], str]] = {
     "another task": (lying(lambda header: replace(header, task="other")), "another task"),
     "another model": (lying(lambda header: replace(header, model="0" * 64)), "another model"),
     "another site's name": (lambda request: truthful(request, "H1"), "from H1, but came from the node of H3"),
-    "an evaluation": (lambda request: EvaluateReply(request.header, "H3", {}).to_record(), "not a train.reply"),
+    "an evaluation": (
+        lambda request: EvaluateReply(request.header, "H3", PlainSums({})).to_record(),
+        "not a train.reply",
+    ),
     "nothing": (lambda _: RecordDict(), "no structure"),
     "a stranger's records": (lambda _: RecordDict({"fitres.metrics": MetricRecord({"x": 1.0})}), "records beside"),
 }

@@ -1,0 +1,175 @@
+"""Training and evaluation for a federation, on this hospital's patients."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+from flwr.app import RecordDict
+from torch import nn
+
+from client import masks
+from client.cohort import Split
+from client.policy import decide
+from client.session import Session
+from client.training.charges import Charges, Receipt
+from client.training.loop import price, train_round, usable
+from compliance.log import Action, Outcome, Scalar
+from shared.charter import TaskPlan
+from shared.errors import DataError, PolicyError, ProtocolError
+from shared.header import Header
+from shared.imaging.images import PatientImages
+from shared.imaging.tasks import Sums, Task, get_task
+from shared.vector import Layout, Vector
+from shared.weights import load_weights, weights_of
+from shared.wire import (
+    TRAIN_SUMS,
+    Body,
+    EvaluateReply,
+    EvaluateRequest,
+    MaskedBody,
+    PlainBody,
+    PlainSums,
+    TrainReply,
+    TrainRequest,
+)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What one task needs, kept between requests: the network to load weights into, and the patients."""
+
+    task: Task
+    network: nn.Module
+    layout: Layout
+    train: tuple[PatientImages, ...]
+    held_out: tuple[PatientImages, ...]
+
+
+@dataclass
+class Rounds:
+    """Answers requests to train and to evaluate for one open node."""
+
+    session: Session
+    _benches: dict[str, _Bench] = field(default_factory=dict)
+
+    def train(self, content: RecordDict) -> RecordDict:
+        """Answer a request for a round of training with a :class:`TrainReply` or a :class:`~shared.wire.Refusal`."""
+        return self.session.answer(content, TrainRequest.from_record, self._train)
+
+    def evaluate(self, content: RecordDict) -> RecordDict:
+        """Answer a request for an evaluation with an :class:`EvaluateReply` or a :class:`~shared.wire.Refusal`."""
+        return self.session.answer(content, EvaluateRequest.from_record, self._evaluate)
+
+    def _train(self, request: TrainRequest) -> RecordDict:
+        session, header = self.session, request.header
+        privacy = session.charter.privacy
+        bench = self._prepare(request, training=True)
+        names = TRAIN_SUMS if privacy.mode == "off" else ()
+        masking = masks.expected(session, request, size=bench.layout.size, metrics=names)
+        plan = session.charter.task(header.task)
+        facts: dict[str, Scalar] = {"patients": len(bench.train), "steps": plan.local_steps}
+        with session.act(Action.TRAIN, header, facts):
+            receipt = self._pay(header, plan, bench)
+            outcome = train_round(
+                bench.task,
+                bench.network,
+                bench.train,
+                plan,
+                round_number=header.round,
+                privacy=privacy,
+                seed=self._seed(header.task) if receipt is None else None,
+                receipt=receipt,
+            )
+            update = bench.layout.flatten(weights_of(bench.network)).vector - request.model.vector
+            sums = () if outcome.loss_sum is None else (outcome.loss_sum, float(outcome.samples))
+            metrics = dict(zip(names, sums, strict=True))
+            weight = float(sum(patient.slices for patient in bench.train)) if receipt is None else 1.0
+            body, done = _body(masking, update, weight, metrics)
+            reply = TrainReply(header, session.node.site, body).to_record()
+        facts = {"steps": outcome.steps, "noise": outcome.noise, **done}
+        return session.sent(Action.TRAIN, header, reply, facts)
+
+    def _evaluate(self, request: EvaluateRequest) -> RecordDict:
+        session, header = self.session, request.header
+        bench = self._prepare(request, training=False)
+        masking = masks.expected(session, request, size=0, metrics=bench.task.sums)
+        with session.act(Action.EVALUATE, header, {"patients": len(bench.held_out)}):
+            total = Sums.zero()
+            for patient in bench.held_out:
+                for study in patient.studies:
+                    total = total + bench.task.score(bench.task.predict(bench.network, study), study)
+            body: PlainSums | MaskedBody = PlainSums(total.values)
+            if masking is not None:
+                body, _ = masking.mask(masks.NO_UPDATE, 1.0, total.values)
+            reply = EvaluateReply(header, session.node.site, body).to_record()
+        return session.sent(Action.EVALUATE, header, reply, {})
+
+    def _prepare(self, request: TrainRequest | EvaluateRequest, *, training: bool) -> _Bench:
+        """Decide, then load the request's model.
+
+        Raises:
+            PolicyError: The pinned charter or this hospital's terms forbid it.
+            ProtocolError: The model is not what the header says, or not one for this network.
+            DataError: There is nobody to evaluate on.
+        """
+        header = request.header
+        # First without looking at any image, as if there were patients enough; then with those that there are.
+        self._decide(header, self.session.charter.min_patients, training=training)
+        bench = self._bench(header.task)
+        self._decide(header, len(bench.train), training=training)
+        if not training and not bench.held_out:
+            raise DataError("no patient is held out", hint="build the cohort again")
+        if request.layout != bench.layout.sha256:
+            raise ProtocolError("the model's layout is not that of this network", hint="install the same release")
+        state = bench.layout.restore(request.model)
+        if bench.layout.digest(request.model) != header.model:
+            raise ProtocolError("the model is not the one that the header names", hint="send the round again")
+        load_weights(bench.network, state)
+        return bench
+
+    def _decide(self, header: Header, patients: int, *, training: bool) -> None:
+        session = self.session
+        decision = decide(header, session.charter, purpose=session.node.purpose, patients=patients, training=training)
+        if not decision.allowed:
+            raise PolicyError(decision.reason)
+
+    def _bench(self, name: str) -> _Bench:
+        if name not in self._benches:
+            task, cohort = get_task(name), self.session.node.cohort
+            network = task.network(self.session.charter.seed)
+            train, held_out = (tuple(usable(task, cohort.load_split(split))) for split in (Split.TRAIN, Split.HELD_OUT))
+            self._benches[name] = _Bench(task, network, Layout.of(weights_of(network)), train, held_out)
+        return self._benches[name]
+
+    def _pay(self, header: Header, plan: TaskPlan, bench: _Bench) -> Receipt | None:
+        """Charge the round before it trains; None where the pinned charter asks for no differential privacy."""
+        session = self.session
+        privacy = session.charter.privacy
+        if privacy.mode == "off":
+            return None
+        charge = price(bench.task, bench.train, plan, privacy, round_number=header.round)
+        detail: dict[str, Scalar] = {
+            "unit": "patient",
+            "steps": charge.steps,
+            "noise_multiplier": charge.noise_multiplier,
+            "sample_rate": charge.sample_rate,
+        }
+        session.log.append(session.entry(Action.PRIVACY_CHARGE, Outcome.STARTED, header, detail))
+        with Charges(session.node.charges(header.run)) as charges:
+            receipt = charges.append(charge)
+        session.log.append(session.entry(Action.PRIVACY_CHARGE, Outcome.OK, header, detail))
+        return receipt
+
+    def _seed(self, task: str) -> int:
+        """Seed of training without differential privacy: the charter's, made this site's and this task's own."""
+        text = f"{self.session.charter.seed}|{self.session.node.site}|{task}".encode()
+        return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
+
+
+def _body(
+    masking: masks.Masking | None, update: Vector, weight: float, metrics: dict[str, float]
+) -> tuple[Body, dict[str, Scalar]]:
+    """The answer's body, and what the record says of it."""
+    if masking is None:
+        return PlainBody(update, weight, metrics), {}
+    body, clipped = masking.mask(update, weight, metrics)
+    return body, {"masked": True, "clipped": clipped}

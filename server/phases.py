@@ -1,0 +1,160 @@
+"""One question to many sites, and the record of who answered it, who did not, and what it cost.
+
+Nothing that a site sends is fatal: what cannot be taken is left out under its sender's name.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from flwr.app import RecordDict
+
+from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
+from server.exchange import Arrival, Exchange
+from server.history import PhaseRecord, Traffic
+from server.tally import add_sums
+from shared.errors import ProtocolError
+from shared.header import Header
+from shared.records import record_bytes
+from shared.wire import EvaluateReply, Refusal, TrainReply, kind_of
+from shared.wire_masks import MaskReply
+
+# Reads and checks the answer of a site, takes it in, and returns its sums.
+Take = Callable[[RecordDict, str], Mapping[str, float]]
+
+
+@dataclass
+class _Phase:
+    """A phase while it is under way."""
+
+    asked: tuple[str, ...]
+    began: float = field(default_factory=time.monotonic)
+    answered: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    up: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def close(self, kind: str, down: int) -> PhaseRecord:
+        heard = {*self.answered, *self.refused, *self.dropped}
+        return PhaseRecord(
+            seconds=time.monotonic() - self.began,
+            asked=self.asked,
+            answered=tuple(self.answered),
+            missing=tuple(site for site in self.asked if site not in heard),
+            refused=dict(self.refused),
+            dropped=dict(self.dropped),
+            sums=dict(self.sums),
+            traffic={kind: Traffic(len(self.asked), len(heard), down, self.up)},
+        )
+
+
+class Phases:
+    """The coordinator's questions to its sites.
+
+    Args:
+        exchange: The line to them.
+        log: The coordinator's audit log.
+        deadline: Seconds that a phase waits for answers.
+    """
+
+    def __init__(self, exchange: Exchange, log: AuditLog, deadline: float) -> None:
+        self._exchange, self._log, self._deadline = exchange, log, deadline
+        self._unwilling: set[str] = set()
+
+    @property
+    def willing(self) -> tuple[str, ...]:
+        """The sites that have not refused this run by their own policy; the others are not asked again."""
+        return tuple(site for site in self._exchange.sites if site not in self._unwilling)
+
+    def ask(self, header: Header, kind: str, contents: Mapping[str, RecordDict], take: Take) -> PhaseRecord:
+        """Ask each site its question, and take what each one answers.
+
+        Args:
+            header: What the questions belong to.
+            kind: Flower's message type.
+            contents: The question to each site; those who share one are given the same object.
+            take: What is done with an answer that is no refusal; a ProtocolError leaves the answer out.
+        """
+        phase = _Phase(tuple(contents))
+        sizes = {site: record_bytes(content) for site, content in contents.items()}
+        sent: dict[str, Scalar] = {"phase": kind, "model": header.model}
+        self._log.append_many(
+            [
+                entry(Action.MESSAGE_OUT, Outcome.STARTED, header, {**sent, "bytes": size, "site": site})
+                for site, size in sizes.items()
+            ]
+        )
+        for arrival in self._exchange.ask(contents, kind, self._deadline):
+            self._hear(arrival, phase, take)
+        record = phase.close(kind, sum(sizes.values()))
+        self._log.append_many(list(_heard(record, header, kind)))
+        return record
+
+    def _hear(self, arrival: Arrival, phase: _Phase, take: Take) -> None:
+        """One answer: into the sum, or into the record under its sender's name."""
+        site, content = arrival.site, arrival.content
+        if site in phase.answered:
+            phase.dropped[site] = "a second answer"
+        elif content is None:
+            phase.dropped[site] = arrival.failure
+        else:
+            phase.up += record_bytes(content)
+            try:
+                if kind_of(content) == Refusal.kind:
+                    refusal = Refusal.from_record(content)
+                    phase.refused[site] = f"{refusal.code}: {refusal.reason}"
+                    if refusal.code == "policy":  # a decision of the hospital: it is not asked again in this run
+                        self._unwilling.add(site)
+                else:
+                    add_sums(phase.sums, take(content, site))
+                    phase.answered.append(site)
+            except ProtocolError as error:
+                phase.dropped[site] = error.message
+
+
+class RoundError(ProtocolError):
+    """A round came to nothing; ``record`` says what happened in it."""
+
+    def __init__(self, message: str, *, hint: str, record: PhaseRecord) -> None:
+        super().__init__(message, hint=hint)
+        self.record = record
+
+
+def belongs(reply: TrainReply | EvaluateReply | MaskReply, header: Header, site: str) -> None:
+    """Refuse an answer to another request, or one that another site's node passed on.
+
+    Raises:
+        ProtocolError: It is one.
+    """
+    if reply.header != header:
+        other = next(name for name, value in vars(header).items() if getattr(reply.header, name) != value)
+        raise ProtocolError(f"the answer is to another {other}")
+    if reply.site != site:
+        raise ProtocolError(f"the answer is from {reply.site}, but came from the node of {site}")
+
+
+def entry(action: Action, outcome: Outcome, header: Header, facts: dict[str, Scalar]) -> Entry:
+    """An entry of the coordinator's record about the round of ``header``."""
+    return Entry(action, outcome, run=header.run, round=header.round, detail={"task": header.task, **facts})
+
+
+def trouble(record: PhaseRecord) -> str:
+    """Who did not answer, who refused and whose answer was not usable, in one line; may be empty."""
+    parts = [f"no answer: {', '.join(record.missing)}"] if record.missing else []
+    for what, reasons in (("refused", record.refused), ("not usable", record.dropped)):
+        if reasons:
+            parts.append(f"{what}: " + ", ".join(f"{site} ({reason})" for site, reason in reasons.items()))
+    return "; ".join(parts)
+
+
+def _heard(record: PhaseRecord, header: Header, kind: str) -> Iterable[Entry]:
+    rows = [(site, Outcome.OK, "") for site in record.answered]
+    rows += [(site, Outcome.REFUSED, reason) for site, reason in record.refused.items()]
+    rows += [(site, Outcome.FAILED, reason) for site, reason in record.dropped.items()]
+    rows += [(site, Outcome.FAILED, "no answer in time") for site in record.missing]
+    for site, outcome, reason in rows:
+        facts: dict[str, Scalar] = {"phase": kind, "site": site}
+        if reason:
+            facts["reason"] = reason
+        yield entry(Action.MESSAGE_IN, outcome, header, facts)
