@@ -77,7 +77,7 @@ class Ledger(Protocol):
         """The state of the newest epoch, or None where nothing is pinned for ``epoch``."""
 
     def claim(self, epoch: int, number: int, context: bytes, participants: tuple[int, ...]) -> None:
-        """Take a round for one upload.
+        """Take a round for one upload, and erase what came before it.
 
         Raises:
             PolicyError: That round or a later one of the epoch is taken, whatever its context.
@@ -151,6 +151,7 @@ class MemoryLedger:
             )
         self._note(number, Claim(context, participants))
         self._change(newest=number)
+        self.forget(epoch, number - 1)
 
     def claimed(self, epoch: int, number: int) -> Claim | None:
         """See :class:`Ledger`."""

@@ -131,7 +131,6 @@ class Member:
         lanes = self._codec.header(weight, [metrics[name] for name in task.metrics])
         context = task.context(state.transcript, self._codec)
         self._ledger.claim(task.epoch, task.round, context, task.participants)
-        self._ledger.forget(task.epoch, task.round - 1)
         coins = expand(state.own, Label.COINS) if self._codec.bits == 16 else None
         quantiser = Quantiser(self._codec, weight, clips=clips, coins=coins)
         message, body = Upload.blank(task, self._codec)

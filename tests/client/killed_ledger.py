@@ -27,9 +27,9 @@ STEPS: list[Step] = [
     lambda ledger: ledger.seed(1),
     lambda ledger: ledger.pin(1, STATE),
     lambda ledger: ledger.claim(1, 2, CONTEXT, ALL),
-    lambda ledger: ledger.forget(1, 1),
     lambda ledger: ledger.confirm(1, 2, ALL),
     lambda ledger: ledger.unmask(1, 2, ALL),
+    lambda ledger: ledger.forget(1, 2),
     lambda ledger: ledger.seed(2),
 ]
 

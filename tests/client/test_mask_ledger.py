@@ -86,7 +86,7 @@ def test_content_is_synced_before_it_takes_its_place_and_the_folder_and_the_mark
     # What changes nothing waits for no disk: the mark says that the change before is durable.
     ledger.unmask(1, 3, ALL)
     ledger.confirm(1, 3, ALL)
-    ledger.pin(1, STATE.at(2))
+    ledger.pin(1, STATE.at(3))
     ledger.forget(1, 0)
     ledger.state(1)
     assert done == []

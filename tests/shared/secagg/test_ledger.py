@@ -60,6 +60,14 @@ class LedgerContract:
         with pytest.raises(PolicyError, match="not the one that this hospital signed"):
             ledger.unmask(1, 1, (1, 2, 3, 4))
 
+    def test_a_claim_erases_what_came_before_its_round(self) -> None:
+        ledger = self.opened()
+        ledger.claim(1, 2, bytes(32), (1, 2, 3))
+        ledger.claim(1, 4, bytes(32), (1, 2, 3))
+        assert ledger.state(1) == STATE.at(4)
+        assert ledger.claimed(1, 2) is None
+        assert ledger.claimed(1, 4) is not None
+
     def test_what_is_forgotten_cannot_be_computed_again(self) -> None:
         ledger = self.opened()
         ledger.claim(1, 2, bytes(32), (1, 2, 3))
@@ -90,7 +98,7 @@ class LedgerContract:
         for epoch in (0, 2):
             ledger.forget(epoch, 5)
         assert ledger.claimed(1, 3) is not None
-        assert ledger.state(1) == STATE
+        assert ledger.state(1) == STATE.at(3)
 
 
 class TestMemoryLedger(LedgerContract):
