@@ -12,7 +12,8 @@ from shared.console import say
 def approve(
     charter: Annotated[Path, typer.Argument(metavar="CHARTER", help="The draft of the charter (TOML).")],
     requests: Annotated[
-        list[Path], typer.Argument(metavar="REQUEST...", help="Files from 'fedward node request', one of each hospital.")
+        list[Path],
+        typer.Argument(metavar="REQUEST...", help="Files that 'fedward node request' wrote."),
     ],
     *,
     fingerprint: Annotated[
@@ -50,4 +51,5 @@ def approve(
     else:
         digest = Charter.parse(draft.text).sha256
         say(f"{charter} is a charter of {len(draft.members)} members; SHA-256 {grouped(digest)}")
-        say(f"send it to every member; whoever pinned it before joins again. Look at it: fedward charter check {charter}")
+        say("send it to every member; who pinned an earlier one joins again")
+        say(f"look at it first: fedward charter check {charter}")

@@ -38,7 +38,8 @@ def say(text: str) -> None:
 
 def complain(message: str, hint: str = "") -> None:
     """Print one line of error to standard error: what is wrong, then what to do."""
-    err.print(plain(f"fedward: {message}" + (f"; {hint}" if hint else "")), markup=False, soft_wrap=True)
+    line = f"fedward: {message}" + (f"; {hint}" if hint else "")
+    err.print(" ".join(plain(line).splitlines()), markup=False, soft_wrap=True)
 
 
 def emit_json(value: object) -> None:

@@ -1,8 +1,8 @@
 """A hospital's Ed25519 identity (RFC 8032): its fingerprint, and its request to become a member of a federation.
 
-The private key is made at the hospital and stays there. A request carries the public key and a signature under it, which
-shows that whoever wrote the request holds the key. It does not show who that is: for this the coordinator compares the
-fingerprint with the hospital by telephone, before the key goes into a charter.
+The private key is made at the hospital and stays there. A request carries the public key and a signature under it,
+which shows that whoever wrote the request holds the key. It does not show who that is: for this the coordinator compares
+the fingerprint with the hospital by telephone, before the key goes into a charter.
 """
 
 import hashlib
@@ -26,8 +26,8 @@ _FORM: Final = "%Y-%m-%dT%H:%M:%SZ"
 _DIGITS: Final = 32
 _AGAIN: Final = "ask the hospital to write it again with 'fedward node request'"
 
-# The encodings of the points of small order on the curve (y and its sign bit). Under such a key one fixed signature holds
-# for many messages, so that anybody could sign as this hospital; RFC 8032 verifiers do not refuse them.
+# The encodings of the points of small order on the curve (y and its sign bit). Under such a key one fixed signature
+# holds for many messages, so that anybody could sign as this hospital; RFC 8032 verifiers do not refuse them.
 _SMALL_ORDER: Final = frozenset(
     stem + bytes([last | sign])
     for stem, last in (

@@ -108,7 +108,7 @@ class Draft:
             if member.name.casefold() == added.name.casefold():
                 raise UsageError(
                     f"{self.source} has a member {member.name} already, with another key",
-                    hint="if the hospital made a new key, take its old [[member]] out first; else it needs another name",
+                    hint="if the hospital made a new key, take its old [[member]] out first; else choose another name",
                 )
 
     def missing(self) -> str:
