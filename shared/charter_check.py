@@ -146,9 +146,9 @@ def _clip(plan: TaskPlan, charter: Charter) -> Iterator[Caution]:
         yield Caution(
             "clip_too_small",
             f"{plan.name}: secure_aggregation.clip = {clip:g} is below {bound.needed:.3g}, what an element of an "
-            f"update can reach at a hospital with {charter.min_patients} patients (gradients up to {bound.signal:.3g}, and "
-            f"{SIGMAS} sigma of the noise, sigma {bound.noise:.3g}): cutting it off keeps the privacy guarantee and "
-            f"biases the average; take a clip of {_round_up(bound.needed):g}, a smaller local_lr or a larger "
+            f"update can reach at a hospital with {charter.min_patients} patients (gradients {bound.signal:.3g}, "
+            f"and {SIGMAS} sigma of the noise, sigma {bound.noise:.3g}): cutting it off keeps the privacy guarantee "
+            f"and biases the average; take a clip of {_round_up(bound.needed):g}, a smaller local_lr or a larger "
             "min_patients",
         )
 

@@ -1,8 +1,8 @@
 """A hospital's Ed25519 identity (RFC 8032): its fingerprint, and its request to become a member of a federation.
 
 The private key is made at the hospital and stays there. A request carries the public key and a signature under it,
-which shows that whoever wrote the request holds the key. It does not show who that is: for this the coordinator compares
-the fingerprint with the hospital by telephone, before the key goes into a charter.
+which shows that whoever wrote the request holds the key. It does not show who that is: for this the coordinator
+compares the fingerprint with the hospital by telephone, before the key goes into a charter.
 """
 
 import hashlib
