@@ -31,14 +31,14 @@ def request_command(
     Send OUT to the coordinator. Do not send the fingerprint with it: read it out when the coordinator calls you, or
     call under a number that you knew before. Who could exchange the file on its way could exchange both.
 
-    Exit status 0: written. 2: no node, or its purpose cannot stand in a charter. 6: a virtual hospital, or a key that
-    others may read. 9: the audit log cannot be written.
+    Exit status 0: written. 2: no node, OUT is there already, or the purpose cannot stand in a charter. 5: OUT cannot be
+    written. 6: a virtual hospital, or a key that others may read. 9: the audit log cannot be written.
     """
     from client.join import request
     from client.node import Node
 
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder", hint="give the name of a file, such as request.json")
+    if out.exists():  # whatever it is, such as a key
+        raise UsageError(f"{out} is there already", hint="choose another name, such as request.json")
     made = request(Node.open(node), out)
     console.say(f"{out}: {made.site} asks to be a member, for '{made.purpose}'; send it to the coordinator")
     console.say(f"read out when asked: {made.fingerprint}")

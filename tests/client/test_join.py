@@ -93,8 +93,9 @@ def test_a_virtual_hospital_cannot_ask(tmp_path: Path) -> None:
 def test_a_request_that_cannot_be_made_leaves_nothing(nodes: list[Node], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a node"):
         command(app, "request", tmp_path / "none", tmp_path / "r.json")
-    with pytest.raises(UsageError, match="is a folder"):
-        command(app, "request", nodes[0].folder, tmp_path)
+    for taken in (tmp_path, nodes[0].folder / "keys" / "identity.key"):
+        with pytest.raises(UsageError, match="is there already"):
+            command(app, "request", nodes[0].folder, taken)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write"):
         command(app, "request", nodes[0].folder, tmp_path / "file" / "r.json")

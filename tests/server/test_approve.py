@@ -161,3 +161,9 @@ def test_it_says_what_the_draft_still_lacks(draft: Path, tmp_path: Path) -> None
     assert "not a charter yet" in told
     assert "the threshold 2 is too low" in told
     assert "at least 3 is needed" in told
+
+
+def test_its_help_tells_to_call(draft: Path) -> None:
+    told = " ".join(fed.command(app, "approve", "--help").split())
+    assert "type what you hear" in told
+    assert "Exit status 0" in told

@@ -42,11 +42,9 @@ names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
 @st.composite
 def masked(draw: st.DrawFn) -> dict[str, Any]:
     """Members and masks that the rule of the parameters allows."""
-    members = draw(st.lists(st.builds(CharterMember, names, keys.map(bytes.hex)), min_size=3, max_size=7, unique=True))
-    members = list({member.name: member for member in members}.values())
-    members = list({member.identity: member for member in members}.values())
-    while len(members) < 3:
-        members.append(CharterMember(f"_{len(members)}", bytes([len(members)] * 32).hex()))
+    one = st.builds(CharterMember, names, keys.map(bytes.hex))
+    alone = (lambda member: member.name, lambda member: member.identity)
+    members = draw(st.lists(one, min_size=3, max_size=7, unique_by=alone))
     threshold = draw(st.integers(len(members) // 2 + 1, len(members)).filter(lambda number: number >= 2))
     most = Thresholds(len(members), threshold).colluding
     plan = draw(
