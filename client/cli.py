@@ -14,12 +14,14 @@ from client.deid.batch import examine
 from client.deid.expert_cli import app as expert_app
 from client.deid.profile_cli import app as profile_app
 from client.ingest_cli import mount
+from client.join_cli import mount as mount_join
 from compliance.log import AuditLog
 from shared import console
 from shared.errors import PartialError, UsageError
 
 app = typer.Typer(help="A hospital's node: de-identify, build the cohort, take part.", no_args_is_help=True)
 mount(app)
+mount_join(app)
 
 app.add_typer(profile_app, name="profile")
 app.add_typer(expert_app, name="expert")

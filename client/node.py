@@ -10,6 +10,7 @@ import hmac
 import json
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,12 +69,10 @@ class Node:
             node = cls.open(folder)
             if (node.site, node.purpose, node.virtual) != (site, purpose, seed is not None):
                 raise UsageError(f"{folder} is the node of {node.site}", hint="choose another folder")
+            _make_keys(folder, (IDENTITY,), site, seed)  # a node from before there were identities
             return node
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for name in KEYS:
-            path = folder / "keys" / f"{name}.key"
-            if not path.exists():
-                write_bytes(path, _key(name, site, seed).hex().encode(), mode=PRIVATE, durable=True)
+        _make_keys(folder, KEYS, site, seed)
         virtual = seed is not None
         write_json(folder / "node.json", {"site": site, "purpose": purpose, "virtual": virtual})
         return cls(folder, site, purpose, virtual)
@@ -176,6 +175,14 @@ class Node:
     def charges(self, run: str) -> Path:
         """The file of the privacy charges of ``run``."""
         return self.folder / "privacy" / f"{run}.jsonl"
+
+
+def _make_keys(folder: Path, names: Iterable[str], site: str, seed: int | None) -> None:
+    """Make those keys that are not there; one that is there is never replaced."""
+    for name in names:
+        path = folder / "keys" / f"{name}.key"
+        if not path.exists():
+            write_bytes(path, _key(name, site, seed).hex().encode(), mode=PRIVATE, durable=True)
 
 
 def _key(name: str, site: str, seed: int | None) -> bytes:

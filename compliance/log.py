@@ -36,6 +36,8 @@ class Action(StrEnum):
     """Everything that is ever recorded; a new kind of act gets a new name here."""
 
     LOG_REPAIR = "log.repair"
+    MEMBER_REQUEST = "member.request"
+    CHARTER_PIN = "charter.pin"
     INGEST = "ingest"
     DEIDENTIFY = "deidentify"
     REVIEW = "review"

@@ -1,4 +1,4 @@
-"""``fedward server``: what the coordinator's runs came to."""
+"""``fedward server``: who takes part, and what the coordinator's runs came to."""
 
 import json as jsonlib
 from collections.abc import Mapping
@@ -7,16 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from server.approve_cli import approve
 from server.history import HISTORY, VERSION
 from shared.console import emit_json, say
 from shared.errors import DataError
 
-app = typer.Typer(help="The coordinator: look at its runs.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """Keep ``show`` a command of its own: the group grows."""
+app = typer.Typer(help="The coordinator: take hospitals into a charter, look at runs.", no_args_is_help=True)
+app.command()(approve)
 
 
 @app.command()

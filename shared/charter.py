@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from shared.charter_hints import how_to_mend, sound_identity, wrong
 from shared.errors import CharterError
 from shared.files import canonical_json
 from shared.secagg.federation import Federation, Peer
@@ -169,15 +170,14 @@ class Charter:
     @classmethod
     def parse(cls, text: str, *, source: str = "charter") -> "Charter":
         """The charter that ``text`` (TOML) describes; ``source`` names it in errors."""
+        model = read_form(text, source=source)
         try:
-            model = _CharterFile.model_validate(tomllib.loads(text))
-        except tomllib.TOMLDecodeError as error:
-            raise CharterError(f"{source} is not valid TOML: {error}", hint="mend the line that it names") from error
-        except ValidationError as error:
-            raise _explain(error, source) from error
-        names = [task.name for task in model.task]
-        if len(set(names)) != len(names):
-            raise CharterError(f"{source}: a task stands twice: {', '.join(names)}", hint="name each task once")
+            return cls._of(model)
+        except CharterError as error:
+            raise CharterError(f"{source}: {error.message}", hint=error.hint) from error
+
+    @classmethod
+    def _of(cls, model: "CharterForm") -> "Charter":
         federation = model.federation
         return cls(
             id=federation.id,
@@ -329,10 +329,12 @@ class _MaskingTable(_Strict):
 
 class _MemberTable(_Strict):
     name: _Name
-    identity: _Hex32
+    identity: Annotated[_Hex32, AfterValidator(sound_identity)]
 
 
-class _CharterFile(_Strict):
+class CharterForm(_Strict):
+    """A charter file, entry by entry."""
+
     federation: _FederationTable
     privacy: _PrivacyTable = _PrivacyTable()
     secure_aggregation: _MaskingTable | None = None
@@ -349,6 +351,24 @@ _TABLES: dict[str, type[_Strict]] = {
 }
 
 
+def read_form(text: str, *, source: str) -> CharterForm:
+    """The entries of a charter file, each checked by itself: also of a draft whose members are not all there yet.
+
+    Raises:
+        CharterError: It is not TOML, or has an unknown, missing or impossible entry.
+    """
+    try:
+        form = CharterForm.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise CharterError(f"{source} is not valid TOML: {error}", hint="mend the line that it names") from error
+    except ValidationError as error:
+        raise _explain(error, source) from error
+    names = [task.name for task in form.task]
+    if len(set(names)) != len(names):
+        raise CharterError(f"{source}: a task stands twice: {', '.join(names)}", hint="name each task once")
+    return form
+
+
 def _explain(error: ValidationError, source: str) -> CharterError:
     """One mistake of those that pydantic found, as one line for the person who wrote the file.
 
@@ -359,8 +379,8 @@ def _explain(error: ValidationError, source: str) -> CharterError:
     place: Sequence[str | int] = found["loc"]
     where = ".".join(str(part) for part in place)
     if found["type"] != "extra_forbidden":
-        return CharterError(f"{source}: {where}: {found['msg'][:1].lower()}{found['msg'][1:]}", hint="mend that entry")
-    model = _CharterFile if len(place) == 1 else _TABLES[str(place[0])]
+        return CharterError(f"{source}: {where}: {wrong(found['type'], found['msg'])}", hint=how_to_mend(place))
+    model = CharterForm if len(place) == 1 else _TABLES[str(place[0])]
     known = list(model.model_fields)
     close = difflib.get_close_matches(str(place[-1]), known, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"

@@ -1,6 +1,7 @@
 """What a person at a terminal sees: progress, results, and errors in one line."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +21,25 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
+# Control characters but tab and line feed, and those that turn the direction of writing: a text that came from outside
+# could otherwise rewrite what a person reads (Unicode TR 36, "Unicode Security Considerations").
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    """``text`` with a question mark for everything that would steer a terminal instead of being read."""
+    return _UNSEEN.sub("?", text)
+
+
 def say(text: str) -> None:
     """Print one line of result to standard output."""
-    out.print(text, markup=False, soft_wrap=True)
+    out.print(plain(text), markup=False, soft_wrap=True)
 
 
 def complain(message: str, hint: str = "") -> None:
     """Print one line of error to standard error: what is wrong, then what to do."""
-    err.print(f"fedward: {message}" + (f"; {hint}" if hint else ""), markup=False, soft_wrap=True)
+    line = f"fedward: {message}" + (f"; {hint}" if hint else "")
+    err.print(" ".join(plain(line).splitlines()), markup=False, soft_wrap=True)
 
 
 def emit_json(value: object) -> None:

@@ -38,6 +38,17 @@ def test_creating_it_again_opens_it_and_keeps_its_keys(tmp_path: Path) -> None:
     assert Node.open(tmp_path) == make(tmp_path)
 
 
+def test_a_node_from_before_identities_gets_one_and_a_lost_pseudonym_key_is_not_replaced(tmp_path: Path) -> None:
+    node = make(tmp_path)
+    for name in ("identity", "pseudonym"):
+        (tmp_path / "keys" / f"{name}.key").unlink()
+    again = make(tmp_path)
+    assert (tmp_path / "keys" / "identity.key").stat().st_mode & 0o777 == 0o600
+    assert again.identity.public_key() == node.identity.public_key()
+    with pytest.raises(UsageError, match="cannot be read"):
+        node.key("pseudonym")
+
+
 def test_another_sites_folder_is_not_taken_over(tmp_path: Path) -> None:
     make(tmp_path)
     with pytest.raises(UsageError, match="is the node of H1"):

@@ -1,11 +1,15 @@
 """The charter: what a file may say, what it may not, and that its hash is of its content."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.charter import Charter, PrivacyPlan, TaskPlan
+from shared.charter import Charter, CharterMember, MaskingPlan, PrivacyPlan, TaskPlan
 from shared.errors import CharterError
+from shared.identity import forgeable
+from shared.secagg.parameters import Thresholds
 
 TEXT = """
 [federation]
@@ -31,8 +35,41 @@ plans = st.builds(
     proximal=st.floats(0, 10),
     evaluate_every=st.integers(1, 10),
 )
+keys = st.binary(min_size=32, max_size=32).filter(lambda key: not forgeable(key))
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
+
+
+@st.composite
+def masked(draw: st.DrawFn) -> dict[str, Any]:
+    """Members and masks that the rule of the parameters allows."""
+    one = st.builds(CharterMember, names, keys.map(bytes.hex))
+    alone = (lambda member: member.name, lambda member: member.identity)
+    members = draw(st.lists(one, min_size=3, max_size=7, unique_by=alone))
+    threshold = draw(st.integers(len(members) // 2 + 1, len(members)).filter(lambda number: number >= 2))
+    most = Thresholds(len(members), threshold).colluding
+    plan = draw(
+        st.builds(
+            MaskingPlan,
+            threshold=st.just(threshold),
+            colluding=st.integers(0, most),
+            min_included=st.integers(3, len(members)),
+            ring_bits=st.sampled_from([16, 32]),
+            clip=st.floats(1e-6, 1e6),
+            w_max=st.integers(1, 1_000_000),
+            post_quantum=st.booleans(),
+            apps=st.lists(keys.map(bytes.hex), max_size=3).map(tuple),
+        )
+    )
+    return {"members": tuple(members), "masking": plan}
+
+
+def build(parts: dict[str, Any], **rest: Any) -> Charter:
+    return Charter(**rest, **parts)
+
+
 charters = st.builds(
-    Charter,
+    build,
+    parts=st.just({}) | masked(),
     id=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True),
     purpose=st.text(st.characters(exclude_categories=["Cs"]), min_size=3, max_size=40),
     tasks=st.lists(plans, min_size=1, max_size=3, unique_by=lambda plan: plan.name).map(tuple),
@@ -79,6 +116,79 @@ def test_a_mistake_is_named_in_one_line_with_what_to_do(change: tuple[str, str],
     assert hint in caught.value.hint
     assert "\n" not in caught.value.message
     assert caught.value.exit_code == 2
+
+
+MEMBERS = "".join(f'[[member]]\nname = "H{n}"\nidentity = "{str(n) * 64}"\n' for n in (1, 2, 3))
+MASKED = f"{TEXT}\n[secure_aggregation]\nthreshold = 3\n{MEMBERS}"
+
+
+@given(charters)
+def test_the_federation_is_the_same_for_everybody_who_read_the_charter(charter: Charter) -> None:
+    if charter.masking is not None:
+        again = Charter.parse(charter.to_toml())
+        assert again.federation.fingerprint == charter.federation.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "hint"),
+    [
+        (
+            ("threshold = 3", "threshold = 3\nthreshhold = 3"),
+            "unknown key 'secure_aggregation.threshhold'",
+            "threshold",
+        ),
+        (("threshold = 3", "threshold = 3\nmagic = 3"), "unknown key", "known here: threshold"),
+        (("threshold = 3", ""), "secure_aggregation.threshold: field required", "how many hospitals must answer"),
+        (("threshold = 3", "threshold = 2"), "the threshold 2 is too low", "at least 3 is needed"),
+        (("threshold = 3", "threshold = 4"), "threshold 4 and 1 colluding", "1 to 3"),
+        (("threshold = 3", "threshold = 101"), "secure_aggregation.threshold: input should be less", "how many"),
+        (("threshold = 3", "threshold = 3.0"), "secure_aggregation.threshold: input should be a valid integer", "how"),
+        (("threshold = 3", "threshold = true"), "secure_aggregation.threshold: input should be a valid integer", "how"),
+        (("threshold = 3", "threshold = 3\ncolluding = 2"), "the threshold 3 is too low", "cannot withstand 2"),
+        (("threshold = 3", "threshold = 3\ncolluding = -1"), "secure_aggregation.colluding", "0 or more"),
+        (("threshold = 3", "threshold = 3\nmin_included = 2"), "secure_aggregation.min_included", "3 or more"),
+        (("threshold = 3", "threshold = 3\nmin_included = 4"), "min_included is 4, not 3 to 3", "reads the other's"),
+        (("threshold = 3", "threshold = 3\nring_bits = 24"), "ring_bits: input should be 16 or 32", "half the upload"),
+        (("threshold = 3", "threshold = 3\nclip = 0.0"), "secure_aggregation.clip", "above 0"),
+        (("threshold = 3", "threshold = 3\nclip = nan"), "secure_aggregation.clip", "above 0"),
+        (("threshold = 3", "threshold = 3\nw_max = 0"), "secure_aggregation.w_max", "1 to 1000000"),
+        (("threshold = 3", 'threshold = 3\npost_quantum = "yes"'), "secure_aggregation.post_quantum", "true or false"),
+        (("threshold = 3", 'threshold = 3\napps = ["abc"]'), "secure_aggregation.apps.0", "64 lower-case"),
+        (("threshold = 3", 'threshold = 3\napps = "abc"'), "secure_aggregation.apps: is not a list", "64 lower-case"),
+        (("[secure_aggregation]", "[[secure_aggregation]]"), "secure_aggregation: is not a table", "once"),
+        (("[secure_aggregation]\nthreshold = 3\n", ""), "has members and no [secure_aggregation]", "threshold"),
+        ((MEMBERS, ""), "3 to 100 hospitals, not 0", "with two"),
+        ((MEMBERS, '[member]\nname = "H1"\n'), "member: is not a list", "write [[member]]"),
+        (('name = "H2"\n', ""), "member.1.name: field required", "from the hospital's request"),
+        (('name = "H2"', 'nme = "H2"'), "unknown key 'member.1.nme'", "did you mean 'name'?"),
+        (('name = "H2"', 'name = "St. Mary"'), "member.1.name: string should match", "letters, digits"),
+        (('name = "H2"', 'name = "H1"'), "two members have the same name", "its own"),
+        (("2" * 64, "1" * 64), "two members have the same identity", "its own"),
+        (("2" * 64, "2" * 63), "member.1.identity: string should match", "64 lower-case"),
+        (("2" * 64, "2" * 65), "member.1.identity: string should match", "64 lower-case"),
+        (("2" * 64, "A" * 64), "member.1.identity: string should match", "64 lower-case"),
+        (("2" * 64, "g" * 64), "member.1.identity: string should match", "64 lower-case"),
+        (("2" * 64, "0" * 64), "member.1.identity: is a key under which anybody could sign", "from the hospital's"),
+    ],
+)
+def test_a_mistake_in_members_and_masks_is_named_in_one_line(change: tuple[str, str], message: str, hint: str) -> None:
+    assert change[0] in MASKED
+    with pytest.raises(CharterError) as caught:
+        Charter.parse(MASKED.replace(*change), source="study.toml")
+    assert caught.value.message.startswith("study.toml: ")
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+    assert "\n" not in str(caught.value)
+
+
+def test_a_charter_without_masks_has_no_federation() -> None:
+    with pytest.raises(CharterError, match="no secure aggregation"):
+        _ = Charter.parse(TEXT).federation
+
+
+def test_under_differential_privacy_every_weight_is_one() -> None:
+    assert Charter.parse(MASKED).federation.w_max == MaskingPlan.w_max
+    assert Charter.parse(MASKED + '[privacy]\nmode = "patient"\n').federation.w_max == 1
 
 
 def test_a_task_stands_once() -> None:

@@ -1,0 +1,155 @@
+"""How a hospital becomes a member: it asks with a request that it signs, and pins the charter that it agreed to."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from client.node import Node
+from compliance.log import Action, Entry, Outcome, Scalar
+from shared.charter import Charter
+from shared.errors import CharterError, PolicyError, UsageError
+from shared.identity import Request, fingerprint
+
+LEAST_DIGITS: Final = 16
+
+
+def request(node: Node, out: Path) -> Request:
+    """Write the node's request for membership to ``out``, and record it first.
+
+    Raises:
+        PolicyError: The node is a virtual hospital, whose keys anybody can compute; or others may read its key.
+        UsageError: The key is missing or damaged, or the purpose is none that a charter can have.
+        RecordError: It cannot be recorded; nothing was written.
+        OutputError: It cannot be written.
+    """
+    if node.virtual:
+        raise PolicyError(
+            f"{node.site} is a virtual hospital, whose keys anybody can compute",
+            hint="make a node for a real hospital with 'fedward node init'",
+        )
+    made = Request.make(node.identity, site=node.site, purpose=node.purpose)
+    detail: dict[str, Scalar] = {"fingerprint": made.fingerprint}
+    with node.open_log() as log, log.act(Entry(Action.MEMBER_REQUEST, Outcome.STARTED, detail=detail)):
+        made.write(out)
+    return made
+
+
+@dataclass(frozen=True)
+class Joining:
+    """A charter that this hospital may pin, once a person has confirmed that all members hold the same.
+
+    Attributes:
+        node: The hospital's node.
+        charter: A charter with the node's purpose, its name and its key.
+        pinned: The hash of the charter that is pinned now; empty where there is none, or a damaged one.
+    """
+
+    node: Node
+    charter: Charter
+    pinned: str = ""
+
+    @classmethod
+    def prepare(cls, node: Node, charter: Charter, *, replace: bool) -> "Joining":
+        """Hold ``charter`` against the node.
+
+        Raises:
+            PolicyError: Its purpose is not the node's, it does not name the node with its key, it would show this
+                hospital's updates to the coordinator, or another charter is pinned and ``replace`` is false.
+            CharterError: The pinned charter is damaged, and ``replace`` is false.
+        """
+        if charter.purpose != node.purpose:
+            raise PolicyError(
+                f"the charter's purpose '{charter.purpose}' is not that of {node.site}, '{node.purpose}'",
+                hint="agree on one purpose before you join",
+            )
+        _check_member(node, charter)
+        pinned = ""
+        if (node.folder / "charter.toml").exists():
+            try:
+                pinned = node.charter.sha256
+            except CharterError:
+                if not replace:
+                    raise
+            if pinned != charter.sha256 and not replace:
+                raise PolicyError(
+                    f"{node.site} has pinned another charter, SHA-256 {pinned[:LEAST_DIGITS]}...",
+                    hint="if the members agreed on a new one, give --replace",
+                )
+        return cls(node, charter, pinned)
+
+    @property
+    def already(self) -> bool:
+        """Whether this very charter is pinned."""
+        return self.pinned == self.charter.sha256
+
+    def confirm(self, heard: str) -> None:
+        """Hold the hash that somebody read out against the charter's; case, spaces, dashes and colons are free.
+
+        Raises:
+            UsageError: It is no hash, or has too few digits.
+            PolicyError: It is another one.
+        """
+        digits = re.sub(r"[\s:-]", "", heard).lower()
+        if not re.fullmatch(rf"[0-9a-f]{{{LEAST_DIGITS},64}}", digits):
+            raise UsageError(
+                f"--sha256 takes the first {LEAST_DIGITS} to 64 hexadecimal digits of a SHA-256",
+                hint="ask another member what 'fedward charter check' prints there",
+            )
+        if not self.charter.sha256.startswith(digits):
+            raise PolicyError(
+                "this is not the charter whose SHA-256 was given: the members hold different ones",
+                hint="do not join; ask the coordinator and the other members which one they agreed to",
+            )
+
+    def pin(self, *, confirmed: str) -> None:
+        """Pin the charter, and record it first; ``confirmed`` says how it was confirmed.
+
+        Raises:
+            RecordError: It cannot be recorded; nothing was pinned.
+            OutputError: It cannot be written.
+        """
+        detail: dict[str, Scalar] = {
+            "federation": self.charter.id,
+            "charter": self.charter.sha256,
+            "replaces": self.pinned or None,
+            "members": len(self.charter.members),
+            "confirmed": confirmed,
+        }
+        with self.node.open_log() as log, log.act(Entry(Action.CHARTER_PIN, Outcome.STARTED, detail=detail)):
+            self.node.pin(self.charter)
+
+
+def own_fingerprint(node: Node) -> str:
+    """The fingerprint of the node's identity, to be read out."""
+    return fingerprint(node.identity.public_key().public_bytes_raw())
+
+
+def _check_member(node: Node, charter: Charter) -> None:
+    if charter.masking is None:
+        if node.virtual:
+            return
+        raise PolicyError(
+            f"the charter {charter.id} has no [secure_aggregation]: the coordinator would read this hospital's updates",
+            hint="only virtual hospitals take part in it; ask for a charter with members and a threshold",
+        )
+    own = node.identity.public_key().public_bytes_raw().hex()
+    by_name = {member.name: member for member in charter.members}
+    named = next((member.name for member in charter.members if member.identity == own), "")
+    if named == node.site:
+        return
+    if node.site in by_name:
+        other = fingerprint(bytes.fromhex(by_name[node.site].identity))
+        raise PolicyError(
+            f"the charter names {node.site} with another key: {other}, not {own_fingerprint(node)}",
+            hint="do not join: somebody would sign in this hospital's name; call the coordinator",
+        )
+    if named:
+        raise PolicyError(
+            f"the charter names this node's key {named}, and the node is {node.site}",
+            hint="ask the coordinator to take it out and to approve this node's own request",
+        )
+    raise PolicyError(
+        f"{node.site} is not a member of {charter.id}",
+        hint="send the coordinator what 'fedward node request' writes, and read out its fingerprint",
+    )

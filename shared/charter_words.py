@@ -1,0 +1,214 @@
+"""A charter in plain words: who takes part, what is trained, what the coordinator learns, and what protects nobody.
+
+``docs/secure-aggregation.md`` is the page behind these sentences; a test holds the two against each other.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from shared.charter import Charter, TaskPlan
+from shared.charter_check import cautions
+from shared.identity import fingerprint, grouped
+from shared.secagg.codec import Codec
+from shared.secagg.federation import Federation
+
+HEADER_BYTES: Final = 144  # of an upload with up to six metrics, beside the vector
+
+LEARNS: Final = (
+    "the weighted sum of the updates of a round",
+    "the sum of the weights",
+    "the sums of the metrics",
+    "who took part, who dropped out, and when each answered",
+)
+NEVER_LEARNS: Final = "a single hospital's update, weight or metric, also if it lies, replays or invents members"
+READS_ALL: Final = "every hospital's update, weight and metrics: there is no [secure_aggregation]"
+
+NOT_PROTECTED: Final = (
+    "poisoning: a hospital can send a harmful update; honest code clips it, a dishonest one need not",
+    "a wrong published model: the coordinator can publish another average than the one it computed",
+    "denial of service: the coordinator, or more hospitals than may drop out, can end any round",
+)
+SUMS_TELL: Final = (
+    "what the sums and the model tell: differences over rounds, membership inference; only differential privacy bounds "
+    "it"
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and the sentences under it."""
+
+    title: str
+    lines: tuple[str, ...]
+
+
+def not_protected(charter: Charter) -> tuple[str, ...]:
+    """What this charter protects nobody from."""
+    bounded = (
+        "; here by the epsilon of each patient, which grows with every round"
+        if charter.privacy.mode == "patient"
+        else "; here privacy is off, and nothing bounds it"
+    )
+    if charter.masking is None:
+        first = (
+            "reading: the coordinator reads every hospital's update; only virtual hospitals may take part, because "
+            "an update tells of the images that it was made from",
+        )
+    else:
+        plan = charter.masking
+        first = (
+            f"collusion: where more than c = {plan.colluding} of the hospitals work with the coordinator, they may "
+            "learn another one's update",
+        )
+    return (*first, SUMS_TELL + bounded, *NOT_PROTECTED)
+
+
+def explain(charter: Charter, *, site: str = "") -> tuple[Section, ...]:
+    """The charter in sections for people.
+
+    Args:
+        charter: What is explained.
+        site: The hospital that reads it, marked among the members; may be empty.
+    """
+    sections = [
+        Section(
+            f"Federation {charter.id}",
+            (f"purpose: {charter.purpose}", f"SHA-256: {grouped(charter.sha256)}"),
+        ),
+        _members(charter, site),
+        Section("What is trained", tuple(_task(plan) for plan in charter.tasks) + _rules(charter)),
+        Section("Privacy of patients", _privacy(charter)),
+    ]
+    if charter.masking is not None:
+        sections.append(Section("Secure aggregation", _masking(charter.federation)))
+        sections.append(Section("What the coordinator learns", LEARNS))
+        sections.append(Section("What it does not learn", (NEVER_LEARNS,)))
+    else:
+        sections.append(Section("What the coordinator learns", (READS_ALL,)))
+    sections.append(Section("What this does not protect", not_protected(charter)))
+    if found := cautions(charter):
+        sections.append(Section("Warnings", tuple(one.text for one in found)))
+    return tuple(sections)
+
+
+def lines(sections: Sequence[Section]) -> list[str]:
+    """The sections as lines for a terminal."""
+    return [line for one in sections for line in (one.title, *(f"  - {text}" for text in one.lines))]
+
+
+def facts(charter: Charter) -> dict[str, Any]:
+    """The same for programs; the keys are stable."""
+    masked = charter.masking is not None
+    return {
+        "federation": charter.id,
+        "purpose": charter.purpose,
+        "sha256": charter.sha256,
+        "members": [
+            {"index": index, **dataclasses.asdict(one), "fingerprint": fingerprint(bytes.fromhex(one.identity))}
+            for index, one in enumerate(charter.members, start=1)
+        ],
+        "tasks": [dataclasses.asdict(plan) for plan in charter.tasks],
+        "privacy": dataclasses.asdict(charter.privacy),
+        "min_sites": charter.min_sites,
+        "min_patients": charter.min_patients,
+        "deadline": charter.deadline,
+        "secure_aggregation": _masking_facts(charter.federation) if masked else None,
+        "coordinator_learns": list(LEARNS if masked else (READS_ALL,)),
+        "coordinator_does_not_learn": [NEVER_LEARNS] if masked else [],
+        "not_protected": list(not_protected(charter)),
+        "warnings": [dataclasses.asdict(one) for one in cautions(charter)],
+    }
+
+
+def _members(charter: Charter, site: str) -> Section:
+    found = tuple(
+        f"{index}. {one.name}{' (this hospital)' if one.name == site else ''}, fingerprint "
+        f"{fingerprint(bytes.fromhex(one.identity))}"
+        for index, one in enumerate(charter.members, start=1)
+    )
+    return Section("Members", found or ("none are named: any virtual hospital may take part",))
+
+
+def _task(plan: TaskPlan) -> str:
+    pull = f", FedProx with mu {plan.proximal:g}" if plan.proximal else ""
+    return (
+        f"{plan.name}: {plan.rounds} rounds; at each hospital {plan.local_steps} steps of {plan.local_optimizer} at "
+        f"rate {plan.local_lr:g}{pull}; at the coordinator {plan.server_optimizer} at rate {plan.server_lr:g}; "
+        f"an evaluation every {plan.evaluate_every} rounds"
+    )
+
+
+def _rules(charter: Charter) -> tuple[str, ...]:
+    return (
+        f"a hospital with fewer than {charter.min_patients} training patients for a task does not take part in it",
+        f"a phase of a round waits {charter.deadline:g} s for answers",
+    )
+
+
+def _privacy(charter: Charter) -> tuple[str, ...]:
+    plan = charter.privacy
+    if plan.mode == "off":
+        return ("mode off: no differential privacy; no noise is added to any update",)
+    delta = "the lesser of 1e-5 and 1 / (10 N) with N patients" if plan.delta is None else f"{plan.delta:g}"
+    steps = ", ".join(f"{task.name} {task.rounds * task.local_steps}" for task in charter.tasks)
+    return (
+        "mode patient: the unit is the patient with all slices and studies at one hospital; one patient more or less "
+        "changes what leaves by no more than epsilon tells (add or remove one patient)",
+        f"every step draws each patient with chance {plan.sample_rate:g}, clips the patient's whole gradient to "
+        f"{plan.clip:g} and adds noise of {plan.noise_multiplier:g} times that; delta is {delta}",
+        f"steps in all: {steps}; every hospital computes the epsilon of its patients and charges it before it trains",
+        "every hospital has weight 1, since a count of slices is not covered by the guarantee",
+        "not covered by epsilon: scores on held-out patients, and how long a hospital takes",
+    )
+
+
+def _masking(federation: Federation) -> tuple[str, ...]:
+    members, quorum, threshold = len(federation.peers), federation.quorum, federation.threshold
+    codec = Codec.of(federation)
+    keys = "X25519 and ML-KEM-768" if federation.post_quantum else "X25519"
+    later = (
+        "a recording of a round stands against a later quantum computer"
+        if federation.post_quantum
+        else "not post-quantum: who records a round and has a quantum computer later can take the masks off"
+    )
+    return (
+        f"{members} members; {threshold} must confirm and unmask a round (t = {threshold}), so {members - quorum} may "
+        f"drop out of it (delta = {members - threshold})",
+        f"a round with fewer than {quorum} hospitals (the greater of t and min_included = {federation.min_included}) "
+        "is refused by every hospital and has no result; its number is not used again",
+        f"as many as c = {federation.colluding} of the hospitals may tell the coordinator all that they know, and "
+        "learn no other one's update with it",
+        f"numbers: a ring of {codec.bits} bits, {codec.words.itemsize} bytes of upload for each parameter of the "
+        f"network and {HEADER_BYTES} besides",
+        f"every element of an update is clipped to {codec.clip:g} either way; the greatest weight of a hospital is "
+        f"{codec.w_max} (w_max)",
+        f"keys: {keys}; {later}",
+        *_apps(federation),
+    )
+
+
+def _apps(federation: Federation) -> tuple[str, ...]:
+    if not federation.apps:
+        return ("no app digest is named: any release that is installed at a hospital may run",)
+    return tuple(f"app that may run, SHA-256: {digest}" for digest in federation.apps)
+
+
+def _masking_facts(federation: Federation) -> dict[str, Any]:
+    codec = Codec.of(federation)
+    return {
+        "members": len(federation.peers),
+        "threshold": federation.threshold,
+        "drops": len(federation.peers) - federation.quorum,
+        "colluding": federation.colluding,
+        "min_included": federation.min_included,
+        "quorum": federation.quorum,
+        "ring_bits": codec.bits,
+        "bytes_per_parameter": codec.words.itemsize,
+        "clip": codec.clip,
+        "w_max": codec.w_max,
+        "post_quantum": federation.post_quantum,
+        "apps": list(federation.apps),
+        "fingerprint": federation.fingerprint.hex(),
+    }

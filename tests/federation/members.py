@@ -1,0 +1,50 @@
+"""Charters with members, and hospitals that are nobody's simulation: keys of their own, not from a seed."""
+
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from client.node import Node
+from shared.charter import Charter, CharterMember, MaskingPlan
+from tests.federation import toy
+
+DRAFT = f"""# the draft of a federation
+[federation]
+id = "test"  # its name
+purpose = "{toy.PURPOSE}"
+
+[secure_aggregation]
+threshold = 3
+
+[[task]]
+name = "toy"
+rounds = 3
+local_steps = 2
+"""
+
+
+def member(node: Node) -> CharterMember:
+    return CharterMember(node.site, node.identity.public_key().public_bytes_raw().hex())
+
+
+def hospitals(root: Path, count: int = 3) -> list[Node]:
+    sites = [f"H{number}" for number in range(1, count + 1)]
+    return [Node.create(root / site, site=site, purpose=toy.PURPOSE) for site in sites]
+
+
+def invented(count: int) -> tuple[CharterMember, ...]:
+    """Members whose keys belong to nobody."""
+    return tuple(CharterMember(f"H{n}", bytes([n] * 32).hex()) for n in range(1, count + 1))
+
+
+def masked(members: tuple[CharterMember, ...], threshold: int, plan: dict[str, Any], **changes: Any) -> Charter:
+    """The toy's charter with masks; ``plan`` changes them, and ``changes`` the rest."""
+    return toy.charter(members=members, masking=MaskingPlan(threshold=threshold, **plan), **changes)
+
+
+def command(app: Any, *arguments: object, status: int = 0, text: str | None = None) -> str:
+    """What a command of ``app`` printed; its errors are raised."""
+    result = CliRunner().invoke(app, [str(one) for one in arguments], catch_exceptions=False, input=text)
+    assert result.exit_code == status, result.output
+    return result.stdout

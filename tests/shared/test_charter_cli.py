@@ -1,0 +1,277 @@
+"""``fedward charter check``: what a charter means in plain words, and what it warns of."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.training.patient_dp import PatientDPOptimizer
+from client.training.sampling import cap
+from shared import console
+from shared.charter import Charter, PrivacyPlan, TaskPlan
+from shared.charter_check import SIGMAS, cautions, update_bound
+from shared.charter_cli import app
+from shared.charter_words import NOT_PROTECTED, explain
+from shared.errors import CharterError
+from shared.identity import fingerprint, grouped
+from tests.federation import members as fed
+from tests.federation import toy
+
+PAGE = Path(__file__).parents[2] / "docs" / "secure-aggregation.md"
+
+
+def charter(count: int = 3, threshold: int = 3, *, plan: dict[str, Any] | None = None, **changes: Any) -> Charter:
+    return fed.masked(fed.invented(count), threshold, plan or {}, **changes)
+
+
+def words(rules: Charter, title: str) -> str:
+    return "\n".join(next(one.lines for one in explain(rules) if one.title == title))
+
+
+def named(rules: Charter) -> set[str]:
+    return {one.name for one in cautions(rules)}
+
+
+def check(tmp_path: Path, rules: Charter, *options: str) -> str:
+    (tmp_path / "charter.toml").write_text(rules.to_toml())
+    return fed.command(app, "check", tmp_path / "charter.toml", *options)
+
+
+# --- what is said -----------------------------------------------------------------------------------------------------
+
+
+def test_it_names_the_members_with_what_they_read_out(tmp_path: Path) -> None:
+    rules = charter(4)
+    text = check(tmp_path, rules)
+    assert grouped(rules.sha256) in text
+    assert toy.PURPOSE in text
+    for number, member in enumerate(rules.members, start=1):
+        assert f"{number}. {member.name}, fingerprint {fingerprint(bytes.fromhex(member.identity))}" in text
+
+
+def test_it_says_what_a_round_needs_and_what_it_costs() -> None:
+    rules = charter(10, 8, plan={"colluding": 5, "post_quantum": True, "apps": ("ab" * 32,), "ring_bits": 16})
+    text = words(rules, "Secure aggregation")
+    assert "10 members; 8 must confirm and unmask a round (t = 8), so 2 may drop out of it (delta = 2)" in text
+    assert "fewer than 8 hospitals" in text
+    assert "c = 5" in text
+    assert "16 bits, 2 bytes of upload for each parameter" in text
+    assert "clipped to 4 either way" in text
+    assert "10000 (w_max)" in text
+    assert "ML-KEM-768" in text
+    assert "ab" * 32 in text
+    assert "not post-quantum" in words(charter(), "Secure aggregation")
+
+
+def test_min_included_above_the_threshold_takes_drop_outs_away() -> None:
+    text = words(charter(5, 4, plan={"min_included": 5}), "Secure aggregation")
+    assert "so 0 may drop out" in text
+    assert "fewer than 5 hospitals" in text
+
+
+def test_it_says_whose_privacy_it_is() -> None:
+    off, on = charter(), charter(privacy={"mode": "patient", "noise_multiplier": 5.5})
+    assert "no differential privacy" in words(off, "Privacy of patients")
+    text = words(on, "Privacy of patients")
+    assert "the unit is the patient" in text
+    assert "noise of 5.5 times" in text
+    assert "toy 6" in text
+    assert "w_max" in words(on, "Secure aggregation")
+    assert "is 1 (w_max)" in words(on, "Secure aggregation")
+
+
+def test_it_never_claims_more_than_evidence() -> None:
+    for rules in (charter(), charter(privacy={"mode": "patient"}), toy.charter()):
+        text = str(explain(rules)).lower()
+        assert not any(word in text for word in ("compliant", "anonymous", "guaranteed", "secure against"))
+
+
+@pytest.mark.parametrize("mode", ["off", "patient"])
+def test_it_says_what_is_not_protected(mode: str) -> None:
+    text = words(charter(privacy={"mode": mode}), "What this does not protect")
+    for matter in ("poisoning", "another average", "denial of service", "membership inference", "more than c = 1"):
+        assert matter in text
+    assert ("nothing bounds it" in text) == (mode == "off")
+    page = PAGE.read_text()
+    section = page[page.index("## Not covered") : page.index("## Encoding")]
+    for matter in ("poisons", "another average", "Denial of service", "membership inference"):
+        assert matter in section
+    assert len(NOT_PROTECTED) == 3
+
+
+def test_without_masks_it_says_that_the_coordinator_reads_everything(tmp_path: Path) -> None:
+    text = check(tmp_path, toy.charter())
+    assert "the coordinator reads every hospital's update; only virtual hospitals may take part" in text
+    assert "What it does not learn" not in text
+
+
+def test_the_same_as_json(tmp_path: Path) -> None:
+    rules = charter(5, 4, plan={"colluding": 2})
+    found = json.loads(check(tmp_path, rules, "--json"))
+    assert found["sha256"] == rules.sha256
+    assert found["members"][4]["index"] == 5
+    assert found["members"][4]["fingerprint"] == fingerprint(bytes([5] * 32))
+    assert found["secure_aggregation"]["fingerprint"] == rules.federation.fingerprint.hex()
+    wanted = {"members": 5, "threshold": 4, "drops": 1, "colluding": 2, "quorum": 4, "bytes_per_parameter": 4}
+    assert wanted.items() <= found["secure_aggregation"].items()
+    assert {one["name"] for one in found["warnings"]} == named(rules)
+    plain = json.loads(check(tmp_path, toy.charter(), "--json"))
+    assert plain["secure_aggregation"] is None
+    assert plain["coordinator_does_not_learn"] == []
+
+
+def test_what_is_no_charter_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(fed.DRAFT)
+    with pytest.raises(CharterError, match="3 to 100 hospitals, not 0") as caught:
+        fed.command(app, "check", tmp_path / "c.toml")
+    assert caught.value.exit_code == 2
+    with pytest.raises(CharterError, match="cannot read the charter"):
+        fed.command(app, "check", tmp_path / "none.toml")
+
+
+def test_its_help_explains_everything() -> None:
+    told = fed.command(app, "check", "--help")
+    assert "--json" in told
+    assert "Exit status 0" in told
+
+
+# --- what is warned of ------------------------------------------------------------------------------------------------
+
+
+def test_three_hospitals_cannot_lose_one() -> None:
+    assert "no_drop_out" in named(charter(3, 3))
+    assert "no_drop_out" in named(charter(5, 5))
+    assert "no_drop_out" not in named(charter(4, 3))
+    assert "read each other's update" in next(one.text for one in cautions(charter()) if one.name == "no_drop_out")
+
+
+def test_min_sites_that_does_nothing_or_too_much_is_named() -> None:
+    assert "min_sites_without_effect" in named(charter(min_sites=2))
+    assert "min_sites_without_effect" not in named(charter(min_sites=3))
+    assert "min_sites_out_of_reach" in named(charter(min_sites=4))
+    assert "min_sites_out_of_reach" not in named(charter(min_sites=3))
+
+
+def test_a_charter_that_leaves_nothing_to_say_has_no_warning() -> None:
+    rules = charter(4, 3, min_sites=3, min_patients=50, privacy={"mode": "patient"})
+    assert named(rules) == set()
+    assert "Warnings" not in {one.title for one in explain(rules)}
+
+
+def test_privacy_that_is_off_masks_that_are_not_there_and_no_collusion_are_named() -> None:
+    assert "no_differential_privacy" in named(charter())
+    assert {"readable_updates", "no_differential_privacy"} == named(toy.charter())
+    assert "no_collusion_tolerated" in named(charter(4, 3, plan={"colluding": 0}))
+
+
+def test_numbers_that_are_too_coarse_are_named() -> None:
+    assert "coarse_numbers" in named(charter(plan={"ring_bits": 16}))
+    assert "coarse_numbers" not in named(charter(plan={"ring_bits": 16, "w_max": 50}))
+    assert "coarse_numbers" not in named(charter())
+    many = {"ring_bits": 16, "colluding": 1}
+    assert "coarse_numbers" in named(charter(50, 45, plan=many, privacy={"mode": "patient"}))
+
+
+def test_a_clip_that_eats_noise_is_named_with_one_that_does_not() -> None:
+    """Rate 0.2, two steps, C = 1, q = 0.5, two patients, sigma 1: gradients 0.8, noise 0.2 sqrt(2) = 0.283."""
+    rules = charter(privacy={"mode": "patient"}, plan={"clip": 3.0})
+    told = next(one.text for one in cautions(rules) if one.name == "clip_too_small")
+    assert "toy" in told
+    assert "3.06" in told
+    assert "gradients 0.8" in told
+    assert "sigma 0.283" in told
+    assert "a clip of 3.1" in told
+    assert "clip_too_small" not in named(charter(privacy={"mode": "patient"}, plan={"clip": 3.1}))
+    assert "clip_too_small" not in named(charter(plan={"clip": 0.01})), "without noise there is none to eat"
+    assert "clip_too_small" not in named(charter(privacy={"mode": "patient"}, plan={"clip": 3.0}, min_patients=3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [({"local_optimizer": "Adam"}, "Adam is not SGD"), ({"proximal": 11.0}, "local_lr times proximal is above 2")],
+)
+def test_where_nothing_bounds_an_update_it_says_so(changes: dict[str, Any], why: str) -> None:
+    rules = Charter(
+        id="x",
+        purpose="testing",
+        tasks=(TaskPlan("toy", 3, 2, local_lr=0.2, **changes),),
+        privacy=PrivacyPlan(mode="patient"),
+        members=charter().members,
+        masking=charter().masking,
+    )
+    told = next(one.text for one in cautions(rules) if one.name == "clip_unknown")
+    assert why in told
+    assert "cannot be bounded beforehand" in told
+
+
+class Extreme:
+    """Noise that is 8 standard deviations in every element of every step."""
+
+    kind = "for a test"
+
+    def normal(self, count: int) -> np.ndarray:
+        return np.full(count, float(SIGMAS))
+
+
+@settings(deadline=None)
+@given(
+    st.integers(2, 40),
+    st.floats(0.05, 1.0),
+    st.floats(0.01, 1.0),
+    st.floats(0.1, 3.0),
+    st.floats(0.1, 6.0),
+    st.integers(1, 4),
+    st.floats(0, 1.5),
+)
+def test_no_update_of_the_real_optimiser_is_above_the_bound(
+    patients: int, chance: float, rate: float, clip: float, sigma: float, steps: int, pull: float
+) -> None:
+    """The worst that can be: every patient is drawn, every gradient lies in one element, the noise adds to it."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = PatientDPOptimizer(
+        torch.optim.SGD([weight], lr=rate),
+        noise_multiplier=sigma,
+        max_grad_norm=clip,
+        expected_batch_size=chance * patients,
+        noise=Extreme(),
+    )
+
+    def proximal(_: object) -> None:
+        assert weight.grad is not None
+        weight.grad.add_(weight.detach(), alpha=pull)
+
+    optimizer.attach_step_hook(proximal)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        for _ in range(cap(patients, chance)):
+            optimizer.accumulate([torch.tensor([1e9])])
+        optimizer.step()
+    plan = TaskPlan("toy", 3, steps, local_lr=rate, proximal=pull)
+    privacy = PrivacyPlan("patient", clip=clip, sample_rate=chance, noise_multiplier=sigma)
+    bound = update_bound(plan, privacy, patients)
+    assert bound is not None
+    # Eight deviations in every step are sqrt(steps) times eight of their sum.
+    most = bound.signal + SIGMAS * bound.noise * math.sqrt(steps)
+    assert abs(float(weight.detach())) <= most * (1 + 1e-5)
+    if pull == 0 and cap(patients, chance) == patients:
+        assert abs(float(weight.detach())) == pytest.approx(most, rel=1e-4)
+
+
+# --- the terminal -----------------------------------------------------------------------------------------------------
+
+
+def test_a_charter_cannot_steer_the_terminal_of_who_reads_it(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "research\x1b[2J\x9b1A\r\u202egnitekram"
+    for line in explain(toy.charter(purpose=hostile))[0].lines:
+        console.say(line)
+    console.complain(f"a purpose '{hostile}'\nfedward: all is well", "mend it")
+    shown = capsys.readouterr()
+    assert not any(sign in shown.out + shown.err for sign in "\x1b\x9b\r\u202e")
+    assert "research?[2J?1A??gnitekram" in shown.out
+    assert shown.err.count("\n") == 1
