@@ -13,7 +13,7 @@ from client.session import Session
 from client.training.charges import Charges, Receipt
 from client.training.loop import price, train_round, usable
 from compliance.log import Action, Outcome, Scalar
-from shared.charter import TaskPlan
+from shared.charter import Charter, TaskPlan
 from shared.errors import DataError, PolicyError, ProtocolError
 from shared.header import Header
 from shared.imaging.images import PatientImages
@@ -76,7 +76,7 @@ class Rounds:
                 plan,
                 round_number=header.round,
                 privacy=privacy,
-                seed=self._seed(header.task) if receipt is None else None,
+                seed=seed_of(session.charter, session.node.site, header.task) if receipt is None else None,
                 receipt=receipt,
             )
             update = bench.layout.flatten(weights_of(bench.network)).vector - request.model.vector
@@ -159,10 +159,11 @@ class Rounds:
         session.log.append(session.entry(Action.PRIVACY_CHARGE, Outcome.OK, header, detail))
         return receipt
 
-    def _seed(self, task: str) -> int:
-        """Seed of training without differential privacy: the charter's, made this site's and this task's own."""
-        text = f"{self.session.charter.seed}|{self.session.node.site}|{task}".encode()
-        return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
+
+def seed_of(charter: Charter, site: str, task: str) -> int:
+    """Seed of training without differential privacy: the charter's, made this site's and this task's own."""
+    text = f"{charter.seed}|{site}|{task}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
 
 
 def _body(

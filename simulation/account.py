@@ -4,18 +4,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from compliance.log import verify
+from server.history import Traffic
 from simulation.arms import Hospital, Prepared
 from simulation.federation import Federated
-from simulation.record import DeidRecord, LogRecord, SiteRecord, WireRecord
+from simulation.record import DeidRecord, KindRecord, LogRecord, SeenRecord, SiteRecord, WireRecord
 from simulation.sites.specs import MrProtocol, SiteSpec
 
 OWN_LOG = Path("simulation") / "audit" / "log.jsonl"
 """The log of the simulation itself, below the folder of a run."""
 
+IN_THE_CLEAR = (
+    "Updates were not masked in this run: this coordinator saw each hospital's update, its weight and its scores."
+)
 LIMITS = (
     "All patients are synthetic and descend from one brain atlas and one family of torso shapes, and the noise model "
     "is the one trained on: scores are upper bounds for real images.",
-    "Updates are not masked yet: this coordinator sees each hospital's update, its weight and its scores.",
+    "Masks hide one hospital's update, not what a sum tells; and with few hospitals a sum is close to each of them.",
     "The whole federation ran on one machine: no network, no outage and no clock of another party was in play.",
     "Differential privacy covers the training steps of the arm that says so; scores on held-out patients, numbers of "
     "slices and the choice of settings are not covered by it.",
@@ -82,12 +86,25 @@ def logs(out: Path, hospitals: Sequence[Hospital]) -> Iterable[LogRecord]:
         yield LogRecord(owner, found.entries, verified=True, head=found.head)
 
 
-def wire(federations: Mapping[tuple[str, str], Federated]) -> WireRecord:
-    """Content of the messages of all federated arms."""
+def wire(federations: Mapping[tuple[str, str], Federated], seen: SeenRecord | None) -> WireRecord:
+    """Content of the messages of all federated arms, and one update as the coordinator saw it."""
     runs = list(federations.values())
+    total: dict[str, Traffic] = {}
+    for kind, more in (item for one in runs for item in one.traffic.items()):
+        total[kind] = total.get(kind, Traffic(0, 0, 0, 0)) + more
     return WireRecord(
         down=sum(one.bytes_down for one in runs),
         up=sum(one.bytes_up for one in runs),
         messages=sum(one.messages for one in runs),
         per_round={task: one.bytes_per_answer for (task, arm), one in federations.items() if arm == "federated"},
+        masked=all(one.aggregation == "masked" for one in runs),
+        per_parameter={
+            task: one.bytes_per_answer / one.parameters
+            for (task, arm), one in federations.items()
+            if arm == "federated" and one.aggregation == "masked"
+        },
+        kinds=tuple(
+            KindRecord(kind, one.questions, one.answers, one.bytes_down, one.bytes_up) for kind, one in total.items()
+        ),
+        seen=seen,
     )

@@ -20,11 +20,15 @@ from client.deid.batch import deidentify_folder
 from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
 from client.node import Node
-from client.training.loop import train_centrally, usable
+from client.rounds import seed_of
+from client.training.loop import train_centrally, train_round, usable
+from shared.charter import Charter
 from shared.files import canonical_json, write_bytes
 from shared.imaging.images import PatientImages, StudyImages
 from shared.imaging.metrics import Sums, summarise
 from shared.imaging.tasks import Task, get_task
+from shared.vector import Layout, Vector
+from shared.weights import weights_of
 from simulation.pictures import class_picture, intensity_picture
 from simulation.record import Picture
 
@@ -87,6 +91,28 @@ def prepare(hospital: Hospital, profile_name: str, purpose: str, seed: int, hold
         slices=sum(study.slices for study in studies),
         modality=studies[0].modality,
     )
+
+
+def first_update(node: Path, charter: Path, task_name: str) -> Vector:
+    """The update of a hospital's first round without differential privacy, float32 ``[d]``: as it trained it.
+
+    Training without privacy follows from the charter's seed, so the same round can be trained again.
+    """
+    opened, rules, task = Node.open(node), Charter.load(charter), get_task(task_name)
+    network = task.network(rules.seed)
+    layout = Layout.of(weights_of(network))
+    before = layout.flatten(weights_of(network)).vector
+    patients = usable(task, opened.cohort.load_split(Split.TRAIN))
+    train_round(
+        task,
+        network,
+        patients,
+        rules.task(task_name),
+        round_number=1,
+        privacy=rules.privacy,
+        seed=seed_of(rules, opened.site, task_name),
+    )
+    return layout.flatten(weights_of(network)).vector - before
 
 
 # --- training without a federation, for comparison --------------------------------------------------------------------

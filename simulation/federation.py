@@ -9,13 +9,13 @@ from client.node import Node
 from client.training.accounting import PrivacyStatement
 from client.training.charges import Charges
 from server.app import Settings, run_task
-from server.history import HISTORY
+from server.history import HISTORY, Traffic
 from server.release import CARD, WEIGHTS
 from shared.charter import Charter, CharterMember, MaskingPlan
 from shared.files import write_bytes
 from shared.imaging.metrics import Sums, summarise
 from shared.secagg.parameters import MIN_MEMBERS, recommended
-from simulation.local_grid import LocalGrid
+from simulation.local_grid import LocalGrid, Seen
 from simulation.record import Metrics
 
 APP = "client.app:app"
@@ -38,6 +38,8 @@ class Federated:
         bytes_down, bytes_up: Content to the hospitals and from them.
         messages: Requests and answers.
         bytes_per_answer: Content of one hospital's answer to a training request.
+        traffic: All messages by Flower's type.
+        aggregation: ``masked`` or ``plain``.
     """
 
     weights: Path
@@ -49,14 +51,16 @@ class Federated:
     bytes_up: int
     messages: int
     bytes_per_answer: int
+    traffic: Mapping[str, Traffic]
+    aggregation: str
 
 
-def make_grid(nodes: Mapping[str, Path], workers: int) -> LocalGrid:
+def make_grid(nodes: Mapping[str, Path], workers: int, watch: Seen | None = None) -> LocalGrid:
     """A grid of the hospitals in ``nodes`` (folder by site), for every arm: a worker takes seconds to start."""
     configs = {
         number: {"node-dir": str(node), "site": site} for number, (site, node) in enumerate(nodes.items(), start=1)
     }
-    return LocalGrid(APP, configs, workers=min(workers, len(nodes)))
+    return LocalGrid(APP, configs, workers=min(workers, len(nodes)), watch=watch)
 
 
 def masked(charter: Charter, nodes: Mapping[str, Path]) -> Charter:
@@ -123,7 +127,10 @@ def _read(folder: Path, run: str, task: str) -> Federated:
     history = json.loads((folder / HISTORY).read_bytes())
     rounds = history["rounds"]
     phases = [phase for one in rounds for phase in (one["train"], one["evaluation"]) if phase]
-    answers = [one["train"] for one in rounds if one["train"]]
+    traffic: dict[str, Traffic] = {}
+    for kind, values in (item for phase in phases for item in phase["traffic"].items()):
+        traffic[kind] = traffic.get(kind, Traffic(0, 0, 0, 0)) + Traffic(**values)
+    last = [one["train"] for one in rounds if one["train"]][-1]["traffic"]["train"]
     return Federated(
         weights=folder / WEIGHTS,
         run=run,
@@ -134,8 +141,10 @@ def _read(folder: Path, run: str, task: str) -> Federated:
         ),
         bytes_down=sum(phase["bytes_down"] for phase in phases),
         bytes_up=sum(phase["bytes_up"] for phase in phases),
-        messages=sum(len(phase["asked"]) + len(phase["answered"]) for phase in phases),
-        bytes_per_answer=answers[-1]["bytes_up"] // max(1, len(answers[-1]["answered"])),
+        messages=sum(one.questions + one.answers for one in traffic.values()),
+        bytes_per_answer=last["bytes_up"] // max(1, last["answers"]),
+        traffic=traffic,
+        aggregation=history["aggregation"],
     )
 
 

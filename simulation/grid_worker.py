@@ -11,14 +11,13 @@ import sys
 from typing import IO
 
 from shared.errors import UsageError
+from simulation.frames import read_frame, write_frame
 from simulation.local_grid import (
     READY,
     Nodes,
-    read_frame,
     receive_message,
     send_message,
     set_identity,
-    write_frame,
 )
 
 

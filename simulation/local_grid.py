@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import queue
-import struct
 import subprocess
 import sys
 import threading
@@ -37,14 +36,16 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from shared.errors import UsageError
 from shared.processes import interrupt_held_back
+from simulation.frames import read_frame, write_frame
 
 RUN_ID = 1
 READY = b"ready"
-_LENGTH = struct.Struct("<Q")
 _GRACE = 3.0  # seconds for a worker to end by itself
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 NodeConfigs = Mapping[int, Mapping[str, str]]
+Seen = Callable[[str, str, RecordDict], None]
+"""Is told of an answer: the site, the type of the message that it answers, and its content."""
 
 
 class LocalGrid(Grid):
@@ -56,25 +57,32 @@ class LocalGrid(Grid):
             ``site`` is also the node's name in :meth:`get_nodes`.
         workers: Processes to run them in; 0 runs them in this one.
         on_close: Called by :meth:`close` in this process, for what the ClientApp holds open with ``workers=0``.
+        watch: Told of every answer before the coordinator gets it; by several threads.
 
     Raises:
         UsageError: There is no such app.
     """
 
     def __init__(
-        self, app: str, nodes: NodeConfigs, *, workers: int = 0, on_close: Callable[[], None] | None = None
+        self,
+        app: str,
+        nodes: NodeConfigs,
+        *,
+        workers: int = 0,
+        on_close: Callable[[], None] | None = None,
+        watch: Seen | None = None,
     ) -> None:
         set_identity()
         self._nodes = {node: dict(config) for node, config in nodes.items()}
         self._visible = list(self._nodes)
-        self._on_close = on_close
+        self._on_close, self._watch = on_close, watch
         self._run = Run.create_empty(run_id=RUN_ID)
         self._replies: dict[str, Message] = {}
         self._arrived = threading.Condition()
         lanes = max(1, min(workers, len(self._nodes)))
         shares = [dict(itertools.islice(self._nodes.items(), first, None, lanes)) for first in range(lanes)]
         hosts = _start_workers(app, shares) if workers else [_Here(app, self._nodes)]
-        self._lanes = [_Lane(host, self._deliver) for host in hosts]
+        self._lanes = [_Lane(host, self._answered) for host in hosts]
         self._lane = {node: lane for lane, share in zip(self._lanes, shares, strict=True) for node in share}
 
     def set_run(self, run: Run) -> None:
@@ -155,6 +163,12 @@ class LocalGrid(Grid):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _answered(self, message: Message, reply: Message) -> None:
+        if self._watch and reply.has_content():
+            site = self._nodes[message.metadata.dst_node_id].get("site", "")
+            self._watch(site, message.metadata.message_type, reply.content)
+        self._deliver(message.metadata.message_id, reply)
 
     def _deliver(self, number: str, reply: Message) -> None:
         with self._arrived:
@@ -275,7 +289,7 @@ def _start_workers(app: str, shares: Iterable[NodeConfigs]) -> list[_Host]:
 class _Lane:
     """A thread that hands messages to one host, one after the other."""
 
-    def __init__(self, host: _Host, deliver: Callable[[str, Message], None]) -> None:
+    def __init__(self, host: _Host, deliver: Callable[[Message, Message], None]) -> None:
         self._host, self._deliver = host, deliver
         self._queue: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._stopping = False
@@ -300,8 +314,7 @@ class _Lane:
 
     def _run(self) -> None:
         while (message := self._queue.get()) is not None and not self._stopping:
-            reply = self._host.handle(message)
-            self._deliver(message.metadata.message_id, reply)
+            self._deliver(message, self._host.handle(message))
 
 
 def send_message(stream: IO[bytes], message: Message) -> None:
@@ -336,27 +349,6 @@ def receive_message(stream: IO[bytes]) -> Message | None:
 def _arrays(message: Message) -> list[Array]:
     records = message.content.values() if message.has_content() else ()
     return [array for record in records if isinstance(record, ArrayRecord) for array in record.values()]
-
-
-def write_frame(stream: IO[bytes], data: bytes) -> None:
-    """Write ``data`` behind its length, a little-endian u64.
-
-    Raises:
-        OSError: The reader is gone.
-    """
-    stream.write(_LENGTH.pack(len(data)))
-    stream.write(data)
-    stream.flush()
-
-
-def read_frame(stream: IO[bytes]) -> bytes | None:
-    """The next frame, or None where the writer is gone, also in the middle of it."""
-    head = stream.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        return None
-    (size,) = _LENGTH.unpack(head)
-    data = stream.read(size)
-    return data if len(data) == size else None
 
 
 def set_identity() -> None:

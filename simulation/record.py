@@ -204,6 +204,40 @@ class LogRecord:
 
 
 @dataclass(frozen=True)
+class SeenRecord:
+    """One hospital's update of the first round, and what the coordinator got instead of it.
+
+    Attributes:
+        site, task: Whose, and of which task.
+        numbers: Length of the update.
+        shown: How many of its numbers, from the first, the pictures show.
+        true, masked: PNG pictures of both, a pixel a number, mid-grey for 0.
+        correlation: Pearson's, over all numbers.
+        chance: What numbers that have nothing to do with each other stay below in 95 of 100 cases.
+    """
+
+    site: str
+    task: str
+    numbers: int
+    shown: int
+    true: bytes
+    masked: bytes
+    correlation: float
+    chance: float
+
+
+@dataclass(frozen=True)
+class KindRecord:
+    """Messages of one kind: Flower's type, how many questions and answers, and their content in bytes."""
+
+    kind: str
+    questions: int
+    answers: int
+    down: int
+    up: int
+
+
+@dataclass(frozen=True)
 class WireRecord:
     """Bytes of message content between coordinator and sites, headers of the transport not counted.
 
@@ -211,12 +245,20 @@ class WireRecord:
         down, up: To the sites, and from them.
         messages: Messages in both directions.
         per_round: Content of one site's answer in one training round, by task name.
+        masked: Whether updates travelled under masks that only their sum takes off.
+        per_parameter: Bytes of a masked update for each of its numbers, message and all, by task name.
+        kinds: All messages by kind.
+        seen: One update as the coordinator saw it; None in a run without masks.
     """
 
     down: int
     up: int
     messages: int
     per_round: Mapping[str, int] = field(default_factory=dict)
+    masked: bool = False
+    per_parameter: Mapping[str, float] = field(default_factory=dict)
+    kinds: tuple[KindRecord, ...] = ()
+    seen: SeenRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -316,6 +358,16 @@ def to_summary(record: RunRecord) -> dict[str, Any]:
             "refused": record.deid.refused,
         },
         "audit": {"entries": record.entries, "verified": record.verified},
+        "wire": {
+            "masked": record.wire.masked,
+            "bytes_down": record.wire.down,
+            "bytes_up": record.wire.up,
+            "messages": record.wire.messages,
+            "kinds": {
+                one.kind: {"questions": one.questions, "answers": one.answers, "down": one.down, "up": one.up}
+                for one in record.wire.kinds
+            },
+        },
     }
 
 

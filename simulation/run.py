@@ -30,11 +30,12 @@ from shared.errors import FedwardError, OutputError, UsageError
 from shared.files import canonical_json, output_errors, write_json
 from shared.imaging.tasks import get_task
 from shared.processes import WorkerPool
-from simulation import account, arms, tables
+from simulation import account, arms, seen, tables
 from simulation.arms import Alone, Hospital
 from simulation.federation import Federated, federate, make_grid, masked
-from simulation.record import Machine, RunRecord, to_summary
+from simulation.record import Machine, RunRecord, SeenRecord, to_summary
 from simulation.report import write_report
+from simulation.seen import Watch
 from simulation.sites.specs import SiteSpec
 from simulation.sites.synthesize import synthesize
 
@@ -169,6 +170,7 @@ def simulate(plan: Plan, bar: Progress) -> RunRecord:
         jobs = [(one, plan.profile, plan.charter.purpose, plan.seed, plan.holdout) for one in hospitals]
         prepared = calls.each("De-identify and index", Action.DEIDENTIFY, arms.prepare, jobs)
         federations = _federate(plan, hospitals, bar)
+        seen_update = _seen(plan, hospitals, calls)
         alone = _train_alone(plan, hospitals, calls)
         tasks = tables.build(plan, hospitals, federations, alone, calls)
     record = RunRecord(
@@ -187,8 +189,8 @@ def simulate(plan: Plan, bar: Progress) -> RunRecord:
         privacy=tables.privacy(plan, hospitals, federations),
         deid=account.deid(prepared),
         logs=tuple(account.logs(plan.out, hospitals)),
-        wire=account.wire(federations),
-        limits=account.LIMITS,
+        wire=account.wire(federations, seen_update),
+        limits=(account.IN_THE_CLEAR, *account.LIMITS) if plan.plain else account.LIMITS,
         charter_sha256=plan.charter.sha256,
         command=plan.command,
     )
@@ -259,21 +261,41 @@ def _federate(plan: Plan, hospitals: Sequence[Hospital], bar: Progress) -> dict[
     """Every federated arm, by task and name."""
     done: dict[tuple[str, str], Federated] = {}
     members = [one for one in hospitals if one.member]
-    with make_grid({one.site: one.node for one in members}, plan.workers) as grid:
+    watch = Watch()
+    with make_grid({one.site: one.node for one in members}, plan.workers, watch) as grid:
         for task, private in _federated_arms(plan):
             line = bar.add_task(f"{get_task(task.name).title}: federated{', private' * private}", total=task.rounds)
             arm = "federated_dp" if private else "federated"
             nodes = {one.site: one.node for one in tables.taking_part(task.name, members)}
-            charter = _charter(plan.charter, task, private=private)
+            charter, folder = _charter(plan.charter, task, private=private), _arm(plan, task, private=private)
+            if not done:
+                watch.expect(next(iter(nodes)), folder)
             done[task.name, arm] = federate(
                 dataclasses.replace(charter, members=(), masking=None) if plan.plain else masked(charter, nodes),
                 nodes,
                 grid=grid,
-                folder=plan.out / "federation" / f"{task.name}-{arm}",
+                folder=folder,
                 on_round=partial(_advance, bar, line),
             )
             bar.update(line, completed=task.rounds)
     return done
+
+
+def _arm(plan: Plan, task: TaskPlan, *, private: bool) -> Path:
+    return plan.out / "federation" / f"{task.name}-{'federated_dp' if private else 'federated'}"
+
+
+def _seen(plan: Plan, hospitals: Sequence[Hospital], calls: "Calls") -> SeenRecord | None:
+    """The first update of the first hospital, beside what the coordinator got; None without masks."""
+    task = plan.charter.tasks[0]
+    folder = _arm(plan, task, private=False)
+    masked_numbers = seen.masked_numbers(folder, Charter.load(folder / "charter.toml"))
+    if masked_numbers is None:
+        return None
+    first = tables.taking_part(task.name, [one for one in hospitals if one.member])[0]
+    jobs = [(first.node, folder / "charter.toml", task.name)]
+    (true,) = calls.each("One update, for its picture", Action.TRAIN, arms.first_update, jobs)
+    return seen.record(first.site, task.name, true, masked_numbers)
 
 
 def _federated_arms(plan: Plan) -> Iterable[tuple[TaskPlan, bool]]:

@@ -81,7 +81,9 @@ def render(record: RunRecord) -> str:
     """
     templates = page.environment("simulation")
     style, style_hash = page.style((files("simulation") / "templates" / "report.css").read_text("utf-8"))
-    templates.globals.update(w=words, counts=tables.counts, panel_scores=_panel_scores, data_uri=_data_uri)
+    templates.globals.update(
+        w=words, counts=tables.counts, messages=tables.messages, panel_scores=_panel_scores, data_uri=_data_uri
+    )
     return templates.get_template("report.html").render(
         run=record,
         facts=_facts(record),
@@ -152,7 +154,13 @@ def _charts(task: TaskRecord) -> tuple[tuple[Chart, ...], tuple[tuple[str, Marku
 
 
 def _facts(record: RunRecord) -> tuple[Fact, ...]:
-    return (*(_task_fact(task) for task in record.tasks), _privacy_fact(record), _deid_fact(record), _log_fact(record))
+    return (
+        *(_task_fact(task) for task in record.tasks),
+        _privacy_fact(record),
+        _wire_fact(record),
+        _deid_fact(record),
+        _log_fact(record),
+    )
 
 
 def _task_fact(task: TaskRecord) -> Fact:
@@ -196,6 +204,14 @@ def _privacy_fact(record: RunRecord) -> Fact:
         ),
         "privacy",
     )
+
+
+def _wire_fact(record: RunRecord) -> Fact:
+    if record.wire.masked:
+        remark = Remark("all came under masks that only their sum takes off", "good")
+        return Fact("Updates readable by the coordinator", "none", "", (remark,), "wire")
+    remark = Remark("this run was told to send updates without masks", "bad")
+    return Fact("Updates readable by the coordinator", "all", "", (remark,), "wire")
 
 
 def _deid_fact(record: RunRecord) -> Fact:

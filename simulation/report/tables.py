@@ -7,7 +7,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
-from simulation.record import ARM_ORDER, Metrics, TaskRecord
+from simulation.record import ARM_ORDER, Metrics, TaskRecord, WireRecord
 from simulation.report import charts, words
 
 
@@ -270,6 +270,26 @@ def counts(values: Mapping[str, int], caption: str, corner: str, column: str) ->
     ordered = sorted(values.items(), key=lambda item: (-item[1], item[0]))
     rows = tuple(Row(words.rule_title(name), (Cell(words.count(value)),)) for name, value in ordered)
     return Table(caption, corner, (column,), (Group("", rows),))
+
+
+def messages(wire: WireRecord) -> Table:
+    """All messages by kind, in the order of a round."""
+    order = {kind: place for place, kind in enumerate(words.MESSAGES)}
+    rows = tuple(
+        Row(
+            words.MESSAGES.get(one.kind, one.kind),
+            tuple(
+                map(
+                    Cell,
+                    (words.count(one.questions), words.size(one.down), words.count(one.answers), words.size(one.up)),
+                )
+            ),
+            remark=one.kind,
+        )
+        for one in sorted(wire.kinds, key=lambda one: order.get(one.kind, len(order)))
+    )
+    columns = ("Questions", "to hospitals", "Answers", "from hospitals")
+    return Table("Messages of all runs of this page, by kind", "Message", columns, (Group("", rows),))
 
 
 def _cell(metric: str, value: float | None, top: float | None) -> Cell:

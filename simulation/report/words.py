@@ -105,6 +105,16 @@ class ArmNote:
     meaning: str
 
 
+MESSAGES: Mapping[str, str] = {
+    "query.secagg_advertise": "Keys of an epoch",
+    "query.secagg_kem": "Keys of an epoch, post-quantum",
+    "query.secagg_share": "Sealed shares for the rounds of an epoch",
+    "train": "Training: the model, and the update",
+    "evaluate": "Evaluation: the model, and the scores",
+    "query.secagg_confirm": "Signatures under who is in a sum",
+    "query.secagg_unmask": "Shares that take the masks off a sum",
+}
+"""What each type of message carries, in the order of a round."""
 ARMS: Mapping[str, ArmNote] = {
     "initial": ArmNote("Starting point", "The network before any hospital trained it."),
     "local": ArmNote("Local only", "Each hospital trains alone, on its own patients."),

@@ -55,23 +55,20 @@ def test_a_federation_learns_and_gives_the_same_model_on_any_number_of_workers(t
 def test_one_round_of_federated_averaging_is_the_weighted_average_of_the_sites_own_models(tmp_path: Path) -> None:
     """The same, computed without messages, node or coordinator."""
     from client.cohort import Split
-    from client.rounds import Rounds
-    from client.session import Session
+    from client.rounds import seed_of
     from client.training.loop import train_round
 
     rules = toy.charter(plan={"rounds": 1})
     nodes = toy.make_nodes(tmp_path, rules)
     locals_, weights = [], []
     for config in nodes.values():
-        session = Session.open(Path(config["node-dir"]))
         task = get_task("toy")
         network = task.network(rules.seed)
         patients = Node.open(Path(config["node-dir"])).cohort.load_split(Split.TRAIN)
-        seed = Rounds(session)._seed("toy")
+        seed = seed_of(rules, config["site"], "toy")
         train_round(task, network, patients, rules.tasks[0], round_number=1, privacy=None, seed=seed)
         locals_.append({name: array.astype(np.float64) for name, array in weights_of(network).items()})
         weights.append(sum(patient.slices for patient in patients))
-        session.close()
     with local(nodes) as grid:
         run_task(grid, settings(tmp_path, rules))
     found = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
