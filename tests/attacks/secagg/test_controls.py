@@ -108,7 +108,7 @@ def quantum(world: World, index: int, secrets: dict[int, bytes]) -> EpochState:
 
 @POST_QUANTUM
 def test_a_recording_is_opened_by_a_quantum_computer_only_without_ml_kem(post_quantum: bool) -> None:
-    """A recorder who later finds all X25519 private keys: reads everybody where ML-KEM is off, nobody where it is on."""
+    """A recorder who later finds all X25519 private keys: reads everybody where ML-KEM is off, and nobody else."""
     world = arena(4, begun=False, post_quantum=post_quantum)
     secrets = {index: world.ledgers[index].seed(1) for index in world.everyone}
     world.begin()

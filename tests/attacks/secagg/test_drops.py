@@ -171,7 +171,7 @@ def test_dropping_a_different_one_each_round() -> None:
 
 
 def test_a_vector_that_never_came_is_declared_included() -> None:
-    """Coordinator and c hospitals have b of a hospital that sent nothing, and get its vector then: pair masks hide it."""
+    """Coordinator and c hospitals have b of a hospital that sent nothing, and then its vector: pair masks hide it."""
     world = arena(5)
     updates, task = data(world), task_of(world)
     attacker = Attacker(world, (4, 5))
@@ -180,8 +180,8 @@ def test_a_vector_that_never_came_is_declared_included() -> None:
     confirmations |= {index: forge_confirmation(world, task, index, world.everyone) for index in (4, 5)}
     for index in (2, 3):
         attacker.got(ask_unmask(world, task, index, world.everyone, confirmations), world.everyone)
-    assert attacker.secret(1, 1, "b") is not None
     assert attacker.smallest_sum(2) is None
+    assert attacker.secret(1, 1, "b") is not None
     attacker.saw(task, [send(world, task, 1, updates[1])])
     assert attacker.smallest_sum(1) == 3
     assert not attacker.reads(1, updates[1])

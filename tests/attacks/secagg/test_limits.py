@@ -24,7 +24,7 @@ def rewritten(world: World, task: RoundTask, raw: bytes, body: Ring) -> bytes:
 
 
 def test_limit_a_restored_ledger_masks_two_vectors_with_one_key() -> None:
-    """Whoever restores a hospital's ledger behind its back gets two vectors of one round: the difference is readable."""
+    """Whoever restores a hospital's ledger behind its back gets two vectors of one round: their difference shows it."""
     world = arena(4)
     updates, task = data(world), task_of(world)
     backup = twin(world.ledgers[1])
@@ -120,7 +120,7 @@ def test_limit_a_coordinator_publishes_another_average() -> None:
 
 
 def test_limit_a_body_tampered_with_on_the_link() -> None:
-    """Whoever writes to a hospital's link alters a body and not its header: the round completes with a wrong average."""
+    """Whoever writes to a hospital's link alters a body and no header: the round completes with a wrong average."""
     world = arena(4)
     updates, task = data(world), task_of(world)
     raw = send_all(world, task, updates, 1000)

@@ -96,7 +96,7 @@ def two_confirms(world: World) -> list[str]:
 
 @pytest.mark.parametrize("what", ["same", "model"])
 def test_two_trains_at_the_same_time(what: str) -> None:
-    """A coordinator sends two ``train`` of a round at once; both pass all checks before the claim: one vector leaves."""
+    """A coordinator sends two ``train`` of a round at once; both pass all checks before the claim: one leaves."""
     world = arena(4)
     world.ledgers[1] = Meeting(world.ledgers[1])
     assert two_trains(world, what) == ["PolicyError", "bytes"]
