@@ -1,10 +1,12 @@
 """What a hospital must remember, whatever happens to its processes: the ledger of secure aggregation.
 
-A member keeps nothing else between two calls. Every method is durable before it returns; none may be undone. A ledger
+A member keeps nothing else between two calls. Every method is durable before it returns; none may be undone; and each
+is one act, also where several threads or processes call at once: of two claims of one round only one succeeds. A ledger
 that was lost, or restored from an older copy, must not serve its epochs again: it would mask two vectors with one key.
 """
 
 import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -118,23 +120,26 @@ class MemoryLedger:
     def __init__(self, draw: Callable[[int], bytes] = os.urandom, memory: Memory | None = None) -> None:
         self._draw = draw
         self.memory = memory or Memory()
+        self._lock = threading.RLock()
 
     def seed(self, epoch: int) -> bytes:
         """See :class:`Ledger`."""
-        if epoch > self.memory.epoch:
-            self.memory = Memory(epoch, seed=self._draw(KEY_BYTES))
-        if epoch < self.memory.epoch or self.memory.seed is None:
-            raise PolicyError(
-                f"epoch {epoch} is over, or its keys are in use", hint="begin a new epoch with a higher number"
-            )
-        return self.memory.seed
+        with self._lock:
+            if epoch > self.memory.epoch:
+                self.memory = Memory(epoch, seed=self._draw(KEY_BYTES))
+            if epoch < self.memory.epoch or self.memory.seed is None:
+                raise PolicyError(
+                    f"epoch {epoch} is over, or its keys are in use", hint="begin a new epoch with a higher number"
+                )
+            return self.memory.seed
 
     def pin(self, epoch: int, state: EpochState) -> None:
         """See :class:`Ledger`."""
-        raw = state.to_bytes()
-        if epoch != self.memory.epoch or self.memory.lost or self.memory.state not in (None, raw):
-            raise PolicyError(f"epoch {epoch} has another state", hint="begin a new epoch")
-        self._change(state=raw, seed=None)
+        with self._lock:
+            raw = state.to_bytes()
+            if epoch != self.memory.epoch or self.memory.lost or self.memory.state not in (None, raw):
+                raise PolicyError(f"epoch {epoch} has another state", hint="begin a new epoch")
+            self._change(state=raw, seed=None)
 
     def state(self, epoch: int) -> EpochState | None:
         """See :class:`Ledger`."""
@@ -144,14 +149,15 @@ class MemoryLedger:
 
     def claim(self, epoch: int, number: int, context: bytes, participants: tuple[int, ...]) -> None:
         """See :class:`Ledger`."""
-        if epoch != self.memory.epoch or self.memory.lost or number <= self.memory.newest:
-            raise PolicyError(
-                f"round {number} of epoch {epoch} is used up: a second vector under its masks would show both",
-                hint="repeat it under a new number",
-            )
-        self._note(number, Claim(context, participants))
-        self._change(newest=number)
-        self.forget(epoch, number - 1)
+        with self._lock:
+            if epoch != self.memory.epoch or self.memory.lost or number <= self.memory.newest:
+                raise PolicyError(
+                    f"round {number} of epoch {epoch} is used up: a second vector under its masks would show both",
+                    hint="repeat it under a new number",
+                )
+            self._note(number, Claim(context, participants))
+            self._change(newest=number)
+            self.forget(epoch, number - 1)
 
     def claimed(self, epoch: int, number: int) -> Claim | None:
         """See :class:`Ledger`."""
@@ -159,32 +165,35 @@ class MemoryLedger:
 
     def confirm(self, epoch: int, number: int, included: tuple[int, ...]) -> None:
         """See :class:`Ledger`."""
-        claim = self.claimed(epoch, number)
-        if claim is None or claim.included not in (None, included):
-            raise PolicyError(
-                f"this hospital has signed another included set of round {number}, or none can be signed",
-                hint="two sums over one round would give away their difference; repeat it under a new number",
-            )
-        self._note(number, replace(claim, included=included))
+        with self._lock:
+            claim = self.claimed(epoch, number)
+            if claim is None or claim.included not in (None, included):
+                raise PolicyError(
+                    f"this hospital has signed another included set of round {number}, or none can be signed",
+                    hint="two sums over one round would give away their difference; repeat it under a new number",
+                )
+            self._note(number, replace(claim, included=included))
 
     def unmask(self, epoch: int, number: int, included: tuple[int, ...]) -> None:
         """See :class:`Ledger`."""
-        claim = self.claimed(epoch, number)
-        if claim is None or claim.included != included:
-            raise PolicyError(
-                f"the included set of round {number} is not the one that this hospital signed",
-                hint="only the confirmed sum is unmasked",
-            )
-        self._note(number, replace(claim, revealed=True))
+        with self._lock:
+            claim = self.claimed(epoch, number)
+            if claim is None or claim.included != included:
+                raise PolicyError(
+                    f"the included set of round {number} is not the one that this hospital signed",
+                    hint="only the confirmed sum is unmasked",
+                )
+            self._note(number, replace(claim, revealed=True))
 
     def forget(self, epoch: int, number: int) -> None:
         """See :class:`Ledger`."""
-        if epoch != self.memory.epoch:
-            return
-        state = self.state(epoch)
-        if state is not None and number >= state.round:
-            self._change(state=state.at(number + 1).to_bytes())
-        self._change(claims={taken: claim for taken, claim in self.memory.claims.items() if taken > number})
+        with self._lock:
+            if epoch != self.memory.epoch:
+                return
+            state = self.state(epoch)
+            if state is not None and number >= state.round:
+                self._change(state=state.at(number + 1).to_bytes())
+            self._change(claims={taken: claim for taken, claim in self.memory.claims.items() if taken > number})
 
     def _note(self, number: int, claim: Claim) -> None:
         self._change(claims={**self.memory.claims, number: claim})

@@ -29,7 +29,7 @@ from shared.secagg.round_messages import (
     Upload,
 )
 from shared.secagg.setup_messages import ShareRequest, transcript
-from shared.secagg.signing import check_subset, signed
+from shared.secagg.signing import MAX_EPOCH, check_subset, signed
 from shared.vector import Vector
 
 
@@ -78,6 +78,8 @@ class Member:
 
     def advertise(self, epoch: int) -> bytes:
         """``query.secagg_advertise``: the signed public keys of ``epoch``; the same until the first deal."""
+        if not 0 <= epoch <= MAX_EPOCH:
+            raise ProtocolError(f"an epoch's number is 0 to {MAX_EPOCH}", hint="begin an epoch with a number in range")
         return signed(self._keys(epoch).advert().body(), self._identity)
 
     def encapsulate(self, epoch: int, adverts: Sequence[bytes]) -> bytes:

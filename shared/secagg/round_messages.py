@@ -3,11 +3,13 @@
 What a hospital signs is the message's ``body()``, an encoding of its own domain.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.errors import ProtocolError
 from shared.secagg.codec import MAX_METRICS, Codec, Lanes, lane_count
 from shared.secagg.encoding import Reader, encode, pieces
 from shared.secagg.federation import SIGNATURE_BYTES, Federation
@@ -39,6 +41,13 @@ class RoundTask:
     config: bytes
     metrics: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse a list of participants that counts somebody twice, and metrics of one name."""
+        if any(a >= b for a, b in itertools.pairwise(self.participants)):
+            raise ProtocolError("the participants of a task do not rise", hint="name each once, in order")
+        if len(set(self.metrics)) != len(self.metrics):
+            raise ProtocolError("a metric stands twice in a task", hint="name each once")
+
     def to_bytes(self) -> bytes:
         """The message."""
         return encode(
@@ -58,8 +67,6 @@ class RoundTask:
         model, config = reader.data(DIGEST_BYTES), reader.data(DIGEST_BYTES)
         metrics = reader.many(lambda one: one.text(), MAX_METRICS)
         reader.end()
-        if len(set(metrics)) != len(metrics):
-            raise reader.fault("a metric stands twice")
         return cls(epoch, number, participants, size, model, config, metrics)
 
     def context(self, t: bytes, codec: Codec) -> bytes:

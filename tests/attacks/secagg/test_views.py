@@ -154,9 +154,8 @@ def test_tasks_with_impossible_fields(change: dict[str, object]) -> None:
 def test_a_task_that_was_not_read_from_bytes(participants: tuple[int, ...]) -> None:
     """A coordinator reaches the quorum by naming hospitals twice, where the task came as an object: refused as well."""
     world = arena(4)
-    task = task_of(world, participants=participants)
     with refused(world, REFUSALS):
-        world.member(1).mask(task, data(world)[1], 10, {"loss": 0.0})
+        world.member(1).mask(task_of(world, participants=participants), data(world)[1], 10, {"loss": 0.0})
 
 
 def test_another_size_than_the_model_has() -> None:
