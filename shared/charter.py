@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import CharterError
+from shared.faults import words_of
 from shared.files import canonical_json
 
 PrivacyMode = Literal["off", "patient"]
@@ -106,10 +107,12 @@ class Charter:
         """
         try:
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise CharterError(
-                f"cannot read the charter {path}: {error}", hint="give the path of a TOML file"
+                f"cannot read the charter {path}: {error.strerror}", hint="give the path of a TOML file"
             ) from error
+        except UnicodeDecodeError as error:
+            raise CharterError(f"cannot read the charter {path}: it is not UTF-8", hint="save it as UTF-8") from error
         return cls.parse(text, source=str(path))
 
     @classmethod
@@ -237,7 +240,7 @@ def _explain(error: ValidationError, source: str) -> CharterError:
     place: Sequence[str | int] = found["loc"]
     where = ".".join(str(part) for part in place)
     if found["type"] != "extra_forbidden":
-        return CharterError(f"{source}: {where}: {found['msg'][:1].lower()}{found['msg'][1:]}", hint="mend that entry")
+        return CharterError(f"{source}: {where}: {words_of(found)}", hint="mend that entry")
     model = _CharterFile if len(place) == 1 else _TABLES[str(place[0])]
     known = list(model.model_fields)
     close = difflib.get_close_matches(str(place[-1]), known, n=1)

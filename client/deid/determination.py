@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import PolicyError, UsageError
+from shared.faults import first_fault
 from shared.files import canonical_json, output_errors, write_json
 
 DOMAIN = b"fedward expert determination 1\0"
@@ -150,14 +151,7 @@ def _read(kind: type[_Raw], path: Path) -> _Raw:
         return kind.model_validate_json(path.read_text("utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="name the expert's file") from error
-    except (ValidationError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no expert determination: it is not UTF-8", hint=_HINT) from error
+    except ValidationError as error:
         raise UsageError(f"{path} is no expert determination: {first_fault(error)}", hint=_HINT) from error
-
-
-def first_fault(error: Exception) -> str:
-    """What is wrong with a file that people write, in one line."""
-    if isinstance(error, ValidationError):
-        fault = error.errors()[0]
-        place = ".".join(str(part) for part in fault["loc"])
-        return f"{place}: {fault['msg']}" if place else fault["msg"]
-    return str(error)

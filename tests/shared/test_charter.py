@@ -64,12 +64,12 @@ def test_layout_and_comments_do_not_change_the_hash_but_content_does() -> None:
             "unknown key 'federatoin'",
             "did you mean 'federation'?",
         ),
-        (("rounds = 3", "rounds = 0"), "task.0.rounds: input should be greater than or equal to 1", "mend"),
+        (("rounds = 3", "rounds = 0"), "task.0.rounds: must be 1 or more", "mend"),
         (("rounds = 3", 'rounds = "3"'), "task.0.rounds", "mend"),
         (("rounds = 3", "rounds = 3\nlocal_lr = inf"), "task.0.local_lr", "mend"),
         (("rounds = 3", 'rounds = 3\nserver_optimizer = "LBFGS"'), "task.0.server_optimizer", "mend"),
         (("rounds = 3", "rounds = "), "not valid TOML", "mend the line"),
-        (('id = "demo"', ""), "federation.id: field required", "mend"),
+        (('id = "demo"', ""), "federation.id: is missing", "mend"),
     ],
 )
 def test_a_mistake_is_named_in_one_line_with_what_to_do(change: tuple[str, str], message: str, hint: str) -> None:
