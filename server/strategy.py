@@ -127,7 +127,7 @@ class FederatedTraining:
         """
         if len(exchange.sites) < self._charter.min_sites:
             raise ProtocolError(
-                f"{len(exchange.sites)} sites are connected where the charter needs {self._charter.min_sites}",
+                f"connected sites: {len(exchange.sites)} of the {self._charter.min_sites} that the charter needs",
                 hint="wait for the others, or lower min_sites in the charter",
             )
         optimiser = ServerOptimiser.of(self._plan, initial.vector)
