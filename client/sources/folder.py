@@ -69,7 +69,7 @@ class Folder:
             self._found = self._scan()
         if not self._found:
             reasons = Counter(one.reason for one in self._problems).most_common(_MOST_REASONS)
-            what = "no DICOM file that can be read, but " + ", ".join(f"{number} x {why}" for why, number in reasons)
+            what = "no DICOM file that can be read: " + ", ".join(f"{number} x {why}" for why, number in reasons)
             raise DataError(
                 f"{self.name} holds {what if reasons else 'no files'}",
                 hint="export the studies as DICOM Part 10 files, or a zip archive of them, and name their folder",

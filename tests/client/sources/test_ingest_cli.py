@@ -186,7 +186,7 @@ def test_a_folder_without_dicom_is_told_as_such(node: Node, tmp_path: Path, opti
         (source / f"{number}.jpg").write_bytes(b"\xff\xd8\xff" + bytes(200))
     error = call("ingest", node.folder, "--folder", source, *options).exception
     assert isinstance(error, DataError)
-    assert error.message.endswith("holds no DICOM file that can be read, but 3 x not a DICOM file but: JPEG picture")
+    assert error.message.endswith("holds no DICOM file that can be read: 3 x not a DICOM file but: JPEG picture")
     assert "DICOM Part 10" in error.hint
     assert "widen" not in error.hint
     told = json.loads((node.folder / "reports" / "ingest.json").read_text())
