@@ -18,6 +18,7 @@ from client.join_cli import mount as mount_join
 from compliance.log import AuditLog
 from shared import console
 from shared.errors import PartialError, UsageError
+from shared.files import private_folder
 
 app = typer.Typer(help="A hospital's node: de-identify, build the cohort, take part.", no_args_is_help=True)
 mount(app)
@@ -44,7 +45,7 @@ def deidentify(
     ] = "basic",
     key: Annotated[
         Path | None,
-        typer.Option(help="The site's key (0600), made where missing."),
+        typer.Option(help="The site's key (0600), made where missing; not beside --node, which has one."),
     ] = None,
     reports: Annotated[
         Path | None, typer.Option(help="Folder for deid.json and deid.html. Default: the node's, else beside OUT.")
@@ -54,6 +55,9 @@ def deidentify(
     ] = None,
     node: Annotated[Path | None, typer.Option(help="The node's folder; its keys, log and reports are used.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that de-identify.")] = 1,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files of OUT that were released under another profile.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the totals as JSON.")] = False,
 ) -> None:
     """De-identify a folder of DICOM files.
@@ -63,6 +67,7 @@ def deidentify(
     Exit status 0: all released. 3: some were quarantined or refused; the report names each. 2: wrong use.
     """
     from client.deid.crew import Crew
+    from client.deid.earlier import check_same
     from client.deid.page import write_page
     from client.deid.quarantine import Quarantine
     from client.node import HELD
@@ -72,6 +77,7 @@ def deidentify(
     examine(source, out, reports)  # nothing is made for a folder that holds nothing
     with ExitStack() as stack:
         site_key = _key_for(source, _key_path(key, node, out), out)
+        check_same(out, reports, chosen, site_key, overwrite=overwrite)
         log = stack.enter_context(_log(node, reports, site_key))
         # Always other processes, also for one worker: no file takes more memory than it may, or ends the command.
         crew = stack.enter_context(Crew(workers, chosen, site_key))
@@ -97,7 +103,7 @@ def review(
     *,
     reviewer: Annotated[str, typer.Option(help="Who decides; stands in the audit log.")],
     profile: Annotated[str, typer.Option(help="The profile that the files were held under.")] = "basic",
-    key: Annotated[Path | None, typer.Option(help="The site's key.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The site's key; not beside --node, which has one.")] = None,
     determination: Annotated[Path | None, typer.Option(help="Expert determination (JSON).")] = None,
     node: Annotated[Path | None, typer.Option(help="The node's folder; its keys and log are used.")] = None,
 ) -> None:
@@ -149,7 +155,8 @@ def _tell(report: DeidReport, page: Path, *, as_json: bool) -> None:
         )
     else:
         console.say(
-            f"{report.released} of {report.files} files released under profile {report.profile}; report {report.path}"
+            f"{report.released} of {console.plural(report.files, 'file')} released under profile {report.profile}; "
+            f"report {report.path}"
         )
         if report.redacted:
             console.say(
@@ -159,15 +166,18 @@ def _tell(report: DeidReport, page: Path, *, as_json: bool) -> None:
     held = report.quarantined + report.refused
     if held:
         raise PartialError(
-            f"{report.quarantined} files were quarantined and {report.refused} refused",
+            f"{console.plural(report.quarantined, 'file was', 'files were')} quarantined and {report.refused} refused",
             hint=f"{report.path} names each of them and says why",
         )
 
 
 def _key_path(key: Path | None, node: Path | None, out: Path) -> Path:
-    """The key that was named, else the node's, else one beside the output that later runs find again."""
-    if key is None and node is not None:
-        return node / "keys" / "pseudonym.key"
+    """The node's key, else the one that was named, else one beside the output that later runs find again."""
+    if node is not None:
+        own = node / "keys" / "pseudonym.key"
+        if key is not None and key.resolve() != own.resolve():
+            raise UsageError(f"--key names {key}, and the node has a key of its own", hint="leave out --key, or --node")
+        return own
     chosen = key or out.resolve().parent / KEY_NAME
     if out.resolve() in chosen.resolve().parents:
         raise UsageError(f"the key {chosen} lies in the output folder", hint="keep it where released files do not go")
@@ -194,6 +204,7 @@ def _key_for(source: Path, path: Path, out: Path) -> SiteKey:
 def _log(node: Path | None, reports: Path, site_key: SiteKey) -> AuditLog:
     """The node's audit log; for a bare folder, one beside the report."""
     if node is None:
+        private_folder(reports)
         return AuditLog(reports / "audit.jsonl", site="", subject_key=site_key.derive("audit-subject"))
     try:
         about = json.loads((node / "node.json").read_text("utf-8"))

@@ -27,7 +27,7 @@ from client.sources.selection import Selection
 from client.sources.source import Source, Study
 from compliance.log import Action, AuditLog, Entry, Outcome
 from shared.errors import DataError, FedwardError, UsageError
-from shared.files import write_json
+from shared.files import private_folder, write_json
 
 NOT_SENT = "it was named in answer to the query, and not sent"
 _STRAY = "nothing says why it is held; delete it, and move ingest.jsonl away to have it fetched again"
@@ -147,6 +147,7 @@ def ingest(
     profile: Profile,
     patience: Patience | None = None,
     workers: int = 1,
+    overwrite: bool = False,
     on_progress: Progress | None = None,
 ) -> Ingested:
     """Take the selected studies of ``source`` into the node, and build its cohort.
@@ -158,9 +159,11 @@ def ingest(
         profile: How they are de-identified.
         patience: How long to try again where the other end does not answer.
         workers: Processes that de-identify, besides this one.
+        overwrite: Whether what was taken in under another profile may be taken in anew, and replaced.
         on_progress: Told how far it is, for the first time when all processes were started.
 
     Raises:
+        UsageError: The node was filled under another profile, and nothing may be replaced.
         DataError: No study meets the selection, or none can be used for a cohort.
         ProtocolError: The other end refuses, or does not answer; what was fetched is kept for the next run.
         OutputError: The disk does not take it.
@@ -174,7 +177,7 @@ def ingest(
         tell(Standing(0, None, 0))
         log = stack.enter_context(node.open_log())
         stack.enter_context(source)
-        ledger, spool = Ledger(node.folder / "ingest.jsonl", profile.sha256), Spool(node.folder / "spool")
+        ledger, spool = _ledger(node, profile, overwrite=overwrite), Spool(node.folder / "spool")
         quarantine = Quarantine(node.folder / "reports", node.folder / HELD, moves=True)
         given = (node, source, selection, profile, patience or Patience(), key, log, ledger, spool, quarantine)
         run = _Run(*given, crew, tell)
@@ -202,6 +205,16 @@ def check_apart(node: Path, source: Path) -> None:
         raise UsageError(f"{source} and {node} lie in each other", hint="keep the node apart from the images")
 
 
+def _ledger(node: Node, profile: Profile, *, overwrite: bool) -> Ledger:
+    ledger = Ledger(node.folder / "ingest.jsonl", profile.sha256)
+    if ledger.last not in {"", profile.sha256} and not overwrite:
+        raise UsageError(
+            f"{node.folder} was filled under another profile than {profile.name} as it is now",
+            hint="name that one with --profile, or take everything in anew under this one with --overwrite",
+        )
+    return ledger
+
+
 def _take_in(run: _Run) -> None:
     studies = _studies(run)
     run.tally.studies = len(studies)
@@ -219,12 +232,19 @@ def _take_in(run: _Run) -> None:
 def _studies(run: _Run) -> Sequence[Study]:
     """Ask the source which studies there are; the question is recorded first."""
     facts = {"source": run.source.kind, "step": "query", "profile": run.profile.name}
-    with run.log.act(Entry(Action.INGEST, Outcome.STARTED, detail=facts)) as detail:
-        found = run.patience.persist(run.source.name, lambda: run.source.studies(run.selection))
-        detail["studies"] = len(found)
-    for problem in run.source.problems():
-        run.tally.lines.append({"where": problem.where, "status": "unreadable", "reason": problem.reason})
-    run.tally.unreadable = len(run.tally.lines)
+    try:
+        with run.log.act(Entry(Action.INGEST, Outcome.STARTED, detail=facts)) as detail:
+            found = run.patience.persist(run.source.name, lambda: run.source.studies(run.selection))
+            detail["studies"] = len(found)
+    finally:
+        for problem in run.source.problems():
+            run.tally.lines.append({"where": problem.where, "status": "unreadable", "reason": problem.reason})
+        run.tally.unreadable = len(run.tally.lines)
+    if not found and run.selection == Selection():
+        raise DataError(
+            f"{run.source.name} holds no study",
+            hint="ask its administrator whether it is the right one, and whether this node may see its studies",
+        )
     if not found:
         raise DataError(
             f"{run.source.name} holds no study of this selection",
@@ -299,6 +319,7 @@ def _count_kept(run: _Run) -> None:
 def _write_report(run: _Run, *, complete: bool) -> Path:
     """The report, for its owner alone: it names studies and instances as the archive does."""
     path, tally = run.reports / "ingest.json", run.tally
+    private_folder(run.reports)
     head = {"format": 1, "source": run.source.kind, "complete": complete, "profile": run.profile.name}
     body: Mapping[str, Any] = {"profile_sha256": run.profile.sha256, "counts": tally.counts, "seconds": tally.seconds}
     write_json(path, {**head, **body, "waiting": tally.held, "files": tally.lines}, mode=0o600)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from client.ingest import Ingested, Standing
+    from client.sources.selection import Selection
     from client.sources.source import Source
 
 _DATE = "Study date, as 2024-02-29 or 20240229."
@@ -74,6 +75,9 @@ def ingest_command(
         Path | None, typer.Option(help="Expert determination (JSON), where the profile needs one.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that de-identify.")] = 1,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Take in anew what was taken in under another profile, and replace it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the totals as JSON.")] = False,
 ) -> None:
     """Take studies from a folder or an archive into the node, de-identified, and build its cohort.
@@ -82,24 +86,20 @@ def ingest_command(
     """
     from client.deid import Profile
     from client.ingest import ingest
+    from client.ingest_page import review_command
     from client.node import Node
-    from client.sources.selection import Selection
 
     opened = Node.open(node)
     chosen = Profile.load(profile, determination=determination)
-    selection = Selection(
-        modalities=frozenset(one.upper() for one in modality or ()),
-        first=_day(first),
-        last=_day(last),
-        description=description,
-        patients=Selection.patients_from(patients) if patients else frozenset(),
-    )
+    selection = _selection(modality or [], first, last, description, patients)
     lines = _Lines(folder, dicomweb, credentials, ca, dimse, called, calling, listen, get)
     source = lines.source(node, tls=dimse_tls, certificate=certificate, private_key=private_key)
     with ExitStack() as stack:
         bar = _Bar(stack, quiet=as_json)
-        done = ingest(opened, source, selection, profile=chosen, workers=workers, on_progress=bar.show)
-    _tell(done, opened.folder, as_json=as_json)
+        done = ingest(
+            opened, source, selection, profile=chosen, workers=workers, overwrite=overwrite, on_progress=bar.show
+        )
+    _tell(done, review_command(opened.folder, profile, determination), as_json=as_json)
 
 
 class _Bar:
@@ -111,13 +111,18 @@ class _Bar:
         self._started = time.monotonic()
 
     def show(self, standing: "Standing") -> None:
-        """Show how far it is: studies, with the time that is left for them, and files a second."""
+        """Show how far it is: studies, files, files a second and the time so far.
+
+        How long the rest takes is not said: how many files a study has is known when it is its turn, and one is fetched
+        while another is worked on.
+        """
         if self._progress is None:
-            self._progress = self._stack.enter_context(console.progress(quiet=self._quiet))
+            self._progress = self._stack.enter_context(console.progress(quiet=self._quiet, foresees=False))
             self._task = self._progress.add_task("Looking for studies", total=None)
         if standing.total is not None:
             rate = standing.files / max(time.monotonic() - self._started, 1e-3)
-            words = f"Studies, {rate:.1f} files/s" if standing.files else "Studies, fetching the first"
+            files = f"{console.plural(standing.files, 'file')}, {rate:.1f} files/s"
+            words = f"Studies; {files if standing.files else 'fetching the first'}"
             self._progress.update(self._task, completed=standing.studies, total=standing.total, description=words)
 
 
@@ -181,6 +186,20 @@ class _Lines:
         return Dimse(Address.parse(self.dimse), called=self.called, calling=self.calling, listen=receiver, tls=secured)
 
 
+def _selection(
+    modalities: list[str], first: str | None, last: str | None, description: str, patients: Path | None
+) -> "Selection":
+    from client.sources.selection import Selection
+
+    return Selection(
+        modalities=frozenset(one.upper() for one in modalities),
+        first=_day(first),
+        last=_day(last),
+        description=description,
+        patients=Selection.patients_from(patients) if patients else frozenset(),
+    )
+
+
 def _day(text: str | None) -> date | None:
     if text is None:
         return None
@@ -190,7 +209,7 @@ def _day(text: str | None) -> date | None:
         raise UsageError(f"'{text}' is no date", hint="use the form 2024-02-29") from error
 
 
-def _tell(done: "Ingested", node: Path, *, as_json: bool) -> None:
+def _tell(done: "Ingested", review: str, *, as_json: bool) -> None:
     from client.cohort import Split
 
     tally, sides = done.tally, {side.value: len(done.cohort.patients(side)) for side in Split}
@@ -198,16 +217,16 @@ def _tell(done: "Ingested", node: Path, *, as_json: bool) -> None:
         where = {"report": str(done.report), "page": str(done.page)}
         console.emit_json({**tally.counts, "seconds": tally.seconds, "cohort": sides, **where})
     else:
-        console.say(f"{tally.studies} studies, {tally.unchanged} of them without anything new")
-        console.say(f"{tally.released} of {tally.fetched} files released; report {done.report}")
+        studies, files = console.plural(tally.studies, "study", "studies"), console.plural(tally.fetched, "file")
+        console.say(f"{studies}, {tally.unchanged} of them without anything new")
+        console.say(f"{tally.released} of {files} released; report {done.report}")
         console.say(f"page for people: {done.page}; it names studies, keep it inside")
         if tally.waiting:
-            command = f"fedward node review {node / 'reports'} {node / 'released'} --node {node} --reviewer NAME"
-            console.say(f"{tally.waiting} files wait for a person: {command}")
-        console.say(f"cohort: {sides['train']} patients to train on, {sides['held_out']} held out")
+            console.say(f"{console.plural(tally.waiting, 'file waits', 'files wait')} for a person: {review}")
+        console.say(f"cohort: {console.plural(sides['train'], 'patient')} to train on, {sides['held_out']} held out")
     if tally.incomplete:
         raise PartialError(
-            f"{tally.missing} instances were not sent, {tally.unreadable + tally.refused} could not be read or were "
-            f"refused and {tally.quarantined} were quarantined",
+            f"not everything came out: {tally.missing} not sent, {tally.unreadable + tally.refused} unreadable or "
+            f"refused, {tally.quarantined} quarantined",
             hint=f"{done.report} names each of them and says why",
         )

@@ -1,12 +1,14 @@
 """``ingest.html``: the report of an ingest for people, beside ``ingest.json``, in the look of ``deid.html``."""
 
 import json
+import shlex
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
 from client.deid.page import MOST_FILES, MOST_REASONS, filled
 from client.deid.profile import Profile
+from client.deid.profile_file import SHIPPED
 from shared.files import write_bytes
 
 NAME = "ingest.html"
@@ -36,6 +38,7 @@ def render(report: Path, profile: Profile) -> str:
     counts: dict[str, int] = told["counts"]
     rows: list[dict[str, str]] = told["files"]
     reasons = Counter((row["status"], row["reason"]) for row in rows).most_common()
+    waiting = Counter(row["reason"] for row in told["waiting"]).most_common()
     return filled(
         "ingest.html",
         profile,
@@ -52,8 +55,28 @@ def render(report: Path, profile: Profile) -> str:
         ),
         reasons=[(status, reason, number) for (status, reason), number in reasons[:MOST_REASONS]],
         more_reasons=max(len(reasons) - MOST_REASONS, 0),
+        waiting=waiting[:MOST_REASONS],
+        more_waiting=max(len(waiting) - MOST_REASONS, 0),
+        all_waiting=len(told["waiting"]),
+        review=_review(report, profile),
         listed=[(_name(row), row["status"], row["reason"]) for row in rows[:MOST_FILES]],
         unlisted=max(len(rows) - MOST_FILES, 0),
+    )
+
+
+def review_command(node: Path, profile: str, determination: Path | None = None) -> str:
+    """The command with which a person looks at what waits in a node, its options as an ingest was given them."""
+    words = ["fedward", "node", "review", str(node / "reports"), str(node / "released"), "--node", str(node)]
+    words += ["--profile", profile] if profile != "basic" else []
+    words += ["--determination", str(determination)] if determination else []
+    return shlex.join([*words, "--reviewer", "NAME"])
+
+
+def _review(report: Path, profile: Profile) -> str:
+    """The command as far as the report knows it: where files of the hospital's own lie it does not say."""
+    name = profile.name if profile.name in SHIPPED else "PROFILE.toml"
+    return review_command(
+        report.resolve().parents[1], name, Path("DETERMINATION.json") if profile.needs_expert else None
     )
 
 

@@ -89,6 +89,10 @@ class Node:
             site, purpose, virtual = raw["site"], raw["purpose"], raw.get("virtual", False)
         except FileNotFoundError:
             raise UsageError(f"{folder} is not a node", hint="make one with 'fedward node init'") from None
+        except OSError as error:
+            raise UsageError(
+                f"cannot read {folder / 'node.json'}: {error.strerror}", hint="name the node's folder"
+            ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{folder / 'node.json'} is damaged", hint="restore it from a copy") from error
         if not (isinstance(site, str) and _SITE.fullmatch(site) and isinstance(purpose, str)) or (

@@ -38,7 +38,7 @@ def decide(header: Header, charter: Charter, *, purpose: str, patients: int, tra
     except CharterError:
         return Decision(False, "the charter has no such task")
     if not int(training) <= header.round <= plan.rounds:
-        return Decision(False, f"the charter has {plan.rounds} rounds of this task")
+        return Decision(False, f"the charter has {plan.rounds} round{'s' * (plan.rounds != 1)} of this task")
     if patients < charter.min_patients:
         return Decision(False, "too few patients here for this task")
     return Decision(True)

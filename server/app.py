@@ -1,7 +1,8 @@
 """The Flower ServerApp of the coordinator: one task of a charter, from an initial model to a written one."""
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -92,7 +93,7 @@ app = make_app()
 def run_task(grid: Grid, settings: Settings, *, on_round: OnRound | None = None) -> Result:
     """Train one task with the sites that ``grid`` knows, and write what happened and the model.
 
-    ``history.json`` is written whatever happens; the model only by a run that trained.
+    ``history.json`` is written whatever happens, if the disk takes it; the model only by a run that trained.
 
     Raises:
         FedwardError: The charter or the initial model cannot be used, too few sites answered, nothing was learnt, or
@@ -120,13 +121,24 @@ def run_task(grid: Grid, settings: Settings, *, on_round: OnRound | None = None)
             write_json(settings.out / HISTORY, result.history.to_json())
             write_model(settings.out, layout, result.model, _card(result, charter), log=log)
         except BaseException as error:
-            log.append(dataclasses.replace(begin, action=Action.RUN_END, outcome=Outcome.FAILED))
+            with _second_to(error):
+                log.append(dataclasses.replace(begin, action=Action.RUN_END, outcome=Outcome.FAILED))
             text = error.message if isinstance(error, FedwardError) else type(error).__name__
             failed = dataclasses.replace(training.history, outcome="failed", error=text)
-            write_json(settings.out / HISTORY, failed.to_json())
+            with _second_to(error):
+                write_json(settings.out / HISTORY, failed.to_json())
             raise
         log.append(dataclasses.replace(begin, action=Action.RUN_END, outcome=Outcome.OK))
     return result
+
+
+@contextlib.contextmanager
+def _second_to(first: BaseException) -> Iterator[None]:
+    """What fails while a failure is written down is noted on it, and does not take its place."""
+    try:
+        yield
+    except FedwardError as error:
+        first.add_note(f"besides, {error}")
 
 
 class _Node(Protocol):

@@ -9,8 +9,8 @@ import typer
 
 from server.approve_cli import approve
 from server.history import HISTORY, VERSION
-from shared.console import emit_json, say
-from shared.errors import DataError
+from shared.console import emit_json, plural, say
+from shared.errors import DataError, UsageError
 
 app = typer.Typer(help="The coordinator: take hospitals into a charter, look at runs.", no_args_is_help=True)
 app.command()(approve)
@@ -22,6 +22,8 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what the record of RUN says: per task the rounds, who answered, who did not, and why it ended."""
+    if not run.is_dir():
+        raise UsageError(f"there is no folder {run}", hint="name the folder of a run")
     histories = {str(path.parent.relative_to(run)): _read(path) for path in sorted(run.rglob(HISTORY))}
     if not histories:
         raise DataError(f"{run} holds no {HISTORY}", hint="give the folder of a run")
@@ -38,7 +40,10 @@ def describe(history: Mapping[str, Any]) -> list[str]:
     rounds = [one for one in history["rounds"] if one["train"]]
     seconds = sum(one["seconds"] for one in history["rounds"])
     head = f"{history['task']}, run {history['run']} of {history['federation']}: {history['outcome']}"
-    lines = [f"{head}, {len(rounds)} rounds in {seconds:.1f} s" + (f"; {history['error']}" if history["error"] else "")]
+    lines = [
+        f"{head}, {plural(len(rounds), 'round')} in {seconds:.1f} s"
+        + (f"; {history['error']}" if history["error"] else "")
+    ]
     lines.append(f"updates were {history['aggregation']}")
     answers: dict[str, int] = {}
     for one in rounds:

@@ -95,7 +95,7 @@ class FederatedTraining:
         phases = Phases(exchange, self._log, charter.deadline)
         if len(exchange.sites) < charter.min_sites:
             raise ProtocolError(
-                f"{len(exchange.sites)} sites are connected where the charter needs {charter.min_sites}",
+                f"connected sites: {len(exchange.sites)} of the {charter.min_sites} that the charter needs",
                 hint="wait for the others, or lower min_sites in the charter",
             )
         if charter.masking is None:

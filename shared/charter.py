@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from shared.charter_hints import how_to_mend, sound_identity, wrong
+from shared.charter_hints import how_to_mend, sound_identity
 from shared.errors import CharterError
+from shared.faults import words_of
 from shared.files import canonical_json
 from shared.secagg.federation import Federation, Peer
 from shared.secagg.parameters import MAX_MEMBERS, MIN_MEMBERS
@@ -161,10 +162,12 @@ class Charter:
         """
         try:
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise CharterError(
-                f"cannot read the charter {path}: {error}", hint="give the path of a TOML file"
+                f"cannot read the charter {path}: {error.strerror}", hint="give the path of a TOML file"
             ) from error
+        except UnicodeDecodeError as error:
+            raise CharterError(f"cannot read the charter {path}: it is not UTF-8", hint="save it as UTF-8") from error
         return cls.parse(text, source=str(path))
 
     @classmethod
@@ -379,7 +382,7 @@ def _explain(error: ValidationError, source: str) -> CharterError:
     place: Sequence[str | int] = found["loc"]
     where = ".".join(str(part) for part in place)
     if found["type"] != "extra_forbidden":
-        return CharterError(f"{source}: {where}: {wrong(found['type'], found['msg'])}", hint=how_to_mend(place))
+        return CharterError(f"{source}: {where}: {words_of(found)}", hint=how_to_mend(place))
     model = CharterForm if len(place) == 1 else _TABLES[str(place[0])]
     known = list(model.model_fields)
     close = difflib.get_close_matches(str(place[-1]), known, n=1)

@@ -29,16 +29,6 @@ def how_to_mend(place: Sequence[str | int]) -> str:
     return _HINTS.get(names, _DEFAULT)
 
 
-def wrong(kind: str, message: str) -> str:
-    """What is wrong, from pydantic's kind and message of a fault, in the words of a charter file."""
-    if kind in {"model_type", "dict_type"}:
-        return "is not a table"
-    if kind == "list_type":
-        return "is not a list"
-    message = message.removeprefix("Value error, ")
-    return f"{message[:1].lower()}{message[1:]}"
-
-
 def sound_identity(identity: str) -> str:
     """``identity``, unless anybody could sign under it.
 

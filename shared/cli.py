@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from importlib.metadata import entry_points
 
 import click
@@ -46,7 +47,15 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Run the command; an error becomes one line on standard error and a documented exit code."""
+    _hush_libraries()
     sys.exit(_run(build()))
+
+
+def _hush_libraries() -> None:
+    """What libraries warn programmers of helps nobody at a terminal, and those for DICOM quote values of headers."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")  # for processes that are started from here
 
 
 def _run(app: typer.Typer) -> int:

@@ -36,6 +36,11 @@ def say(text: str) -> None:
     out.print(plain(text), markup=False, soft_wrap=True)
 
 
+def plural(number: int, one: str, many: str = "") -> str:
+    """``3, "file"`` as ``"3 files"``, the figure as programs read it."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def complain(message: str, hint: str = "") -> None:
     """Print one line of error to standard error: what is wrong, then what to do."""
     line = f"fedward: {message}" + (f"; {hint}" if hint else "")
@@ -48,16 +53,17 @@ def emit_json(value: object) -> None:
 
 
 @contextmanager
-def progress(*, quiet: bool = False) -> Iterator[Progress]:
-    """A progress bar on standard error with counts, time spent and time left."""
-    columns = (
-        TextColumn("{task.description:<34}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
+def progress(*, quiet: bool = False, foresees: bool = True) -> Iterator[Progress]:
+    """A progress bar on standard error with counts, time spent and time left.
+
+    Args:
+        quiet: Show nothing.
+        foresees: Whether the steps take about the same time, so that the share done says how long the rest takes.
+    """
+    columns = [TextColumn("{task.description:<34}"), BarColumn(bar_width=24), MofNCompleteColumn()]
+    if foresees:
+        columns += [TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
+    else:
+        columns += [TimeElapsedColumn()]
     with Progress(*columns, console=err, disable=quiet, refresh_per_second=4) as bar:
         yield bar

@@ -40,6 +40,19 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def private_folder(folder: Path) -> None:
+    """Make ``folder`` where it is missing, and what is missing above it, for their owner alone (0700).
+
+    A folder that is there keeps its mode: who made it knows whom it is for.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    with output_errors(folder):
+        for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
+            missing.mkdir(mode=0o700, exist_ok=True)
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path, *, mode: int = 0o644, durable: bool = False) -> Iterator[IO[bytes]]:
     """Open a temporary file beside ``path`` that takes its place only when the block ends without an error.

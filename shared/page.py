@@ -5,16 +5,19 @@ import hashlib
 import unicodedata
 from importlib.resources import files
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 _LONGEST = 320
 
 
 def environment(package: str) -> Environment:
-    """Templates of ``package`` (its folder ``templates``), in which every value is text until it says otherwise."""
+    """Templates of ``package`` (its folder ``templates``) and those that all pages share, such as ``_head.html``.
+
+    Every value in them is text until it says otherwise.
+    """
     return Environment(
-        loader=PackageLoader(package, "templates"),
+        loader=ChoiceLoader([PackageLoader(package, "templates"), PackageLoader("shared", "templates")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

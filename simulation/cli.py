@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shared.charter import Charter, TaskPlan
-from shared.console import emit_json, progress, say
+from shared.console import emit_json, plural, progress, say
 from shared.errors import UsageError
 from shared.secagg.parameters import MIN_MEMBERS
 from simulation.record import RunRecord, to_summary
@@ -154,7 +154,7 @@ def _check(plan: "Plan") -> None:
         held = max(round(plan.holdout * count), 1)
         if count < 3 or count - held < plan.charter.min_patients:
             raise UsageError(
-                f"{site.id} would have {count} patients, {held} of them held out, and the charter asks for "
+                f"{site.id} would have {plural(count, 'patient')}, {held} of them held out, and the charter asks for "
                 f"{plan.charter.min_patients} to train on",
                 hint="give more --patients: at least 3",
             )
@@ -175,5 +175,5 @@ def _tell(record: RunRecord, out: Path, *, as_json: bool) -> None:
     for site in record.privacy:
         say(f"privacy at {site.site}: epsilon {site.epsilon:.2f} at delta {site.delta:.0e} for a {site.unit}")
     verdict = "verified" if record.verified else "NOT verified"
-    say(f"audit {verdict}: {record.entries} entries in {len(record.logs)} logs")
+    say(f"audit {verdict}: {plural(record.entries, 'entry', 'entries')} in {plural(len(record.logs), 'log')}")
     say(f"{record.seconds:.0f} s; report: {out / 'report.html'}")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shared.console import emit_json, progress, say
+from shared.console import emit_json, plural, progress, say
 from simulation.sites.specs import DEFAULT_SEED, choose_sites
 
 app = typer.Typer(help="Virtual hospitals: synthetic patients as real DICOM.", no_args_is_help=True)
@@ -54,5 +54,6 @@ def synthesize_command(
         )
         return
     for site in done.sites:
-        say(f"{site.site}: {site.patients} patients, {site.studies} studies, {site.files} files")
-    say(f"{done.patients} patients in {done.files} files below {done.out}")
+        counts = f"{plural(site.patients, 'patient')}, {plural(site.studies, 'study', 'studies')}"
+        say(f"{site.site}: {counts}, {plural(site.files, 'file')}")
+    say(f"{plural(done.patients, 'patient')} in {plural(done.files, 'file')} below {done.out}")

@@ -191,3 +191,12 @@ def chromium() -> Iterator[Browser]:
 def outside(browser: Browser, page: Path) -> list[str]:
     """Requests for anything but the page itself and what it carries inside."""
     return [url for url in browser.requests if url != page.as_uri() and not url.startswith("data:")]
+
+
+def check_page(browser: Browser, page: Path, *, width: int, dark: bool) -> None:
+    """Open a page of ours: the browser has no complaint, nothing is asked of anybody, it fits and can be read."""
+    browser.open(page, width=width, dark=dark)
+    assert browser.complaints == []
+    assert outside(browser, page) == []
+    assert browser.evaluate(WIDE) == 0, "the page scrolls sideways"
+    assert browser.evaluate(LOW_CONTRAST) == []

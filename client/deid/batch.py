@@ -65,7 +65,7 @@ def deidentify_folder(
     paths, unreadable = examine(source, out, reports)
     total = len(paths) + len(unreadable)
     with ExitStack() as stack:
-        report = stack.enter_context(open_report(reports, profile))
+        report = stack.enter_context(open_report(reports, profile, key))
         quarantine = (quarantine or Quarantine(reports)).under(key)
         decided = quarantine.decided(profile)
         if crew is None and workers > 1:

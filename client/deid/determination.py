@@ -8,7 +8,7 @@ expert's, the hospital learns from the expert: its digest stands in the report, 
 import hashlib
 import os
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import PolicyError, UsageError
+from shared.faults import first_fault
 from shared.files import canonical_json, output_errors, write_json
 
 DOMAIN = b"fedward expert determination 1\0"
@@ -46,6 +47,10 @@ class Determination:
     def fingerprint(self) -> str:
         """The SHA-256 of the expert's key, 64 hexadecimal digits: what is compared with the expert."""
         return hashlib.sha256(bytes.fromhex(self.public_key)).hexdigest()
+
+    def expired(self, today: date | None = None) -> bool:
+        """Whether its last day is over; today's date (UTC) counts where none is given."""
+        return self.expires < (today or datetime.now(UTC).date())
 
     def signed_bytes(self) -> bytes:
         """What the signature is over."""
@@ -112,14 +117,16 @@ def make_key(path: Path) -> str:
     return hashlib.sha256(key.public_key().public_bytes_raw()).hexdigest()
 
 
-def sign(draft: Path, key: Path, out: Path) -> Determination:
+def sign(draft: Path, key: Path, out: Path, *, overwrite: bool = False) -> Determination:
     """Sign a draft with an expert's key.
 
     Raises:
-        UsageError: The draft or the key cannot be read, or is none.
+        UsageError: The draft or the key cannot be read, or is none, or the result would replace a file unasked.
         PolicyError: Others may read the key.
         OutputError: The result cannot be written.
     """
+    if out.exists() and (not overwrite or any(out.samefile(one) for one in (draft, key) if one.exists())):
+        raise UsageError(f"{out} is there already", hint="choose another name for OUT, or give --overwrite")
     raw, private = _read(_Draft, draft), _private_key(key)
     public = private.public_key().public_bytes_raw().hex()
     made = Determination(raw.expert, raw.scope, raw.profile_sha256, raw.expires, public)
@@ -150,14 +157,7 @@ def _read(kind: type[_Raw], path: Path) -> _Raw:
         return kind.model_validate_json(path.read_text("utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="name the expert's file") from error
-    except (ValidationError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no expert determination: it is not UTF-8", hint=_HINT) from error
+    except ValidationError as error:
         raise UsageError(f"{path} is no expert determination: {first_fault(error)}", hint=_HINT) from error
-
-
-def first_fault(error: Exception) -> str:
-    """What is wrong with a file that people write, in one line."""
-    if isinstance(error, ValidationError):
-        fault = error.errors()[0]
-        place = ".".join(str(part) for part in fault["loc"])
-        return f"{place}: {fault['msg']}" if place else fault["msg"]
-    return str(error)

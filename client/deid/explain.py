@@ -2,9 +2,11 @@
 
 from collections import Counter
 
+from pydicom.datadict import keyword_for_tag
+
 from client.deid.actions import Action
 from client.deid.profile import Profile, resolve
-from client.deid.tables import Option
+from client.deid.tables import Option, show_tag
 
 _AGE = 0x00101010
 _REMOVED = "removed or replaced"
@@ -36,9 +38,25 @@ def explained(profile: Profile) -> dict[str, object]:
         "descriptions": "reduced to words of imaging" if profile.has(Option.CLEAN_DESCRIPTORS) else "removed",
         "private": "only those of PS3.15 Table E.3.10-1" if profile.has(Option.RETAIN_SAFE_PRIVATE) else "removed",
         "ages": _ages(profile),
+        "pixels": pixels(profile),
+        "experts": sorted(profile.experts) or ["any"],
+        "overrides": {_named(tag): action.value for tag, action in sorted(profile.overrides.items())},
         "safe_harbor": safe_harbor(profile),
         "rules": dict(sorted(Counter(rule.required.value for rule in profile.rules.values()).items())),
     }
+
+
+def pixels(profile: Profile) -> dict[str, str]:
+    """The table ``[pixels]`` of a profile in its own words."""
+    return {
+        "examine": "all" if profile.pixels.every_image else "suspect",
+        "outside_regions": "blank" if profile.pixels.only_regions else "examine",
+    }
+
+
+def _named(tag: int) -> str:
+    """``(0018,1020) SoftwareVersions``."""
+    return f"{show_tag(tag)} {keyword_for_tag(tag)}".strip()
 
 
 def _ages(profile: Profile) -> str:

@@ -36,7 +36,7 @@ def put(place: Path, content: bytes, profile_sha256: str, *, replace: bool = Fal
             same = holds(place, content)
         if same:
             return True
-        if same is False and profile_sha256 in _profile_of(place):
+        if same is False and profile_sha256 in profile_of(place):
             return False
     with atomic_file(place) as stream:
         stream.write(content)
@@ -67,7 +67,7 @@ def holds(place: Path, content: bytes) -> bool | None:
     return True
 
 
-def _profile_of(place: Path) -> tuple[str, ...]:
+def profile_of(place: Path) -> tuple[str, ...]:
     """What a file names as its De-identification Method; nothing where it cannot be read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -8,7 +8,7 @@ entry and in every released file.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 
 from client.deid.actions import FREE_TEXT_VRS, Action, Rule, row_rule
@@ -58,6 +58,7 @@ class Profile:
         determination: The expert determination that it is used under, if any.
         pixels: What it says of pixels.
         experts: Fingerprints of the keys whose determinations it accepts; any where empty.
+        overrides: What its file, or the one that it extends, says instead of the table, by tag.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Profile:
     determination: Determination | None = None
     pixels: PixelRules = field(default_factory=PixelRules)
     experts: frozenset[str] = frozenset()
+    overrides: Mapping[int, Action] = field(default_factory=dict, repr=False)
 
     @classmethod
     def load(cls, name: str, *, determination: Path | None = None, today: date | None = None) -> "Profile":
@@ -80,12 +82,18 @@ class Profile:
             today: The day on which the determination must hold; today where None.
 
         Raises:
-            UsageError: There is no such profile, or its file says something that is not understood.
+            UsageError: There is no such profile, its file says something that is not understood, or a determination
+                is named for a profile that needs none.
             PolicyError: The profile needs an expert determination, and there is none, or it is expired, for another
                 profile, signed wrongly or by somebody whom the profile does not name.
         """
         profile = resolve(name)
         if not profile.needs_expert:
+            if determination is not None:
+                raise UsageError(
+                    f"profile {profile.name} needs no expert determination",
+                    hint=f"leave {determination} out, or name the profile that it is for",
+                )
             return profile
         if determination is None:
             raise PolicyError(
@@ -104,7 +112,7 @@ class Profile:
                 f"{determination} is signed by an expert whom profile {profile.name} does not name",
                 hint=f"compare the fingerprint {found.fingerprint} with the expert's, and add it to experts",
             )
-        if found.expires < (today or datetime.now(UTC).date()):
+        if found.expired(today):
             raise PolicyError(
                 f"{determination} expired on {found.expires.isoformat()}",
                 hint="have the expert renew the determination",
@@ -153,6 +161,7 @@ def resolve(name: str) -> Profile:
         needs_expert=_needs_expert(written),
         pixels=written.pixels,
         experts=written.experts,
+        overrides=written.overrides,
     )
 
 

@@ -23,20 +23,27 @@ def show(
         console.emit_json(told)
         return
     for name, value in told.items():
-        if isinstance(value, dict):
-            console.say(f"{name.replace('_', ' ')}:")
-            for inner, what in value.items():
-                console.say(f"  {inner}: {what}")
-        else:
-            text = ", ".join(value) or "none" if isinstance(value, list) else value
-            console.say(f"{name.replace('_', ' ')}: {text}")
+        _say(name, value)
 
 
 @app.command()
 def check(file: Annotated[str, typer.Argument(help="A hospital's own profile (TOML).")]) -> None:
-    """Say whether a hospital's own profile is understood, and its digest."""
+    """Say whether a hospital's own profile is understood, its digest, and what it sets for itself."""
     from client.deid.explain import explain
 
     told = explain(file)
     expert = "needs" if told["needs_expert_determination"] else "needs no"
     console.say(f"{file} is a profile; it {expert} expert determination; sha256 {told['sha256']}")
+    for name in ("options", "pixels", "experts", "overrides"):
+        _say(name, told[name])
+
+
+def _say(name: str, value: object) -> None:
+    label = name.replace("_", " ")
+    if isinstance(value, dict) and value:
+        console.say(f"{label}:")
+        for inner, what in value.items():
+            console.say(f"  {inner}: {what}")
+    else:
+        text = ", ".join(value) or "none" if isinstance(value, list | dict) else value
+        console.say(f"{label}: {text}")

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from client.deid.actions import DATE_VRS, FREE_TEXT_VRS, PSEUDONYMS, Action
-from client.deid.determination import first_fault
 from client.deid.tables import Option, data_text, definition, parse_tag, rules, show_tag, table
 from shared.errors import UsageError
+from shared.faults import first_fault
 
 SHIPPED = ("basic", "safe-harbor", "research")
 

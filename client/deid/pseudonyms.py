@@ -50,7 +50,8 @@ class SiteKey:
                 content = stream.read(4 * KEY_BYTES)
         except OSError as error:
             raise UsageError(
-                f"cannot read the site key {path}: {error.strerror}", hint="name the site's key with --key"
+                f"cannot read the site key {path}: {error.strerror}",
+                hint="name the site's key with --key, or its node with --node",
             ) from error
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise PolicyError(f"others may read the site key {path}", hint=f"run chmod 600 {path}, and ask who read it")

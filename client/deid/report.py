@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from client.deid.profile import Profile
-from shared.files import atomic_file
+from client.deid.pseudonyms import SiteKey
+from shared.files import atomic_file, private_folder
 
 FORMAT = 1
 OUTSIDE = "outside_regions_blanked"
@@ -111,12 +112,13 @@ class DeidReport:
 class ReportWriter:
     """Writes lines to a report that is open; made by :func:`open_report`."""
 
-    def __init__(self, stream: IO[bytes], profile: Profile, path: Path) -> None:
+    def __init__(self, stream: IO[bytes], profile: Profile, path: Path, key: str = "") -> None:
         self._stream, self._profile, self._path = stream, profile, path
         self._statuses: Counter[Status] = Counter()
         self._rules: Counter[str] = Counter()
         self._redacted = 0
         head = {"format": FORMAT, "profile": profile.name, "profile_sha256": profile.sha256}
+        head |= {"key": key} if key else {}
         if profile.determination:
             head |= {
                 "expert": profile.determination.expert,
@@ -151,12 +153,28 @@ class ReportWriter:
 
 
 @contextlib.contextmanager
-def open_report(folder: Path, profile: Profile) -> Iterator[ReportWriter]:
+def open_report(folder: Path, profile: Profile, key: SiteKey | None = None) -> Iterator[ReportWriter]:
     """A report in ``folder``, readable by its owner alone, since input paths may name patients.
+
+    Args:
+        folder: Made with mode 0700 where missing.
+        profile: The profile of the batch.
+        key: The site key, of which the report keeps a fingerprint.
 
     Raises:
         OutputError: It cannot be written.
     """
     path = folder / NAME
+    private_folder(folder)
     with atomic_file(path, mode=0o600) as stream:
-        yield ReportWriter(stream, profile, path)
+        yield ReportWriter(stream, profile, path, key.fingerprint if key else "")
+
+
+def key_of(folder: Path) -> str:
+    """The fingerprint of the site key that the report in ``folder`` was made under; empty where none tells."""
+    try:
+        with (folder / NAME).open("rb") as stream:
+            head = json.loads(stream.readline() + b"]}")  # the files follow from the second line on
+    except (OSError, ValueError):
+        return ""
+    return str(head.get("key", ""))

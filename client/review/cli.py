@@ -11,7 +11,7 @@ from client.review.decisions import Desk
 from client.review.server import ReviewServer
 from compliance.log import AuditLog
 from shared import console
-from shared.errors import UsageError
+from shared.errors import DataError, UsageError
 
 
 def review(
@@ -36,15 +36,20 @@ def review(
         shelf: Where a node keeps the held files of its ingests.
 
     Raises:
-        UsageError: Nothing is held there, or the reviewer has no name.
+        UsageError: The folder is not there, or the reviewer has no name.
+        DataError: Nothing there waits for a person.
     """
     name = reviewer.strip()
     if not name or len(name) > 100 or not name.isprintable():
         raise UsageError("a reviewer has a name of 1 to 100 letters", hint="say who decides: --reviewer NAME")
+    if not reports.is_dir():
+        raise UsageError(f"there is no folder {reports}", hint="name the folder with deid.json or ingest.json")
     quarantine = Quarantine(reports, shelf)
     waiting = sum(held.decision is Decision.PENDING for held in quarantine.all())
     if not waiting:
-        raise UsageError(f"nothing in {reports} waits for a person", hint="name the folder with deid.json")
+        raise DataError(
+            f"nothing in {reports} waits for a person", hint="name the folder of another report, if there is one"
+        )
     with log() as opened:
         quarantine.sweep()
         desk = Desk(quarantine, out, profile, key, opened, name)
@@ -53,6 +58,7 @@ def review(
 
 def _serve(desk: Desk, waiting: int) -> None:
     with ReviewServer(desk) as server:
-        console.say(f"{waiting} files wait; open {server.address} on this machine, once; end with Ctrl-C")
+        files = console.plural(waiting, "file waits", "files wait")
+        console.say(f"{files}; open {server.address} on this machine, once; end with Ctrl-C")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()

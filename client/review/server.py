@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from client.deid.boxes import EVERY_FRAME, MOST_BOXES, shape_of
 from client.deid.quarantine import Decision, Held
+from client.review.about import about
 from client.review.decisions import DecidedError, Desk
 from shared.errors import DataError, FedwardError, PolicyError, RecordError, UsageError
 from shared.page import look, visible
@@ -205,10 +206,12 @@ def _equal(given: str, expected: str) -> bool:
 
 def _shown(held: Held, seen: Iterable[int]) -> dict[str, object]:
     """What the page gets to know of a held file; names come from outside, and are shown as :func:`visible` has them."""
-    shape = shape_of(held.path)
+    shape, told = shape_of(held.path), about(held.path)
+    name = told if held.kept and told else held.input  # the shelf's own name says nothing to a person
     return {
         "id": held.id,
-        "input": visible(held.input),
+        "input": visible(name),
+        "about": visible(f"Record {held.id}" if name == told else told),
         "reason": visible(held.reason),
         "liftable": held.liftable,
         "decision": held.decision.value,

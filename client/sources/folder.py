@@ -5,7 +5,7 @@ the DICOMDIR itself is an index that names patients and never an image.
 """
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,9 +18,10 @@ from client.sources.archive import Limits, members_of, read_member
 from client.sources.intake import LARGEST, Header, Intake, Problem, header_of
 from client.sources.selection import Instance, Selection
 from client.sources.source import Study
-from shared.errors import UsageError
+from shared.errors import DataError, UsageError
 
 INDEX = "DICOMDIR"
+_MOST_REASONS = 3
 _RECORDS, _FILE = 0x00041220, 0x00041500  # Directory Record Sequence, Referenced File ID (PS3.3 F.3)
 
 
@@ -59,9 +60,20 @@ class Folder:
         self._problems: list[Problem] = []
 
     def studies(self, selection: Selection) -> Sequence[Study]:
-        """See :meth:`client.sources.source.Source.studies`."""
+        """See :meth:`client.sources.source.Source.studies`.
+
+        Raises:
+            DataError: There is no DICOM file at all that can be read.
+        """
         if self._found is None:
             self._found = self._scan()
+        if not self._found:
+            reasons = Counter(one.reason for one in self._problems).most_common(_MOST_REASONS)
+            what = "no DICOM file that can be read: " + ", ".join(f"{number} x {why}" for why, number in reasons)
+            raise DataError(
+                f"{self.name} holds {what if reasons else 'no files'}",
+                hint="export the studies as DICOM Part 10 files, or a zip archive of them, and name their folder",
+            )
         return [
             Study(uid)
             for uid, members in sorted(self._found.items())

@@ -20,6 +20,10 @@ class Ledger:
         path: The file; made with mode 0600.
         profile: The digest of the profile: what was de-identified under another one counts as not taken in.
 
+    Attributes:
+        held: How many of the instances that were taken in were not released.
+        last: The digest of the profile that the last study was taken in under; empty where there is none.
+
     Raises:
         RecordError: A line cannot be read.
     """
@@ -28,6 +32,7 @@ class Ledger:
         self._path, self._profile = path, profile
         self._done: dict[str, set[str]] = defaultdict(set)
         self.held = 0
+        self.last = ""
         if path.exists():
             self._load()
 
@@ -42,6 +47,7 @@ class Ledger:
                 raise RecordError(
                     f"{self._path} is damaged at line {number}", hint="move it away to take everything in anew"
                 ) from error
+            self.last = profile
             if profile == self._profile:
                 self._done[study] |= instances
                 self.held += held

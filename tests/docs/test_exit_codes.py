@@ -3,7 +3,13 @@
 import re
 from pathlib import Path
 
+import pytest
+from typer.testing import CliRunner
+
+from client.deid import SiteKey
+from client.node import Node
 from shared import errors
+from shared.cli import build
 
 TABLE = Path(__file__).parents[2] / "docs" / "exit-codes.md"
 
@@ -17,3 +23,51 @@ def test_every_error_stands_in_the_table_with_its_code() -> None:
         if isinstance(value, type) and issubclass(value, errors.FedwardError)
     }
     assert documented == classes
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "audit verify {}",
+        "data synthesize {out} --sites nowhere",
+        "node deidentify {} {out}",
+        "node deidentify {here} {out} --node {}",
+        "node deidentify {here} {out} --profile {}.toml",
+        "node expert show {}",
+        "node expert sign {} {out} --key {}",
+        "node ingest {} --folder {here}",
+        "node ingest {here}/file --folder {here}",
+        "node ingest {node} --folder {}",
+        "node ingest {node} --folder {here} --patients {}",
+        "node ingest {node} --dicomweb https://127.0.0.1:9/ --credentials {}",
+        "node ingest {node} --dicomweb https://127.0.0.1:9/ --ca {}",
+        "node ingest {node} --folder {here} --profile research --determination {}",
+        "node profile show {}.toml",
+        "node profile check {}.toml",
+        "node review {} {out} --reviewer R --node {node}",
+        "node review {here} {out} --reviewer R --key {}",
+        "node review {here} {out} --reviewer R --node {}",
+        "server show {}",
+        "simulate {}.toml --out {out}",
+    ],
+)
+def test_what_is_named_and_not_there_is_wrong_use_in_every_command(tmp_path: Path, words: str) -> None:
+    here, node = tmp_path / "here", tmp_path / "node"
+    here.mkdir()
+    (here / "file").write_bytes(bytes(128) + b"DICM")
+    Node.create(node, site="H1", purpose="tests")
+    given = words.replace("{}", str(tmp_path / "missing")).format(here=here, node=node, out=tmp_path / "out")
+    error = CliRunner().invoke(build(), given.split()).exception
+    assert isinstance(error, errors.FedwardError), error
+    assert error.exit_code == 2, error
+    assert error.hint
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", ["node deidentify {} {}.out", "server show {}", "node review {} {}.out --reviewer R"])
+def test_what_is_there_and_holds_nothing_of_use_is_no_wrong_use(tmp_path: Path, words: str) -> None:
+    folder, key = tmp_path / "empty", tmp_path / "fedward-deid.key"
+    folder.mkdir()
+    SiteKey.create(key)
+    error = CliRunner().invoke(build(), words.replace("{}", str(folder)).split()).exception
+    assert isinstance(error, errors.DataError), error

@@ -12,11 +12,12 @@ from flwr.app import Context, RecordDict
 
 from client.app import close_sessions
 from client.node import Node
-from compliance.log import verify
+from compliance.log import Action, AuditLog, Entry, verify
 from server.app import Settings, make_app, run_task, site_names
 from server.history import RoundRecord
+from server.strategy import FederatedTraining
 from shared.charter import Charter
-from shared.errors import CharterError, ProtocolError, UsageError
+from shared.errors import CharterError, ProtocolError, RecordError, UsageError
 from shared.imaging.tasks import get_task
 from shared.weights import weights_of
 from simulation.local_grid import LocalGrid
@@ -167,3 +168,27 @@ def test_nodes_without_names_of_their_own_are_refused(names: dict[int, str]) -> 
 
     with pytest.raises(ProtocolError, match="names"):
         site_names(Unnamed([honest("H1"), honest("H2")]))
+
+
+def test_a_log_that_fails_at_the_end_does_not_hide_why_the_run_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = AuditLog.append
+
+    def append(self: AuditLog, entry: Entry) -> str:
+        if entry.action is Action.RUN_END:
+            raise RecordError("cannot write the audit log: no space left")
+        return real(self, entry)
+
+    def train(*_: object) -> None:
+        raise ProtocolError("too few sites answered")
+
+    monkeypatch.setattr(AuditLog, "append", append)
+    monkeypatch.setattr(FederatedTraining, "start", train)
+    chosen = settings(tmp_path, RULES)
+    (chosen.out).write_text("a file in the place of the folder")
+    with local(toy.make_nodes(tmp_path, RULES)) as grid, pytest.raises(ProtocolError, match="too few sites") as caught:
+        run_task(grid, chosen)
+    notes = " ".join(caught.value.__notes__)
+    assert "cannot write the audit log" in notes
+    assert str(chosen.out) in notes

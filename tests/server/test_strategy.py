@@ -109,7 +109,7 @@ def test_a_run_whose_updates_are_all_zero_did_not_train(log: AuditLog) -> None:
 
 
 def test_too_few_connected_sites_are_told_before_anything_is_sent(log: AuditLog) -> None:
-    with pytest.raises(ProtocolError, match="1 sites are connected where the charter needs 2"):
+    with pytest.raises(ProtocolError, match="connected sites: 1 of the 2"):
         run([honest("H1")], toy.charter(), log)
 
 

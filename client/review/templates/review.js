@@ -70,6 +70,7 @@ async function choose(one) {
   if (pending(one) && one.liftable && boxesOf(one).length > MOST) join();
   at("outcome").textContent = "";
   at("input").textContent = one.input;
+  at("about").textContent = one.about;
   at("reason").textContent = `Held because: ${one.reason}.`;
   const slider = at("frame"), first = boxesOf(one)[0];
   slider.max = String(Math.max(one.count - 1, 0));
@@ -297,6 +298,8 @@ async function decide(decision, boxes = []) {
   try {
     const decided = await (await call("/api/decide", { method: "POST", body })).json();
     busy = false;
+    // A node's own copy is gone now, and with it what was told of the file.
+    Object.assign(decided, { input: one.input, about: one.about });
     held = held.map((other) => (other.id === decided.id ? decided : other));
     await choose(held.find(pending) || decided).catch(told); // that is about the next file, not about this decision
     at("outcome").textContent = `${decided.input}: ${outcomeOf(decided)}.`;

@@ -16,7 +16,7 @@ def determination(folder: Path, profile_sha256: str, **changes: str) -> Path:
     if not key.exists():
         make_key(key)
     draft.write_text(json.dumps(facts | changes))
-    sign(draft, key, signed)
+    sign(draft, key, signed, overwrite=True)
     return signed
 
 

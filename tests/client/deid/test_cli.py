@@ -17,8 +17,10 @@ from typer.testing import CliRunner
 from client.cli import KEY_NAME, _Bar, app
 from client.deid import SiteKey
 from client.deid.single import Processed, Processor
+from client.node import Node
 from compliance.log import verify
 from shared.errors import DataError, FedwardError, OutputError, PartialError, PolicyError, UsageError
+from tests.client.deid.experts import determination, digest_of
 from tests.client.deid.files import image, to_bytes
 
 
@@ -173,3 +175,79 @@ def test_a_node_has_its_own_keys_and_log(folder: Path) -> None:
     assert (node / "reports" / "deid.json").exists()
     assert '"site":"H1"' in (node / "audit" / "log.jsonl").read_text()
     assert not (folder / KEY_NAME).exists()
+
+
+@pytest.mark.parametrize("command", ["deidentify", "review"])
+def test_a_key_beside_a_node_is_refused(folder: Path, command: str) -> None:
+    node = Node.create(folder / "node", site="H1", purpose="tests").folder
+    SiteKey.create(folder / "other.key")
+    where = ["in", "out"] if command == "deidentify" else ["node", "out", "--reviewer", "R"]
+    words = [command, *(str(folder / one) if one in {"in", "out", "node"} else one for one in where)]
+    other = CliRunner().invoke(app, [*words, "--node", str(node), "--key", str(folder / "other.key")])
+    assert isinstance(other.exception, UsageError)
+    assert "a key of its own" in other.exception.message
+    assert not (folder / "out").exists()
+    if command == "deidentify":
+        own = CliRunner().invoke(app, [*words, "--node", str(node), "--key", str(node / "keys" / "pseudonym.key")])
+        assert own.exit_code == 0, own.exception
+
+
+def test_a_determination_that_nothing_needs_is_refused(folder: Path) -> None:
+    signed = determination(folder / "expert", digest_of("research"))
+    result = call(folder, "--determination", str(signed))
+    assert isinstance(result.exception, UsageError)
+    assert "needs no expert determination" in result.exception.message
+    assert not (folder / "out").exists()
+
+
+def test_one_file_is_one_file(folder: Path) -> None:
+    assert "1 of 1 file released" in call(folder).stdout
+    (folder / "in" / "b.txt").write_text("no DICOM")
+    (folder / "in" / "c.dcm").write_bytes(to_bytes(image(sop_class="1.2.840.10008.5.1.4.1.1.88.11", number=3)))
+    result = call(folder)
+    assert "1 of 3 files released" in result.stdout
+    assert isinstance(result.exception, PartialError)
+    assert result.exception.message == "1 file was quarantined and 1 refused"
+
+
+def test_reports_are_for_their_owner_alone(folder: Path) -> None:
+    reports = folder / "far" / "reports"
+    call(folder, "--reports", str(reports))
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (reports, reports.parent)} == {0o700}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in reports.iterdir() if path.is_file()} == {0o600}
+
+
+def test_a_folder_for_reports_that_is_there_keeps_its_mode(folder: Path) -> None:
+    reports = folder / "reports"
+    reports.mkdir()
+    reports.chmod(0o750)
+    call(folder, "--reports", str(reports))
+    assert stat.S_IMODE(reports.stat().st_mode) == 0o750
+
+
+def test_another_profile_replaces_nothing_unasked(folder: Path) -> None:
+    call(folder)
+    (released,) = (folder / "out").rglob("*.dcm")
+    before = released.read_bytes()
+    for reports in ([], ["--reports", str(folder / "elsewhere")]):
+        refused = call(folder, "--profile", "safe-harbor", *reports)
+        assert isinstance(refused.exception, UsageError), refused.output
+        assert "another profile" in refused.exception.message
+        assert "--overwrite" in refused.exception.hint
+        assert released.read_bytes() == before
+    assert not (folder / "elsewhere").exists()
+    assert call(folder).exit_code == 0
+    assert call(folder, "--profile", "safe-harbor", "--overwrite").exit_code == 0
+    assert released.read_bytes() != before
+
+
+@pytest.mark.parametrize("options", [[], ["--overwrite"]])
+def test_another_key_mixes_nothing(folder: Path, options: list[str]) -> None:
+    call(folder)
+    SiteKey.create(folder / "other.key")
+    refused = call(folder, "--key", str(folder / "other.key"), *options)
+    assert isinstance(refused.exception, UsageError), refused.output
+    assert "another site key" in refused.exception.message
+    assert len(list((folder / "out").rglob("*.dcm"))) == 1
+    told = json.loads((folder / "out-reports" / "deid.json").read_text())
+    assert told["key"] == SiteKey.load(folder / KEY_NAME).fingerprint

@@ -1,6 +1,7 @@
 """Expert determinations: signed by whom they name, changed by nobody, and read in one way only."""
 
 import json
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,29 @@ def test_a_key_is_private_and_never_replaced(tmp_path: Path) -> None:
     key.write_text("no key")
     with pytest.raises(UsageError, match="no private key"):
         sign(tmp_path / "draft.json", key, tmp_path / "other.json")
+
+
+def test_an_expired_determination_is_shown_as_such(tmp_path: Path) -> None:
+    path = determination(tmp_path, "0" * 64, expires="2020-02-29")
+    assert "EXPIRED on 2020-02-29" in CliRunner().invoke(app, ["expert", "show", str(path)]).output
+    found = read_determination(path)
+    assert not found.expired(date(2020, 2, 29))
+    assert found.expired(date(2020, 3, 1))
+    path = determination(tmp_path, "0" * 64)
+    assert "EXPIRED" not in CliRunner().invoke(app, ["expert", "show", str(path)]).output
+
+
+def test_signing_replaces_nothing_unasked(tmp_path: Path) -> None:
+    before = determination(tmp_path, "0" * 64).read_bytes()
+    (tmp_path / "draft.json").write_text((tmp_path / "draft.json").read_text().replace("tests", "others"))
+    words = ["expert", "sign", *(str(tmp_path / name) for name in ("draft.json", "determination.json"))]
+    words += ["--key", str(tmp_path / "expert.key")]
+    refused = CliRunner().invoke(app, words)
+    assert isinstance(refused.exception, UsageError)
+    assert "--overwrite" in refused.exception.hint
+    assert (tmp_path / "determination.json").read_bytes() == before
+    assert CliRunner().invoke(app, [*words, "--overwrite"]).exit_code == 0
+    assert read_determination(tmp_path / "determination.json").scope == "others"
+    words[3] = str(tmp_path / "expert.key")  # the key as OUT
+    assert isinstance(CliRunner().invoke(app, [*words, "--overwrite"]).exception, UsageError)
+    assert (tmp_path / "expert.key").read_text().startswith("-----BEGIN")

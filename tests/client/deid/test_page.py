@@ -21,7 +21,7 @@ from client.deid.quarantine import sha256_of
 from client.deid.report import DeidReport, FileRecord, Status, open_report
 from client.deid.tables import Option
 from shared.page import visible
-from tests.browser import LOW_CONTRAST, WIDE, Browser, chromium, outside
+from tests.browser import Browser, check_page, chromium
 from tests.client.deid.files import image, to_bytes
 
 ULTRASOUND = "an ultrasound class whose pixels nobody here looks at"
@@ -219,11 +219,7 @@ def test_a_browser_has_no_complaint(browser: Browser, tmp_path: Path, harbor: Pr
     records += [FileRecord(f"{n}", Status.RELEASED, rules=dict.fromkeys(RULES, 7), frames=2, boxes=1) for n in range(9)]
     records.append(FileRecord("z", Status.QUARANTINED, "checker", {"check_known": 1}))
     path = write_page(written(tmp_path, harbor, records), harbor, source=Path("/data/</p><p>in"))
-    browser.open(path, width=width, dark=dark)
-    assert browser.complaints == []
-    assert outside(browser, path) == []
-    assert browser.evaluate(WIDE) == 0, "the page scrolls sideways"
-    assert browser.evaluate(LOW_CONTRAST) == []
+    check_page(browser, path, width=width, dark=dark)
     assert browser.evaluate("document.title").startswith("De-identification of 26 files")
     assert browser.evaluate("getComputedStyle(document.querySelector('.path')).unicodeBidi") == "isolate"
     paper = browser.evaluate("getComputedStyle(document.body).backgroundColor")

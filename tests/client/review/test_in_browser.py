@@ -98,6 +98,21 @@ def test_it_fits_can_be_read_and_asks_nobody_else(browser: Browser, hospital: Re
     assert browser.complaints == []
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_it_says_what_a_file_is_and_what_the_keys_do(browser: Browser, hospital: Review, width: int) -> None:
+    visit(browser, hospital, width=width)
+    assert browser.evaluate("at('about').textContent").startswith("US, 20")
+    browser.evaluate("document.querySelector('#keys summary').click()")
+    told = browser.evaluate("at('keys').innerText")
+    for phrase in ("Tab", "Enter", "frame before", "by one pixel", "No key decides by itself"):
+        assert phrase in told
+    assert browser.evaluate(WIDE) == 0, "the page scrolls sideways"
+    assert browser.evaluate(LOW_CONTRAST) == []
+    browser.evaluate("at('refuse').click()")
+    wait(browser, "at('outcome').textContent.startsWith('a_film.dcm: refused')")
+    assert browser.complaints == []
+
+
 def test_proposed_boxes_are_drawn_on_their_frames_and_can_be_joined(browser: Browser, hospital: Review) -> None:
     hospital.propose("a_film.dcm", (0, 8, 10, 54, 230), (1, 8, 12, 50, 231), (1, 450, 556, 472, 622))
     visit(browser, hospital)
@@ -219,7 +234,7 @@ def test_a_decision_takes_what_was_held_along(browser: Browser, hospital: Review
     before = hospital.quarantine.get(hospital.named("burned.dcm"))
     visit(browser, hospital)
     browser.evaluate("document.querySelectorAll('#list button')[1].click()")
-    wait(browser, LOADED)
+    wait(browser, "looked.get(current.id).size === 1")
     browser.evaluate("at('refuse').click()")
     wait(browser, "document.querySelectorAll('.refused').length === 1")
     after = hospital.quarantine.get(before.id)

@@ -9,13 +9,15 @@ from pathlib import Path
 import pydicom
 import pytest
 from PIL import Image
+from pydicom.dataset import Dataset
 from typer.testing import CliRunner
 
 from client.cli import app
-from client.deid import deidentify_folder
-from client.deid.quarantine import Decision
+from client.deid import SiteKey, deidentify_folder
+from client.deid.quarantine import Decision, Held
+from client.review.about import about
 from client.review.pictures import png
-from client.review.server import SECRET, TOKEN
+from client.review.server import SECRET, TOKEN, _shown
 from compliance.log import AuditLog
 from shared.errors import DataError, RecordError, UsageError
 from tests.client.deid.files import KEY, image, to_bytes
@@ -178,8 +180,10 @@ def test_the_command_wants_a_reviewer_and_something_to_review(tmp_path: Path) ->
     (tmp_path / "reports").mkdir()
     words = ["review", str(tmp_path / "reports"), str(tmp_path / "out")]
     assert CliRunner().invoke(app, words).exit_code == 2
-    nothing = CliRunner().invoke(app, [*words, "--reviewer", "M. Grey"])
-    assert isinstance(nothing.exception, UsageError)
+    words += ["--reviewer", "M. Grey"]
+    assert isinstance(CliRunner().invoke(app, words).exception, UsageError)  # there is no key
+    SiteKey.create(tmp_path / "fedward-deid.key")
+    assert isinstance(CliRunner().invoke(app, words).exception, DataError)
 
 
 def test_what_nobody_can_see_cannot_be_cleared(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -254,3 +258,35 @@ def test_every_frame_can_be_chosen_and_those_shown_are_counted(tmp_path: Path) -
         assert [(one["frames"], one["frames_looked_at"]) for one in detail] == [(300, 4), (300, 0)]  # type: ignore[index]
     finally:
         review.close()
+
+
+def test_the_list_says_what_a_person_recognises_a_file_by(review: Review) -> None:
+    (told,) = (one for one in json.loads(review.get("/api/held")[2]) if one["input"] == "burned.dcm")
+    assert told["about"] == about(review.source / "burned.dcm")
+    assert told["about"].startswith("CT, 20")
+    assert "image 2" in told["about"]
+
+
+def test_a_file_of_an_ingest_is_named_by_its_header_and_not_by_a_hash(tmp_path: Path) -> None:
+    path = tmp_path / f"{'ab' * 32}.dcm"
+
+    def change(dataset: Dataset) -> None:
+        dataset.Modality, dataset.StudyDate, dataset.SeriesNumber = "US", "20240229", 3
+        dataset.SpecificCharacterSet = "ISO_IR 192"
+        dataset.StudyDescription, dataset.SeriesDescription = "Abdomen\u202e", "Liver"
+
+    path.write_bytes(to_bytes(image(change, number=12)))
+    held = Held("0" * 32, str(tmp_path), path.name, "why", "0" * 64, "0" * 64, kept=True)
+    told = _shown(held, ())
+    assert told["input"] == "US, 2024-02-29, Abdomen\\u202e, Liver, series 3, image 12"
+    assert told["about"] == f"Record {held.id}"
+    path.write_bytes(b"no DICOM")
+    assert _shown(held, ())["input"] == path.name
+
+
+def test_a_header_that_cannot_be_read_says_nothing(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    for content in (b"", b"x" * 200, to_bytes(image())[:140]):
+        (tmp_path / "a.dcm").write_bytes(content)
+        assert about(tmp_path / "a.dcm") == ""
+    assert about(tmp_path / "none.dcm") == ""
+    assert not recwarn.list

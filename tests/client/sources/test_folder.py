@@ -18,7 +18,7 @@ from client.sources.archive import Limits, members_of, read_member
 from client.sources.folder import Folder
 from client.sources.intake import MalformedError
 from client.sources.selection import Selection
-from shared.errors import UsageError
+from shared.errors import DataError, UsageError
 
 
 def take_in(node: Node, root: Path, **selected: object) -> Ingested:
@@ -170,7 +170,8 @@ def test_a_bomb_is_refused_before_it_is_inflated(tmp_path: Path) -> None:
         "a member of an archive that is too large"
     }
     source = Folder(bomb, limits=Limits(members=4))
-    assert source.studies(Selection()) == []
+    with pytest.raises(DataError, match="an archive of more than 4 files"):
+        source.studies(Selection())
     assert [problem.reason for problem in source.problems()] == ["an archive of more than 4 files"]
 
 

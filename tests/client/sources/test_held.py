@@ -48,7 +48,7 @@ def source(images: Path, tmp_path: Path) -> Path:
 
 
 def take_in(node: Node, source: Path, profile: Profile = BASIC) -> Ingested:
-    return ingest(node, Folder(source), Selection(), profile=profile)
+    return ingest(node, Folder(source), Selection(), profile=profile, overwrite=True)
 
 
 def quarantine_of(node: Node) -> Quarantine:

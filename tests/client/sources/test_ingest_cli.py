@@ -1,19 +1,26 @@
 """``fedward node init`` and ``fedward node ingest``: options, exit codes, and what they print."""
 
 import json
+import re
 import stat
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
 from click.testing import Result
+from rich.progress import Progress, TimeElapsedColumn, TimeRemainingColumn
 from typer.testing import CliRunner
 
 from client.cli import app
+from client.ingest import Standing
+from client.ingest_cli import _Bar
+from client.ingest_page import review_command
 from client.node import Node
 from client.sources.intake import header_of
+from shared import console
 from shared.errors import DataError, PartialError, PolicyError, ProtocolError, UsageError
 from tests.client.sources.orthanc import CALLED, CALLING, Orthanc
 
@@ -142,3 +149,70 @@ def test_a_killed_process_leaves_whole_files_and_the_next_one_goes_on(
     assert told["fetched"] + 5 * told["unchanged"] == 20
     assert len(list((node.folder / "released").rglob("*.dcm"))) == 20
     assert list(spool.iterdir()) == []
+
+
+def test_the_bar_promises_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How large the studies to come are is not known, and one is fetched ahead: a time left would be made up."""
+    asked: dict[str, bool] = {}
+    bar = Progress(disable=True)
+
+    def progress(**options: bool) -> AbstractContextManager[Progress]:
+        asked.update(options)
+        return nullcontext(bar)
+
+    monkeypatch.setattr("shared.console.progress", progress)
+    with ExitStack() as stack:
+        shown = _Bar(stack, quiet=False)
+        shown.show(Standing(0, None, 0))
+        shown.show(Standing(0, 4, 0))
+        assert bar.tasks[0].description == "Studies; fetching the first"
+        shown.show(Standing(0.2, 4, 1))
+        assert re.fullmatch(r"Studies; 1 file, \d+\.\d files/s", bar.tasks[0].description)
+    assert asked["foresees"] is False
+    monkeypatch.undo()
+    with console.progress(quiet=True, foresees=False) as one, console.progress(quiet=True) as other:
+        kinds = [{type(column) for column in each.columns} for each in (one, other)]
+    assert TimeRemainingColumn not in kinds[0]
+    assert TimeRemainingColumn in kinds[1]
+    assert TimeElapsedColumn in kinds[0] & kinds[1]
+
+
+@pytest.mark.parametrize("options", [(), ("--modality", "MR")])
+def test_a_folder_without_dicom_is_told_as_such(node: Node, tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Not as a selection that is too narrow."""
+    source = tmp_path / "export"
+    source.mkdir()
+    for number in range(3):
+        (source / f"{number}.jpg").write_bytes(b"\xff\xd8\xff" + bytes(200))
+    error = call("ingest", node.folder, "--folder", source, *options).exception
+    assert isinstance(error, DataError)
+    assert error.message.endswith("holds no DICOM file that can be read: 3 x not a DICOM file but: JPEG picture")
+    assert "DICOM Part 10" in error.hint
+    assert "widen" not in error.hint
+    told = json.loads((node.folder / "reports" / "ingest.json").read_text())
+    assert told["counts"]["unreadable"] == len(told["files"]) == 3
+
+
+def test_a_selection_that_fits_nothing_is_told_as_such(node: Node, images: Path) -> None:
+    error = call("ingest", node.folder, "--folder", images / "H7", "--modality", "US").exception
+    assert isinstance(error, DataError)
+    assert "widen --modality" in error.hint
+
+
+def test_another_profile_replaces_nothing_unasked(node: Node, images: Path) -> None:
+    source = ("--folder", images / "H7")
+    assert call("ingest", node.folder, *source).exit_code == 0
+    before = {path: path.read_bytes() for path in (node.folder / "released").rglob("*.dcm")}
+    refused = call("ingest", node.folder, *source, "--profile", "safe-harbor")
+    assert isinstance(refused.exception, UsageError)
+    assert "--overwrite" in refused.exception.hint
+    assert {path: path.read_bytes() for path in (node.folder / "released").rglob("*.dcm")} == before
+    assert call("ingest", node.folder, *source, "--profile", "safe-harbor", "--overwrite").exit_code == 0
+    assert all(path.read_bytes() != content for path, content in before.items())
+    assert call("ingest", node.folder, *source, "--profile", "safe-harbor").exit_code == 0
+
+
+def test_what_waits_is_looked_at_under_the_profile_of_the_ingest(tmp_path: Path) -> None:
+    assert review_command(Path("n"), "basic") == "fedward node review n/reports n/released --node n --reviewer NAME"
+    told = review_command(Path("my node"), "own.toml", Path("signed.json"))
+    assert "--node 'my node' --profile own.toml --determination signed.json" in told

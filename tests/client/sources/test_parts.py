@@ -298,5 +298,8 @@ def test_if_nothing_at_all_is_sent_it_is_an_error(node: Node, files: list[Path])
 
 def test_another_profile_takes_everything_in_again(node: Node, files: list[Path]) -> None:
     first = ingest(node, Cheat(files[:5]), Selection(), profile=Profile.load("basic"))
-    other = ingest(node, Cheat(files[:5]), Selection(), profile=Profile.load("safe-harbor"))
+    harbor = Profile.load("safe-harbor")
+    with pytest.raises(UsageError, match="filled under another profile"):
+        ingest(node, Cheat(files[:5]), Selection(), profile=harbor)
+    other = ingest(node, Cheat(files[:5]), Selection(), profile=harbor, overwrite=True)
     assert first.tally.fetched == other.tally.fetched == 5

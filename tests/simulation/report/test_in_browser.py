@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from simulation.report import write_report
-from tests.browser import LOW_CONTRAST, WIDE, Browser, chromium, outside
+from tests.browser import WIDE, Browser, check_page, chromium, outside
 from tests.simulation.report.example import example
 
 pytestmark = pytest.mark.system("chromium")
@@ -47,12 +47,8 @@ def test_a_page_that_misbehaves_is_noticed(browser: Browser, tmp_path: Path) -> 
 def test_it_opens_without_a_complaint_or_a_request_and_fits(
     browser: Browser, report: Path, width: int, dark: bool
 ) -> None:
-    browser.open(report, width=width, dark=dark)
-    assert browser.complaints == []
-    assert outside(browser, report) == []
-    assert browser.evaluate(WIDE) == 0, "the page scrolls sideways"
+    check_page(browser, report, width=width, dark=dark)
     assert browser.evaluate("[...document.images].every(i => i.complete && i.naturalWidth === 96)")
-    assert browser.evaluate(LOW_CONTRAST) == []
     shown = seen(browser)
     assert shown.shape == (900, width, 3)
     assert shown.std() > 20, "the window is blank"

@@ -12,7 +12,7 @@ SMALL = ["--patients", "1", "--size", "32", "--slices", "1", "--workers", "1"]
 def test_the_command_writes_the_sites_asked_for(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["synthesize", str(tmp_path / "out"), "--sites", "H7", *SMALL])
     assert done.exit_code == 0
-    assert "H7: 1 patients, 1 studies, 3 files" in done.output
+    assert "H7: 1 patient, 1 study, 3 files" in done.output
     assert len(list((tmp_path / "out").rglob("*.dcm"))) == 3
 
 
