@@ -7,7 +7,7 @@ through files.
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors
@@ -28,7 +28,7 @@ from shared.imaging.images import PatientImages, StudyImages
 from shared.imaging.metrics import Sums, summarise
 from shared.imaging.tasks import Task, get_task
 from shared.vector import Layout, Vector
-from shared.weights import weights_of
+from shared.weights import load_weights, weights_of
 from simulation.pictures import class_picture, intensity_picture
 from simulation.record import Picture
 
@@ -93,26 +93,26 @@ def prepare(hospital: Hospital, profile_name: str, purpose: str, seed: int, hold
     )
 
 
-def first_update(node: Path, charter: Path, task_name: str) -> Vector:
-    """The update of a hospital's first round without differential privacy, float32 ``[d]``: as it trained it.
+def update_again(node: Path, charter: Path, task_name: str, number: int, start: Vector) -> Vector:
+    """A hospital's update of round ``number`` without differential privacy, float32 ``[d]``, trained once more.
 
-    Training without privacy follows from the charter's seed, so the same round can be trained again.
+    Training without privacy follows from the charter's seed, so the same round from the same model ``start`` gives the
+    same update.
     """
     opened, rules, task = Node.open(node), Charter.load(charter), get_task(task_name)
     network = task.network(rules.seed)
     layout = Layout.of(weights_of(network))
-    before = layout.flatten(weights_of(network)).vector
-    patients = usable(task, opened.cohort.load_split(Split.TRAIN))
+    load_weights(network, layout.restore(replace(layout.flatten(weights_of(network)), vector=start)))
     train_round(
         task,
         network,
-        patients,
+        usable(task, opened.cohort.load_split(Split.TRAIN)),
         rules.task(task_name),
-        round_number=1,
+        round_number=number,
         privacy=rules.privacy,
         seed=seed_of(rules, opened.site, task_name),
     )
-    return layout.flatten(weights_of(network)).vector - before
+    return layout.flatten(weights_of(network)).vector - start
 
 
 # --- training without a federation, for comparison --------------------------------------------------------------------

@@ -44,8 +44,8 @@ _GRACE = 3.0  # seconds for a worker to end by itself
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 NodeConfigs = Mapping[int, Mapping[str, str]]
-Seen = Callable[[str, str, RecordDict], None]
-"""Is told of an answer: the site, the type of the message that it answers, and its content."""
+Seen = Callable[[str, str, RecordDict, RecordDict], None]
+"""Is told of an answer: the site, the type of the message that it answers, that message's content, and its own."""
 
 
 class LocalGrid(Grid):
@@ -167,7 +167,7 @@ class LocalGrid(Grid):
     def _answered(self, message: Message, reply: Message) -> None:
         if self._watch and reply.has_content():
             site = self._nodes[message.metadata.dst_node_id].get("site", "")
-            self._watch(site, message.metadata.message_type, reply.content)
+            self._watch(site, message.metadata.message_type, message.content, reply.content)
         self._deliver(message.metadata.message_id, reply)
 
     def _deliver(self, number: str, reply: Message) -> None:

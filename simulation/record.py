@@ -205,10 +205,10 @@ class LogRecord:
 
 @dataclass(frozen=True)
 class SeenRecord:
-    """One hospital's update of the first round, and what the coordinator got instead of it.
+    """One hospital's update of one round, and what the coordinator got instead of it.
 
     Attributes:
-        site, task: Whose, and of which task.
+        site, task, round: Whose, and of which round of which task.
         numbers: Length of the update.
         shown: How many of its numbers, from the first, the pictures show.
         true, masked: PNG pictures of both, a pixel a number, mid-grey for 0.
@@ -218,6 +218,7 @@ class SeenRecord:
 
     site: str
     task: str
+    round: int
     numbers: int
     shown: int
     true: bytes

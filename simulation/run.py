@@ -269,7 +269,7 @@ def _federate(plan: Plan, hospitals: Sequence[Hospital], bar: Progress) -> dict[
             nodes = {one.site: one.node for one in tables.taking_part(task.name, members)}
             charter, folder = _charter(plan.charter, task, private=private), _arm(plan, task, private=private)
             if not done:
-                watch.expect(next(iter(nodes)), folder)
+                watch.expect(next(iter(nodes)), _seen_round(task), folder)
             done[task.name, arm] = federate(
                 dataclasses.replace(charter, members=(), masking=None) if plan.plain else masked(charter, nodes),
                 nodes,
@@ -286,16 +286,22 @@ def _arm(plan: Plan, task: TaskPlan, *, private: bool) -> Path:
 
 
 def _seen(plan: Plan, hospitals: Sequence[Hospital], calls: "Calls") -> SeenRecord | None:
-    """The first update of the first hospital, beside what the coordinator got; None without masks."""
+    """One update of the first hospital, beside what the coordinator got; None without masks."""
     task = plan.charter.tasks[0]
     folder = _arm(plan, task, private=False)
     masked_numbers = seen.masked_numbers(folder, Charter.load(folder / "charter.toml"))
     if masked_numbers is None:
         return None
     first = tables.taking_part(task.name, [one for one in hospitals if one.member])[0]
-    jobs = [(first.node, folder / "charter.toml", task.name)]
-    (true,) = calls.each("One update, for its picture", Action.TRAIN, arms.first_update, jobs)
-    return seen.record(first.site, task.name, true, masked_numbers)
+    number = _seen_round(task)
+    jobs = [(first.node, folder / "charter.toml", task.name, number, seen.started_from(folder))]
+    (true,) = calls.each("One update, for its picture", Action.TRAIN, arms.update_again, jobs)
+    return seen.record(first.site, task.name, number, true, masked_numbers)
+
+
+def _seen_round(task: TaskPlan) -> int:
+    """The round whose update is shown: not the first, where layers behind one that starts at zero learn nothing."""
+    return min(10, task.rounds)
 
 
 def _federated_arms(plan: Plan) -> Iterable[tuple[TaskPlan, bool]]:

@@ -4,6 +4,7 @@ The masked numbers are those of the message. The true ones never left the hospit
 virtual hospital, trains the same round once more from the same seeds to show them.
 """
 
+from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
 
@@ -14,35 +15,53 @@ from numpy.typing import NDArray
 from shared.charter import Charter
 from shared.files import write_bytes
 from shared.secagg.round_messages import upload_start
-from shared.vector import Vector
-from shared.wire import TRAIN_SUMS, MaskedBody, Refusal, TrainReply, kind_of
+from shared.vector import WIRE_FLOAT, Vector
+from shared.wire import TRAIN_SUMS, MaskedBody, Refusal, TrainReply, TrainRequest, kind_of
 from simulation.pictures import grayscale
 from simulation.record import SeenRecord
 
 NAME = "seen.upload"
 """The file of the upload, in the folder of its arm."""
+START = "seen.model"
+"""The file of the model that it started from."""
 SIDE = 96
 """Of the pictures, pixels: one number each."""
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """Which update is to be kept, and where."""
+
+    site: str
+    round: int
+    folder: Path
+
+
 class Watch:
-    """Keeps the first masked update of one hospital that passes; ``expect`` says of which."""
+    """Keeps one masked update of one hospital as it passes; ``expect`` says which."""
 
     def __init__(self) -> None:
-        self._wanted: tuple[str, Path] | None = None
+        self._wanted: _Wanted | None = None
 
-    def expect(self, site: str, folder: Path) -> None:
-        """Keep the next update of ``site`` in ``folder``, unless one is there."""
-        self._wanted = None if (folder / NAME).exists() else (site, folder / NAME)
+    def expect(self, site: str, number: int, folder: Path) -> None:
+        """Keep the update of ``site`` in round ``number``, and the model that it started from, in ``folder``."""
+        self._wanted = _Wanted(site, number, folder)
 
-    def __call__(self, site: str, kind: str, content: RecordDict) -> None:
+    def __call__(self, site: str, kind: str, asked: RecordDict, content: RecordDict) -> None:
         """An answer of ``site`` to a message of ``kind``."""
-        if kind != "train" or self._wanted is None or self._wanted[0] != site or kind_of(content) == Refusal.kind:
+        wanted = self._wanted
+        if kind != "train" or wanted is None or wanted.site != site or kind_of(content) == Refusal.kind:
             return
-        body = TrainReply.from_record(content).body
-        if isinstance(body, MaskedBody):
-            write_bytes(self._wanted[1], body.upload)
+        reply = TrainReply.from_record(content)
+        if reply.header.round == wanted.round and isinstance(reply.body, MaskedBody):
+            write_bytes(wanted.folder / START, TrainRequest.from_record(asked).model.vector.tobytes())
+            write_bytes(wanted.folder / NAME, reply.body.upload)
             self._wanted = None
+
+
+def started_from(folder: Path) -> Vector:
+    """The model that the update in ``folder`` started from, float32 ``[d]``."""
+    return np.frombuffer((folder / START).read_bytes(), WIRE_FLOAT)
 
 
 def masked_numbers(folder: Path, charter: Charter) -> NDArray[np.signedinteger] | None:
@@ -55,12 +74,13 @@ def masked_numbers(folder: Path, charter: Charter) -> NDArray[np.signedinteger] 
     return np.frombuffer(path.read_bytes(), word, offset=upload_start(len(names)))
 
 
-def record(site: str, task: str, true: Vector, masked: NDArray[np.signedinteger]) -> SeenRecord:
+def record(site: str, task: str, number: int, true: Vector, masked: NDArray[np.signedinteger]) -> SeenRecord:
     """Both as pictures, mid-grey for 0, and how alike they are.
 
     Args:
         site: Whose update it is.
         task: Of which task.
+        number: Of which round.
         true: float32 ``[d]``.
         masked: The ring's words, signed, ``[d]``.
     """
@@ -74,6 +94,7 @@ def record(site: str, task: str, true: Vector, masked: NDArray[np.signedinteger]
     return SeenRecord(
         site=site,
         task=task,
+        round=number,
         numbers=true.size,
         shown=side * side,
         true=planes[0],

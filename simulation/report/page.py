@@ -86,7 +86,8 @@ def render(record: RunRecord) -> str:
     )
     return templates.get_template("report.html").render(
         run=record,
-        facts=_facts(record),
+        task_facts=[_task_fact(task) for task in record.tasks],
+        promises=(_privacy_fact(record), _wire_fact(record), _deid_fact(record), _log_fact(record)),
         tasks=[_task_view(record, task) for task in record.tasks],
         arms=[(name, words.ARMS[name]) for name in words.ARMS if any(name in task.arms for task in record.tasks)],
         style=style,
@@ -151,16 +152,6 @@ def _charts(task: TaskRecord) -> tuple[tuple[Chart, ...], tuple[tuple[str, Marku
     keys = [(words.method_title(name), charts.key(name)) for name in followed]
     keys += [(title, charts.key(name, level=True)) for name, title, _ in levels]
     return tuple(drawn), tuple(keys)
-
-
-def _facts(record: RunRecord) -> tuple[Fact, ...]:
-    return (
-        *(_task_fact(task) for task in record.tasks),
-        _privacy_fact(record),
-        _wire_fact(record),
-        _deid_fact(record),
-        _log_fact(record),
-    )
 
 
 def _task_fact(task: TaskRecord) -> Fact:
