@@ -13,7 +13,7 @@ from tests.simulation.report.example import DENOISE, example
 
 def test_the_summary_has_the_promised_keys() -> None:
     summary = to_summary(example())
-    assert summary.keys() == {"seconds", "sites", "rounds", "tasks", "privacy", "deid", "audit"}
+    assert summary.keys() == {"seconds", "sites", "rounds", "tasks", "privacy", "deid", "audit", "wire"}
     assert summary["sites"] == 4, "a site that never trained is no member"
     assert summary["rounds"] == 20
     assert summary["tasks"].keys() == {"denoise", "superres", "segment"}
@@ -25,6 +25,13 @@ def test_the_summary_has_the_promised_keys() -> None:
         "steps": 1000,
     }
     assert summary["deid"] == {"files": 2921, "released": 2907, "quarantined": 11, "refused": 3}
+    assert summary["wire"]["masked"] is True
+    assert summary["wire"]["kinds"]["query.secagg_unmask"] == {
+        "questions": 80,
+        "answers": 79,
+        "down": 52_000,
+        "up": 31_000,
+    }
     assert summary["audit"] == {"entries": 412 + 419 + 426 + 433 + 440 + 447, "verified": True}
 
 

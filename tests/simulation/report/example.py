@@ -5,17 +5,19 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from simulation.pictures import class_picture, intensity_picture
+from simulation.pictures import class_picture, grayscale, intensity_picture
 from simulation.record import (
     ArmRecord,
     CurvePoint,
     DeidRecord,
+    KindRecord,
     LogRecord,
     Machine,
     Metrics,
     Picture,
     PrivacyRecord,
     RunRecord,
+    SeenRecord,
     SiteRecord,
     TaskRecord,
     WireRecord,
@@ -210,10 +212,32 @@ def example() -> RunRecord:
             LogRecord(owner, 412 + 7 * row, True, f"{row}a" * 32)
             for row, owner in enumerate([site.id for site in SITES] + ["coordinator"])
         ),
-        wire=WireRecord(188_334_112, 187_912_340, 1624, {"denoise": 441_092, "superres": 253_636}),
+        wire=WireRecord(
+            188_334_112,
+            187_912_340,
+            1624,
+            {"denoise": 441_092, "superres": 253_636},
+            masked=True,
+            per_parameter={"denoise": 4.0203, "superres": 4.0041},
+            kinds=(
+                KindRecord("query.secagg_unmask", 80, 79, 52_000, 31_000),
+                KindRecord("train", 80, 80, 188_000_000, 187_000_000),
+            ),
+            seen=SeenRecord(
+                "H1",
+                "denoise",
+                10,
+                109_713,
+                9_216,
+                grayscale(np.full((96, 96), 0.5)),
+                grayscale(np.eye(96)),
+                -0.0034,
+                0.0059,
+            ),
+        ),
         limits=(
             "All patients are synthetic and descend from one brain atlas: scores are upper bounds for real images.",
-            "Updates are not masked yet: this coordinator sees each hospital's update.",
+            "Masks hide one update, not what a sum tells.",
         ),
         charter_sha256="9b74c9897bac770ffc029102a200c5de" * 2,
         command="fedward simulate demo --out runs/demo",

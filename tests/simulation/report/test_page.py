@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from shared.errors import OutputError
-from simulation.record import Metrics, RunRecord
-from simulation.report import render, write_report
+from simulation.record import Metrics, RunRecord, WireRecord
+from simulation.report import render, words, write_report
 from tests.simulation.report.example import DENOISE, SUPERRES, example
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -214,3 +214,24 @@ def test_the_file_is_written_whole_or_not_at_all(tmp_path: Path, html: str) -> N
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError):
         write_report(example(), tmp_path / "file" / "report.html")
+
+
+def test_the_page_says_what_the_coordinator_saw(page: Page) -> None:
+    for text in (
+        "What the hospital learnt",
+        "What the coordinator got",
+        "round 10",
+        "correlation -0.0034",
+        "\u00b10.0059",
+    ):
+        assert text in page.text
+    kinds = [words.MESSAGES["train"], words.MESSAGES["query.secagg_unmask"]]
+    assert page.text.index(kinds[0]) < page.text.index(kinds[1]), "in the order of a round"
+    assert "Updates readable by the coordinator none" in " ".join(page.text.split())
+
+
+def test_a_run_in_the_clear_says_so() -> None:
+    run = replace(example(), wire=WireRecord(1, 2, 3))
+    text = render(run)
+    assert "In the clear:" in text
+    assert "What the coordinator got" not in text
