@@ -5,6 +5,7 @@ the ledger (:mod:`client.mask_ledger`), durable before anything leaves.
 """
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ from shared.wire_masks import MaskReply, MaskRequest
 
 LEDGER = "masks"
 """The folder of the ledger within the node's."""
+AHEAD = 24 * 3600 * 1000
+"""Milliseconds that an epoch's number may be ahead of this hospital's clock: no number may use up all later ones."""
 NO_UPDATE: Vector = np.zeros(0, np.float32)
 """What is masked where an answer has metrics alone."""
 
@@ -131,7 +134,10 @@ def _step(session: Session, request: MaskRequest) -> RecordDict:
 def _payload(member: Member, request: MaskRequest) -> bytes:
     match request.step:
         case "advertise":
-            return member.advertise(AdvertiseRequest.read(request.payload).epoch)
+            epoch = AdvertiseRequest.read(request.payload).epoch
+            if epoch > time.time_ns() // 1_000_000 + AHEAD:
+                raise MaskingError("the epoch's number is a time more than a day ahead", hint="set the clocks right")
+            return member.advertise(epoch)
         case "kem":
             asked = KemRequest.read(request.payload)
             return member.encapsulate(asked.epoch, asked.adverts)

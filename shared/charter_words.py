@@ -28,7 +28,7 @@ READS_ALL: Final = "every hospital's update, weight and metrics: there is no [se
 NOT_PROTECTED: Final = (
     "poisoning: a hospital can send a harmful update; honest code clips it, a dishonest one need not",
     "a wrong published model: the coordinator can publish another average than the one it computed",
-    "denial of service: the coordinator, or more hospitals than may drop out, can end any round",
+    "denial of service: the coordinator, or one hospital with a spoilt vector, can end any round",
 )
 SUMS_TELL: Final = (
     "what the sums and the model tell: differences over rounds, membership inference; only differential privacy bounds "
