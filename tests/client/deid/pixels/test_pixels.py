@@ -13,7 +13,8 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 from client.deid import Profile, Status, deidentify_folder
 from client.deid.codec import Part10, read
 from client.deid.pixels import Cleared, clear, look, stored_bits_only
-from client.deid.pixels.detect import Box, Detector
+from client.deid.pixels.box import Box
+from client.deid.pixels.detect import Detector
 from client.deid.pixels.frames import Frames
 from client.deid.pixels.redact import blanked
 from client.deid.quarantine import may_be_lifted
