@@ -107,6 +107,15 @@ class _Core:
         return self.bend <= CROOKED and min(rows, columns) >= LOWEST
 
     @property
+    def longer(self) -> Iterator[Box]:
+        """Its boxes, each reaching further along the line by about a letter: the last ones may have lost their ink."""
+        wide = self.whole.right - self.whole.left >= self.whole.bottom - self.whole.top
+        for box in self.boxes:
+            more = min(box.right - box.left, box.bottom - box.top)
+            down, aside = (0, more) if wide else (more, 0)
+            yield Box(box.top - down, box.left - aside, box.bottom + down, box.right + aside)
+
+    @property
     def sign(self) -> bool:
         """Whether it may be a lone sign or a short word: small, but no speck as grain makes them."""
         rows, columns = self.whole.bottom - self.whole.top, self.whole.right - self.whole.left
@@ -169,7 +178,7 @@ class Detector:
                 which looks like a line of text in grain, is painted over with what is around it.
             doubtful: Whether what is no text at first sight counts: a lone sign, a line that is hardly legible.
             window: Whether the picture is but a window of greys, in which bright edges are much like lone signs, and
-                the smooth edges of letters are gone: the former do not count, and boxes are not tightened.
+                letters lose their smooth edges, or all of their ink: the former do not count, boxes reach further.
         """
         rows, columns = picture.shape[:2]
         gone = np.zeros((rows, columns), bool) if blanked is None else blanked
@@ -182,7 +191,7 @@ class Detector:
 
         def take(cores: Iterable[_Core]) -> None:
             for core in cores:
-                boxes = [clipped(box, rows, columns) for box in core.boxes]
+                boxes = [clipped(box, rows, columns) for box in (core.longer if window else core.boxes)]
                 # A coarser look finds most lines again, less exactly: it counts for what the finer one left.
                 inner = [covered[clipped(box, rows, columns).slices()] for box in core.inner]
                 if sum(part.sum() for part in inner) >= COVERED * sum(part.size for part in inner):

@@ -10,7 +10,7 @@ from client.deid.pixels.detect import Detector, Seen
 from client.deid.pixels.ink import ink_views
 from client.deid.quarantine import may_be_lifted
 from client.deid.streams import UnclearError
-from tests.client.deid.pixels.rendering import US, Page, background, dicom
+from tests.client.deid.pixels.rendering import US, Page, background, dicom, write
 from tests.client.deid.pixels.test_pixels import blanked_in, page_with, parsed
 
 SANS = "dejavu/DejaVuSans.ttf"
@@ -85,3 +85,12 @@ def test_what_may_be_more_text_waits_for_a_person_who_is_shown_where(monkeypatch
     assert may_be_lifted(DOUBTFUL)
     clean = Page(background("dark", np.random.default_rng(2), 192, 256))
     assert not cleared(clean).any()  # where nothing was written, nobody doubts
+
+
+@pytest.mark.parametrize("name", ["freefont/FreeSerif.ttf", "liberation/LiberationSerif-Italic.ttf"])
+def test_small_letters_on_speckle_are_found_once_the_grey_of_the_text_is_known(name: str) -> None:
+    page = Page(background("us", np.random.default_rng(1), 256, 320))
+    assert write(page, "Mustermann", (6, 6), name=SANS, size=14)
+    assert write(page, "0815 4711 99", (150, 120), name=name, size=8)
+    mask = cleared(page)
+    assert [one.covered(mask) for one in page.written] == [True, True]
