@@ -16,8 +16,10 @@ STANDS_OUT = 4.0
 """Standard deviations of the ground, by its median absolute deviation, from which a pixel is no ground."""
 FAINTEST = 8.0
 """Greys of 255 from which a pixel is no ground where that has no grain: less is a trace of a lossy compression."""
-MARGIN = 1
-"""Pixels left around what stands out, for the smooth edges of letters."""
+LEAST_INK = 0.2
+"""Share of the core of a line that stands out at least, as strokes do; where less does, margins may hide ink."""
+MARGIN = 2
+"""Pixels left around what stands out: the smooth edges of letters, and the blur of a lossy compression."""
 
 
 @dataclass(frozen=True, order=True)
@@ -54,7 +56,7 @@ def tightened(picture: Picture, box: Box, inner: Box, covered: Mask) -> Box:
         covered: All boxes of text, bool, [rows, columns]: the ground lies outside them.
 
     Returns:
-        The box as it is where no ground is seen around it, or nothing stands out.
+        The box as it is where no ground is seen around it, or too little stands out.
     """
     around = clipped(Box(box.top - NEAR, box.left - NEAR, box.bottom + NEAR, box.right + NEAR), *covered.shape).slices()
     ground = picture[around][~covered[around]].astype(np.float32)
@@ -64,7 +66,9 @@ def tightened(picture: Picture, box: Box, inner: Box, covered: Mask) -> Box:
     spread = 1.4826 * np.median(np.abs(ground - usual), axis=0)  # the standard deviation of a normal distribution
     stands_out = (np.abs(picture[box.slices()] - usual) > np.maximum(STANDS_OUT * spread, FAINTEST)).any(axis=2)
     rows, columns = np.flatnonzero(stands_out.any(axis=1)), np.flatnonzero(stands_out.any(axis=0))
-    if not rows.size:
+    core = Box(inner.top - box.top, inner.left - box.left, inner.bottom - box.top, inner.right - box.left)
+    strokes = stands_out[clipped(core, *stands_out.shape).slices()]
+    if not rows.size or strokes.mean() < LEAST_INK:
         return box
     return Box(
         max(min(box.top + int(rows[0]) - MARGIN, inner.top), box.top),
