@@ -7,9 +7,11 @@ import numpy as np
 
 from client.deid.codec import Part10
 from client.deid.pixels import redact
-from client.deid.pixels.decide import LEFT, NONE_FOUND, TOO_MUCH, Look
-from client.deid.pixels.detect import Box, Mask, Picture, detector
+from client.deid.pixels.box import Box, Mask, Picture
+from client.deid.pixels.decide import DOUBTFUL, LEFT, NONE_FOUND, TOO_MUCH, Look
+from client.deid.pixels.detect import detector
 from client.deid.pixels.frames import Frame, Frames
+from client.deid.pixels.ink import ink_views
 from client.deid.pixels.views import viewer
 from client.deid.streams import FrameBox, UnclearError
 
@@ -107,21 +109,30 @@ class _Clearing:
         """The frame without its text.
 
         Raises:
-            UnclearError: Text is left, or nearly everything looks like text.
+            UnclearError: Text is left, or may be, or nearly everything looks like text.
         """
         mask: Mask = np.zeros(original.shape[:2], bool)
         found = self._carried(original)
         frame = self._blank(original, mask, index, found)
+        frame = self._until_none(frame, mask, index, found, self._find)
+        if found:
+            # Where somebody wrote something, there may be more of it that is harder to see.
+            views = [one for view in self._sure(original) for one in ink_views(view, found, mask)]
+            frame = self._until_none(frame, mask, index, found, lambda _, gone: self._find_ink(views, gone, index))
+        self._before = original, found
+        return frame
+
+    def _until_none(
+        self, frame: Frame, mask: Mask, index: int, found: list[Box], find: Callable[[Frame, Mask], list[Box]]
+    ) -> Frame:
         for _ in range(ROUNDS):
-            boxes = self._find(frame, mask)
+            boxes = find(frame, mask)
             if not boxes:
-                break
+                return frame
             found += boxes
             frame = self._blank(frame, mask, index, boxes)
-        else:
-            if self._find(frame, mask):
-                raise UnclearError(LEFT, self.boxes)
-        self._before = original, found
+        if find(frame, mask):
+            raise UnclearError(LEFT, self.boxes)
         return frame
 
     def _carried(self, frame: Frame) -> list[Box]:
@@ -133,15 +144,34 @@ class _Clearing:
 
     def _find(self, frame: Frame, mask: Mask) -> list[Box]:
         views = self._see(frame)
-        # The last of several views is of amplified grain, in which somebody who wants to read will.
-        sure = max(len(views) - 1, 1)
+        sure = len(self._sure_of(views))
         seen = enumerate(views)
         return [box for number, view in seen for box in detector().find(view, mask, doubtful=number < sure)]
+
+    def _find_ink(self, views: list[Picture], mask: Mask, index: int) -> list[Box]:
+        seen = [detector().search(view, mask, window=True) for view in views]
+        boxes = [box for one in seen for box in one.text]
+        doubts = [box for one in seen for box in one.doubts]
+        if doubts and not boxes:
+            raise UnclearError(DOUBTFUL, self.boxes + [_at(index, box) for box in doubts])
+        return boxes
+
+    def _sure(self, frame: Frame) -> list[Picture]:
+        return self._sure_of(self._see(frame))
+
+    @staticmethod
+    def _sure_of(views: list[Picture]) -> list[Picture]:
+        """All but the last of several, which is of amplified grain, in which somebody who wants to read will."""
+        return views[: max(len(views) - 1, 1)]
 
     def _blank(self, frame: Frame, mask: Mask, index: int, boxes: list[Box]) -> Frame:
         for box in boxes:
             mask[box.slices()] = True
-            self.boxes.append((index, box.top, box.left, box.bottom, box.right))
+            self.boxes.append(_at(index, box))
         if mask.mean() > LARGEST_MASK:
             raise UnclearError(TOO_MUCH, self.boxes)
         return redact.blanked(frame, boxes, self._photometric) if boxes else frame
+
+
+def _at(index: int, box: Box) -> FrameBox:
+    return index, box.top, box.left, box.bottom, box.right

@@ -28,6 +28,7 @@ _SAYS_SCREEN = "its Image Type says that it is a picture of a screen"
 NONE_FOUND = ", and no text was found in them"
 TOO_MUCH = "what looks like text covers much of a frame"
 LEFT = "text is left in its pixels after redaction"
+DOUBTFUL = "text was blanked in its pixels, and what is left may be more of it"
 UNUSUAL_BITS = "text is not looked for in pixels other than of 8 or 16 bits with one or three samples"
 DEEP_COLOURS = "its colours are of more than 8 bits"
 UNKNOWN_COLOURS = "its colours are described in a way that is not understood"
@@ -35,7 +36,7 @@ NO_PALETTE = "it has no palette that can be read"
 SPREAD = "its compressed frames are spread over fragments"
 SHARED_COLOURS = "its pixels share their colours, uncompressed"
 HELD_FOR_A_PERSON = frozenset({
-    _SAYS_BURNED_IN + NONE_FOUND, _SAYS_SCREEN + NONE_FOUND, TOO_MUCH, LEFT,
+    _SAYS_BURNED_IN + NONE_FOUND, _SAYS_SCREEN + NONE_FOUND, TOO_MUCH, LEFT, DOUBTFUL,
     UNUSUAL_BITS, DEEP_COLOURS, UNKNOWN_COLOURS, NO_PALETTE, SPREAD, SHARED_COLOURS,
 })  # fmt: skip
 """Reasons that a person who looks at the picture may lift."""

@@ -18,12 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from client.deid.pixels.box import Box, Mask, Picture, clipped, tightened
 from shared.errors import DataError
-
-Picture = NDArray[np.uint8]
-"""What a person would see: [rows, columns, 3]."""
-Mask = NDArray[np.bool_]
-"""[rows, columns]."""
 
 _DETECTION = ("PP-OCRv6_det_small.onnx", "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f")
 _RECOGNITION = ("PP-OCRv6_rec_small.onnx", "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884")
@@ -40,6 +36,8 @@ LEGIBLE, UNSURE_LEGIBLE = 0.4, 0.6
 
 The lower bound holds for lines of probability ``SURE`` and for those more slender than ``LONG``.
 """
+HARDLY_LEGIBLE = 0.2
+"""Confidence from which what is as slender as a line leaves a doubt: in grain and edges hardly a sign is read."""
 READABLE = 0.9
 """Confidence from which a core that is no line by its shape is text all the same: a lone sign, a short word."""
 LARGE, THICKEST = 0.06, 0.25
@@ -69,25 +67,6 @@ _LINE = 48  # pixels of height that the recogniser takes
 _WIDEST = 960
 
 
-@dataclass(frozen=True, order=True)
-class Box:
-    """A rectangle of pixels, half open: rows ``top`` to ``bottom``, columns ``left`` to ``right``."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    @property
-    def area(self) -> int:
-        """Pixels in it."""
-        return (self.bottom - self.top) * (self.right - self.left)
-
-    def slices(self) -> tuple[slice, slice]:
-        """As an index into a frame."""
-        return slice(self.top, self.bottom), slice(self.left, self.right)
-
-
 @dataclass(frozen=True)
 class _Core:
     """A connected piece of the probability map.
@@ -115,9 +94,26 @@ class _Core:
     @property
     def line(self) -> bool:
         """Whether it has the shape and the probability of a line of text."""
+        return self._straight and any(self.slender >= slender and self.score >= score for slender, score in LINES)
+
+    @property
+    def slim(self) -> bool:
+        """Whether it has the shape of a line of small text, however improbable."""
+        return self._straight and not self.large and self.slender >= LINES[-1][0]
+
+    @property
+    def _straight(self) -> bool:
         rows, columns = self.whole.bottom - self.whole.top, self.whole.right - self.whole.left
-        straight = self.bend <= CROOKED and min(rows, columns) >= LOWEST
-        return straight and any(self.slender >= slender and self.score >= score for slender, score in LINES)
+        return self.bend <= CROOKED and min(rows, columns) >= LOWEST
+
+    @property
+    def longer(self) -> Iterator[Box]:
+        """Its boxes, each reaching further along the line by about a letter: the last ones may have lost their ink."""
+        wide = self.whole.right - self.whole.left >= self.whole.bottom - self.whole.top
+        for box in self.boxes:
+            more = min(box.right - box.left, box.bottom - box.top)
+            down, aside = (0, more) if wide else (more, 0)
+            yield Box(box.top - down, box.left - aside, box.bottom + down, box.right + aside)
 
     @property
     def sign(self) -> bool:
@@ -125,6 +121,27 @@ class _Core:
         rows, columns = self.whole.bottom - self.whole.top, self.whole.right - self.whole.left
         speck = self.score < SURE and min(rows, columns) < 9 and max(rows, columns) < 25
         return self.small and not speck and self.bend <= 1.5 * CROOKED
+
+    def needed(self, *, doubtful: bool, window: bool) -> float:
+        """The recogniser's confidence from which it is text; infinite where none is enough."""
+        if self.line and not self.large:
+            sure = doubtful and (self.score >= SURE or self.slender >= LONG)
+            return LEGIBLE if sure else UNSURE_LEGIBLE
+        return READABLE if doubtful and (self.line or (self.sign and not window)) else np.inf
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen in a picture.
+
+    Attributes:
+        text: Boxes to blank.
+        doubts: In a window of greys, boxes around lines that are too hard to read to be blanked, and too much like text
+            to be passed over.
+    """
+
+    text: list[Box]
+    doubts: list[Box]
 
 
 class Detector:
@@ -147,33 +164,46 @@ class Detector:
         )
 
     def find(self, picture: Picture, blanked: Mask | None = None, *, doubtful: bool = True) -> list[Box]:
-        """Boxes that cover the text in a picture, upright, turned by a quarter either way, or slightly slanted.
+        """Boxes that cover the text in a picture: what :meth:`search` is sure of."""
+        return self.search(picture, blanked, doubtful=doubtful).text
+
+    def search(
+        self, picture: Picture, blanked: Mask | None = None, *, doubtful: bool = True, window: bool = False
+    ) -> Seen:
+        """Look for text in a picture, upright, turned by a quarter either way, or slightly slanted.
 
         Args:
             picture: uint8, [rows, columns, 3].
             blanked: What was blanked already, bool, [rows, columns]: no text is looked for there, and the bar itself,
                 which looks like a line of text in grain, is painted over with what is around it.
             doubtful: Whether what is no text at first sight counts: a lone sign, a line that is hardly legible.
+            window: Whether the picture is but a window of greys, in which bright edges are much like lone signs, and
+                letters lose their smooth edges, or all of their ink: the former do not count, boxes reach further.
         """
         rows, columns = picture.shape[:2]
         gone = np.zeros((rows, columns), bool) if blanked is None else blanked
         if gone.any():
             picture = _painted_over(picture, gone)
         fine = min(max(FINE_SIDE / max(rows, columns), 1.0), FINEST)
-        found: list[Box] = []
+        found: list[tuple[Box, Box]] = []
+        doubts: list[Box] = []
         covered = gone.copy()
 
         def take(cores: Iterable[_Core]) -> None:
             for core in cores:
-                boxes = [_clipped(box, rows, columns) for box in core.boxes]
+                boxes = [clipped(box, rows, columns) for box in (core.longer if window else core.boxes)]
                 # A coarser look finds most lines again, less exactly: it counts for what the finer one left.
-                inner = [covered[_clipped(box, rows, columns).slices()] for box in core.inner]
+                inner = [covered[clipped(box, rows, columns).slices()] for box in core.inner]
                 if sum(part.sum() for part in inner) >= COVERED * sum(part.size for part in inner):
                     continue
-                if self._is_text(picture, core, doubtful=doubtful):
-                    found.extend(boxes)
+                needed = core.needed(doubtful=doubtful, window=window)
+                confidence = self._confidence(picture, core.whole) if needed <= 1 or (window and core.slim) else 0.0
+                if confidence >= needed:
+                    found.extend(zip(boxes, (clipped(box, rows, columns) for box in core.inner), strict=True))
                     for box in boxes:
                         covered[box.slices()] = True
+                elif window and core.slim and confidence >= HARDLY_LEGIBLE:
+                    doubts.append(clipped(core.whole, rows, columns))
 
         for tile in _tiles(rows, columns, fine):
             take(self._cores(picture, gone, tile, fine, FINE_LETTER))
@@ -182,16 +212,8 @@ class Detector:
             take(self._cores(picture, gone, Box(0, 0, rows, columns), scale))
             turned = self._cores(np.rot90(picture), np.rot90(gone), Box(0, 0, columns, rows), scale)
             take(_turned_back(core, columns) for core in turned)
-        return sorted(set(found))
-
-    def _is_text(self, picture: Picture, core: _Core, *, doubtful: bool) -> bool:
-        if core.line:
-            if core.large:
-                return doubtful and self._confidence(picture, core.whole) >= READABLE
-            sure = doubtful and (core.score >= SURE or core.slender >= LONG)
-            legible = LEGIBLE if sure else UNSURE_LEGIBLE
-            return self._confidence(picture, core.whole) >= legible
-        return doubtful and core.sign and self._confidence(picture, core.whole) >= READABLE
+        text = {box if window else tightened(picture, box, inner, covered) for box, inner in found}
+        return Seen(sorted(text), sorted(set(doubts)))
 
     def _cores(self, whole: Picture, gone: Mask, tile: Box, scale: float, thickest: float = np.inf) -> list[_Core]:
         """Cores in one tile of a picture, in coordinates of the picture; none where something is gone already."""
@@ -211,7 +233,7 @@ class Detector:
 
     def _confidence(self, picture: Picture, box: Box) -> float:
         """The recogniser's mean confidence in the signs in the box, upright or turned by a quarter; 0 without any."""
-        crop = picture[_clipped(box, *picture.shape[:2]).slices()]
+        crop = picture[clipped(box, *picture.shape[:2]).slices()]
         if not crop.size:
             return 0.0
         turns = [0] * (crop.shape[1] >= 0.8 * crop.shape[0]) + [1, 3] * (crop.shape[0] >= 0.8 * crop.shape[1])
@@ -364,7 +386,3 @@ def _turned_back(core: _Core, columns: int) -> _Core:
 
     boxes, inner = (tuple(back(box) for box in some) for some in (core.boxes, core.inner))
     return replace(core, boxes=boxes, inner=inner, whole=back(core.whole))
-
-
-def _clipped(box: Box, rows: int, columns: int) -> Box:
-    return Box(max(box.top, 0), max(box.left, 0), min(box.bottom, rows), min(box.right, columns))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from client.deid.codec import Dataset, Part10
-from client.deid.pixels.detect import Box
+from client.deid.pixels.box import Box
 from client.deid.pixels.frames import Frame
 
 _REGIONS = 0x00186011

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from client.deid.codec import Part10
 from client.deid.engine import text_of
+from client.deid.pixels.box import Picture
 from client.deid.pixels.decide import DEEP_COLOURS, NO_PALETTE, UNKNOWN_COLOURS
-from client.deid.pixels.detect import Picture
 from client.deid.pixels.frames import Frame, Frames
 from client.deid.streams import UnclearError
 
