@@ -30,12 +30,12 @@ WEDGES: tuple[Wedge, ...] = (
     ((0.0, -0.25, -1.0, -36.5), (0.0, -1.0, 0.0, -58.0), (-1.0, 0.0, 0.0, -18.0)),
 )
 LANDMARKS: NDArray[np.float64] = np.array(
-    [(0.0, -98.0, -20.0), (0.0, -112.0, -62.0), (34.0, -84.0, -33.0), (-34.0, -84.0, -33.0), (0.0, -98.0, -92.0)]
-    + [(0.0, -78.0, 5.0), (34.0, -62.0, -12.0), (-34.0, -62.0, -12.0), (0.0, 40.0, 0.0), (0.0, -10.0, 70.0)]
+    [
+        *[(0.0, -98.0, -20.0), (0.0, -112.0, -62.0), (34.0, -84.0, -33.0), (-34.0, -84.0, -33.0), (0.0, -98.0, -92.0)],
+        *[(0.0, -78.0, 5.0), (34.0, -62.0, -12.0), (-34.0, -62.0, -12.0), (0.0, 40.0, 0.0), (0.0, -10.0, 70.0)],
+    ]
 )
 """Bridge and tip of the nose, eyes, mouth, frontal pole, floor of the frontal lobes, back and top of the brain."""
-FACE_LANDMARKS = 5
-"""How many of them lie in the face; the others do not."""
 BRAIN_BOX = ((-66.0, -80.0, -40.0), (66.0, 72.0, 86.0))
 """A box around the upper brain: its first and its last corner, mm."""
 AIR = 24

@@ -14,7 +14,9 @@ from client.deid.streams import UnclearError
 _POSITION, _ORIENTATION, _SPACING, _FRAMES = 0x00200032, 0x00200037, 0x00280030, 0x00280008
 _IMAGE_TYPE, _FRAME_OF_REFERENCE, _MODALITY = 0x00080008, 0x00200052, 0x00080060
 # What these name was computed across slices or is no slice: its place in the patient is not that of its pixels.
-_FLAT = re.compile(r"LOCALI[SZ]ER|SCOUT|TOPOGRAM|\bMIP\b|MINIP|MAX_IP|MIN_IP|PROJECTION|VOLREN|RENDER|\b3D\b|VRT|SURVEY")
+_FLAT = re.compile(
+    r"LOCALI[SZ]ER|SCOUT|TOPOGRAM|\bMIP\b|MINIP|MAX_IP|MIN_IP|PROJECTION|VOLREN|RENDER|\b3D\b|VRT|SURVEY"
+)
 
 FEWEST = 12
 """Slices of a volume in which a face can be looked for."""
@@ -56,7 +58,8 @@ class Slice:
     @property
     def normal(self) -> NDArray[np.float64]:
         """Unit vector across the slice."""
-        return np.cross(self.along_row, self.along_column)
+        normal: NDArray[np.float64] = np.cross(np.asarray(self.along_row), np.asarray(self.along_column))
+        return normal
 
     def points(self) -> NDArray[np.float64]:
         """Coordinates of all pixel centres, mm, ``[rows, columns, 3]``."""

@@ -23,7 +23,7 @@ PARTIAL = "a head of which the series shows too little to find the face"
 
 LEAST_OVERLAP = 0.8
 """Dice coefficient of the patient's head and the mean head laid over it, where both images reach."""
-LEAST_INFORMATION = 0.18
+LEAST_INFORMATION = 0.25
 """Mutual information of the two, nats, at the end."""
 MOST_DISAGREEMENT = 6.0
 """mm that points of the face may move when the search is started from elsewhere."""
@@ -54,8 +54,7 @@ class Fit:
 
     def to_patient(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Points of the mean head, ``[n, 3]``, where they lie in the patient."""
-        found: NDArray[np.float64] = np.linalg.solve(self.matrix, (points - self.shift).T).T
-        return found
+        return np.asarray(np.linalg.solve(self.matrix, (points - self.shift).T).T, np.float64)
 
 
 def fit(volume: Volume) -> Fit:
@@ -68,8 +67,10 @@ def fit(volume: Volume) -> Fit:
     if not head.any():
         raise UnclearError(NO_HEAD)
     search = _Search(volume, head)
-    starts = sorted((search.rigid(start) for start in search.starts()), key=lambda one: one[0])
-    best, second = search.affine(starts[0][1]), search.affine(_elsewhere(starts[0][1]))
+    metric, start = min((search.rigid(one) for one in search.starts()), key=lambda one: one[0])
+    if min(search.rigid(one)[0] for one in search.turned(start)) <= metric:
+        raise UnclearError(UNSURE)  # it fits no worse when it lies otherwise than the header says
+    best, second = search.affine(start), search.affine(_elsewhere(start))
     _judge(best, volume, head)
     moved = np.linalg.norm(best.to_patient(LANDMARKS) - second.to_patient(LANDMARKS), axis=1)
     if moved.max() > MOST_DISAGREEMENT:
@@ -98,8 +99,8 @@ def _judge(found: Fit, volume: Volume, head: NDArray[np.bool_]) -> None:
     Raises:
         UnclearError: It is not.
     """
-    turned, stretch, _ = np.linalg.svd(found.matrix)
-    rotation = np.asarray(turned @ _)
+    left, stretch, right = np.linalg.svd(found.matrix)
+    rotation = np.asarray(left @ right)
     sound = np.linalg.det(rotation) > 0 and 1 / SCALES[1] < stretch.min() and stretch.max() < 1 / SCALES[0]
     if not sound or np.degrees(Rotation.from_matrix(rotation).magnitude()) > MOST_TILT:
         raise UnclearError(NO_HEAD)
@@ -124,7 +125,8 @@ def _judge(found: Fit, volume: Volume, head: NDArray[np.bool_]) -> None:
 
 def _elsewhere(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
     """A start 12 mm and 8 degrees away from another, along and about all axes at once."""
-    return parameters + np.array([0.08, -0.08, 0.08, 7.0, -7.0, 7.0])
+    moved: NDArray[np.float64] = np.add(parameters, (0.08, -0.08, 0.08, 7.0, -7.0, 7.0))
+    return moved
 
 
 class _Search:
@@ -154,6 +156,10 @@ class _Search:
         upper = places[places[:, 2] > crown - 120].mean(0)
         shifts = [centre - places.mean(0), np.append((centre - upper)[:2], top - crown)]
         return [np.array([nod, 0, 0, *shift]) for nod in _NODS for shift in shifts]
+
+    def turned(self, start: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """A start turned by half about each axis: head down, back to front, and front to back with left and right."""
+        return [np.add(start, (*(np.pi * np.eye(3)[axis]), 0, 0, 0)) for axis in range(3)]
 
     def rigid(self, start: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """The metric (less is better) and the rotation and translation that a rough search reaches."""
@@ -201,8 +207,7 @@ class _Search:
 
     def _middle(self) -> NDArray[np.float64]:
         middle = np.argwhere(self._head).mean(0)
-        found: NDArray[np.float64] = self._volume.affine[:3, :3] @ middle + self._volume.affine[:3, 3]
-        return found
+        return np.asarray(self._volume.affine[:3, :3] @ middle + self._volume.affine[:3, 3], np.float64)
 
     def _image(self, values: NDArray[Any], origin: tuple[float, ...], spacing: float) -> Any:
         image = self._sitk.GetImageFromArray(np.ascontiguousarray(values))

@@ -90,10 +90,12 @@ def _grey(part10: Part10) -> NDArray[np.float32]:
         )
     except ValueError:
         raise UnclearError(NO_VALUES) from None
-    values = frames.read(0).astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    values: NDArray[np.float32] = frames.read(0).astype(np.float32) * np.float32(slope) + np.float32(intercept)
     if text_of(part10.dataset, _MODALITY) == "CT":
         return np.clip(values, *_SOFT) - np.float32(_SOFT[0])
-    return -values if frames.photometric == "MONOCHROME1" else values
+    if frames.photometric == "MONOCHROME1":
+        np.negative(values, out=values)
+    return values
 
 
 def _folded(image: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:

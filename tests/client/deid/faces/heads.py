@@ -1,6 +1,7 @@
 """Heads to test with: the mean head, moved, stretched, warped and recoloured, in series of any plane.
 
-What is brain, eye, nose and mouth is known in the mean head's coordinates (mm, +x left, +y back, +z head) and goes along.
+What is brain, eye, nose and mouth is known in the mean head's coordinates (mm, +x left, +y back, +z
+head) and goes along.
 The brain is that of the ICBM 2009a atlas in the nilearn wheel, fitted to the mean head once.
 """
 
@@ -28,7 +29,7 @@ PLANES = {"axial": ((1, 0, 0), (0, 1, 0)), "sagittal": ((0, 1, 0), (0, 0, -1)), 
 
 @lru_cache(maxsize=1)
 def _brain() -> NDArray[np.bool_]:
-    """The brain, [x, y, z] of the ICBM grid of 1 mm, whose first voxel lies at x -98, y -134, z -72, +x right, +y front."""
+    """The brain, [x, y, z] on the ICBM grid of 1 mm: its first voxel is -98, -134, -72; +x right, +y front."""
     import nibabel
 
     spec = find_spec("nilearn")
@@ -107,7 +108,9 @@ def _maps() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     places = np.stack(np.meshgrid(*(np.arange(size) for size in atlas.values.shape), indexing="ij"), -1)
     inner = brain(places[..., ::-1] * atlas.spacing + atlas.origin)
     filled = ndimage.binary_fill_holes(ndimage.binary_closing(atlas.values > AIR, iterations=2))
-    return np.float32(atlas.spacing) * ndimage.distance_transform_edt(~inner).astype(np.float32), filled.astype(np.float32)
+    return np.float32(atlas.spacing) * ndimage.distance_transform_edt(~inner).astype(np.float32), filled.astype(
+        np.float32
+    )
 
 
 def from_brain(points: Points) -> NDArray[np.float32]:
@@ -139,7 +142,9 @@ class Scan:
         row, column = (np.array(one, float) for one in PLANES[self.plane])
         step = np.cross(row, column) * self.voxel[0] + column * self.tilt
         half = [(size - 1) / 2 for size in self.shape]
-        first = np.array(self.middle) - half[0] * step - half[1] * self.voxel[1] * column - half[2] * self.voxel[2] * row
+        first = (
+            np.array(self.middle) - half[0] * step - half[1] * self.voxel[1] * column - half[2] * self.voxel[2] * row
+        )
         return row, column, step, first
 
     def points(self) -> Points:
