@@ -16,10 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from client.deid import triage
 from client.deid.codec import PIXEL_DATA, Part10, read
 from client.deid.engine import text_of
-from client.deid.faces.atlas import WEDGES, Wedge, inside, moved
+from client.deid.faces.atlas import WEDGES, Wedge, moved
 from client.deid.faces.geometry import TOO_FEW, Slice, ordered, slice_of
 from client.deid.faces.register import fit
 from client.deid.faces.volume import NO_VALUES, volume_of
@@ -106,7 +108,7 @@ class Faces:
         frames = Frames(part10)
         if frames.photometric not in GREYS or frames.layout.shape != place.shape or frames.layout.frames != 1:
             raise UnclearError(NO_VALUES)
-        mask = inside(wedges, place.points())
+        mask = np.logical_or.reduce([np.logical_and.reduce([place.side(one) > 0 for one in its]) for its in wedges])
         if not mask.any():
             return Defaced(part10)
         frames.write(0, blanked_where(frames.read(0), mask, frames.photometric))

@@ -66,7 +66,17 @@ class Slice:
         rows, columns = (np.arange(size, dtype=np.float64)[:, None] for size in self.shape)
         down = rows * self.spacing[0] * np.asarray(self.along_column)
         across = columns * self.spacing[1] * np.asarray(self.along_row)
-        return np.asarray(self.position) + down[:, None] + across[None]
+        points: NDArray[np.float64] = np.asarray(self.position) + down[:, None] + across[None]
+        return points
+
+    def side(self, plane: tuple[float, float, float, float]) -> NDArray[np.float64]:
+        """Of all pixel centres ``a*x + b*y + c*z + d``, ``[rows, columns]``: above 0 on one side of a plane."""
+        *normal, offset = plane
+        start = float(np.dot(normal, self.position)) + offset
+        down = np.arange(self.shape[0]) * (self.spacing[0] * float(np.dot(normal, self.along_column)))
+        across = np.arange(self.shape[1]) * (self.spacing[1] * float(np.dot(normal, self.along_row)))
+        values: NDArray[np.float64] = np.add.outer(start + down, across)
+        return values
 
 
 def slice_of(dataset: Dataset, *, big: bool = False) -> Slice:

@@ -271,6 +271,16 @@ def test_planes_go_along_with_a_patient() -> None:
     assert np.array_equal(inside(moved(WEDGES, turn, shift), points), inside(WEDGES, points @ turn.T + shift))
 
 
+@pytest.mark.parametrize("plane", ["axial", "sagittal", "coronal"])
+def test_the_sides_of_planes_are_those_of_points(plane: str) -> None:
+    made = series(ADULT, Scan(plane, shape=(3, 20, 24), voxel=(40, 9, 8)))
+    for one in made.files:
+        place = geometry.slice_of(parsed(one).dataset)
+        for *normal, offset in (plane for wedge in WEDGES for plane in wedge):
+            expected = place.points() @ np.array(normal) + offset
+            assert np.allclose(place.side((normal[0], normal[1], normal[2], offset)), expected)
+
+
 def own(tmp_path: Path, text: str) -> str:
     path = tmp_path / "own.toml"
     path.write_text(text)
