@@ -29,10 +29,13 @@ MOST_DISAGREEMENT = 6.0
 """mm that points of the face may move when the search is started from elsewhere."""
 SCALES = (0.78, 1.28)
 """Stretch of the mean head along any direction: heads of adults and children from about three years on."""
+MOST_UNEVEN = 1.3
+"""Ratio of the largest stretch to the smallest: more is a nod, or part of a head, taken for a shape."""
 MOST_TILT = 50.0
 """Degrees that a head may be turned or nodded in the scanner."""
 LEAST_BRAIN = 0.55
 """Share of the upper brain that the images must reach."""
+_SIZES = (0.8, 0.9, 1.0, 1.12)  # of the mean head's millimetres to the patient's
 _NODS = (-0.35, 0.0, 0.35)  # radians about the axis from ear to ear
 _COARSE = 2 * SPACING
 _NEAR = 16.0  # mm around the head that are looked at
@@ -102,6 +105,7 @@ def _judge(found: Fit, volume: Volume, head: NDArray[np.bool_]) -> None:
     left, stretch, right = np.linalg.svd(found.matrix)
     rotation = np.asarray(left @ right)
     sound = np.linalg.det(rotation) > 0 and 1 / SCALES[1] < stretch.min() and stretch.max() < 1 / SCALES[0]
+    sound = sound and stretch.max() < MOST_UNEVEN * stretch.min()
     if not sound or np.degrees(Rotation.from_matrix(rotation).magnitude()) > MOST_TILT:
         raise UnclearError(NO_HEAD)
     atlas = load_atlas()
@@ -173,19 +177,28 @@ class _Search:
     def affine(self, start: NDArray[np.float64]) -> Fit:
         """The fit that a fine search reaches from a rotation and translation."""
         sitk = self._sitk
-        rigid = sitk.Euler3DTransform()
-        rigid.SetCenter(self._centre)
-        rigid.SetParameters([float(one) for one in start])
-        self._run(rigid, *self._coarse, steps=60)
+        _, alike = min((self._alike(start, size) for size in _SIZES), key=lambda one: one[0])
         transform = sitk.AffineTransform(3)
         transform.SetCenter(self._centre)
-        transform.SetMatrix(rigid.GetMatrix())
-        transform.SetTranslation(rigid.GetTranslation())
-        self._run(transform, *self._coarse, steps=100)
+        transform.SetMatrix(alike.GetMatrix())
+        transform.SetTranslation(alike.GetTranslation())
+        self._run(transform, *self._coarse, steps=200)
         metric = self._run(transform, self._fixed, self._mask, self._moving, steps=60)
         matrix = np.array(transform.GetMatrix()).reshape(3, 3)
         shift = np.array(transform.GetTranslation()) + self._centre - matrix @ np.array(self._centre)
         return Fit(matrix, shift, -metric)
+
+    def _alike(self, start: NDArray[np.float64], size: float) -> tuple[float, Any]:
+        """Metric and transform of a search for one size in all directions: a nod and a stretch look much alike."""
+        sitk = self._sitk
+        rigid = sitk.Euler3DTransform()
+        rigid.SetParameters([float(one) for one in start])
+        alike = sitk.Similarity3DTransform()
+        alike.SetCenter(self._centre)
+        alike.SetMatrix(rigid.GetMatrix())
+        alike.SetTranslation(rigid.GetTranslation())
+        alike.SetScale(size)
+        return self._run(alike, *self._coarse, steps=80), alike
 
     def _run(self, transform: Any, fixed: Any, mask: Any, moving: Any, *, steps: int) -> float:
         sitk = self._sitk
