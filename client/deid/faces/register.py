@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from client.deid.faces.atlas import AIR, BRAIN_BOX, LANDMARKS, load_atlas
+from client.deid.faces.atlas import AIR, BRAIN_BOX, LANDMARKS, WEDGES, inside, load_atlas
 from client.deid.faces.volume import SPACING, Volume
 from client.deid.streams import UnclearError
 
@@ -38,6 +38,7 @@ LEAST_BRAIN = 0.55
 _SIZES = (0.8, 0.9, 1.0, 1.12)  # of the mean head's millimetres to the patient's
 _NODS = (-0.35, 0.0, 0.35)  # radians about the axis from ear to ear
 _COARSE = 2 * SPACING
+_LOWEST = -64.0  # mm, in the mean head: under the cerebellum
 _NEAR = 16.0  # mm around the head that are looked at
 
 
@@ -147,6 +148,10 @@ class _Search:
         corner = tuple(float(one) for one in volume.affine[:3, 3])
         self._fixed = self._image(volume.values, corner, SPACING)
         self._mask = self._image((near & volume.reach).astype(np.uint8), corner, SPACING)
+        places = np.stack(np.meshgrid(*(np.arange(size) for size in atlas.values.shape), indexing="ij"), -1)
+        points = places[..., ::-1] * atlas.spacing + np.array(atlas.origin)
+        upper = ~inside(WEDGES, points) & (points[..., 2] > _LOWEST)
+        self._upper = self._image(upper.astype(np.uint8), atlas.origin, atlas.spacing)
         self._coarse = [sitk.Shrink(one, [2] * 3) for one in (self._fixed, self._mask, self._moving)]
         self._centre = tuple(float(one) for one in self._middle())
 
@@ -184,6 +189,8 @@ class _Search:
         transform.SetTranslation(alike.GetTranslation())
         self._run(transform, *self._coarse, steps=200)
         metric = self._run(transform, self._fixed, self._mask, self._moving, steps=60)
+        # Last by the skull and the brain alone: they are what must stay, and faces and necks differ most.
+        self._run(transform, self._fixed, self._mask, self._moving, steps=60, within=self._upper)
         matrix = np.array(transform.GetMatrix()).reshape(3, 3)
         shift = np.array(transform.GetTranslation()) + self._centre - matrix @ np.array(self._centre)
         return Fit(matrix, shift, -metric)
@@ -200,11 +207,13 @@ class _Search:
         alike.SetScale(size)
         return self._run(alike, *self._coarse, steps=80), alike
 
-    def _run(self, transform: Any, fixed: Any, mask: Any, moving: Any, *, steps: int) -> float:
+    def _run(self, transform: Any, fixed: Any, mask: Any, moving: Any, *, steps: int, within: Any = None) -> float:
         sitk = self._sitk
         method = sitk.ImageRegistrationMethod()
         method.SetMetricAsMattesMutualInformation(32)
         method.SetMetricFixedMask(mask)
+        if within is not None:
+            method.SetMetricMovingMask(within)
         method.SetInterpolator(sitk.sitkLinear)
         method.SetOptimizerAsRegularStepGradientDescent(
             1.0, 1e-3, steps, 0.7, estimateLearningRate=method.EachIteration,
