@@ -7,8 +7,8 @@ are a DICOM patient's, mm: +x left, +y back, +z head (PS3.3 C.7.6.2.1.1).
 The face is described by planes that leave the brain on their other side, the idea of Schimke and Hale: Quickshear
 defacing for neuroimages, Proc. 2nd USENIX Workshop on Health Security and Privacy (2011). One plane through the head
 would take the neck with it or leave the eyes; here there are three wedges, each cut by planes and open to the front and
-the feet: one over the whole width, and one for each orbit, whose roof lies higher. All points of them are at least 6 mm
-from the brain of the ICBM 2009a atlas, fitted to this template (affine, mutual information).
+the feet: one over the whole width, and one for each orbit, whose roof lies higher. All points of them are about 7 mm
+or more from the brain of the ICBM 2009a atlas, fitted to this template (affine, mutual information).
 """
 
 from dataclasses import dataclass
