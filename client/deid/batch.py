@@ -11,6 +11,7 @@ from pathlib import Path
 from client.deid.clearance import Clerk
 from client.deid.codec import MalformedError
 from client.deid.crew import Crew
+from client.deid.faces import room_for
 from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
 from client.deid.quarantine import Decided, Quarantine
@@ -70,7 +71,8 @@ def deidentify_folder(
         decided = quarantine.decided(profile)
         if crew is None and workers > 1:
             crew = stack.enter_context(Crew(workers, profile, key))
-        process, settle = _hands(source, out, decided, profile=profile, key=key, crew=crew)
+        room = stack.enter_context(room_for(profile, reports))
+        process, settle = _hands(source, out, decided, profile=profile, key=key, crew=crew, room=room)
         written: dict[str, str] = {}
         for start in range(0, len(paths), BATCH):
             batch = paths[start : start + BATCH]
@@ -176,15 +178,15 @@ _Settle = Callable[[str, str], Processed]
 
 
 def _hands(
-    source: Path, out: Path, decided: Decided, *, profile: Profile, key: SiteKey, crew: Crew | None
+    source: Path, out: Path, decided: Decided, *, profile: Profile, key: SiteKey, crew: Crew | None, room: Path | None
 ) -> tuple[_Process, _Settle]:
     """Who works on a batch, and who settles which of two files of one instance stays: a crew, or this process."""
     if crew is None:
-        clerk = Clerk(source, out, Processor(source, out, profile, key), decided)
+        clerk = Clerk(source, out, Processor(source, out, profile, key, room), decided)
         return lambda batch: map(clerk.process, batch), clerk.settle
     return (
-        lambda batch: crew.process(source, out, batch, decided),
-        lambda first, second: crew.settle(source, out, first, second, decided),
+        lambda batch: crew.process(source, out, batch, decided, room),
+        lambda first, second: crew.settle(source, out, first, second, decided, room=room),
     )
 
 

@@ -50,11 +50,20 @@ class Crew:
         self._pool = self._made()
         self._submit(_ready)
 
-    def process(self, source: Path, out: Path, paths: Sequence[str], decided: Decided) -> Iterator[Processed]:
+    def process(
+        self, source: Path, out: Path, paths: Sequence[str], decided: Decided, room: Path | None = None
+    ) -> Iterator[Processed]:
         """De-identify files of ``source`` into ``out``; the results come in the order of ``paths``.
 
         Where a worker dies, the files that it may have died on are tried again one by one; the one that is at fault is
         refused, and all others go on.
+
+        Args:
+            source: The input folder.
+            out: The output folder.
+            paths: The files, below ``source``.
+            decided: What people decided.
+            room: Where the workers note the faces of the folder (:func:`client.deid.faces.room_for`).
 
         Raises:
             OutputError: The output folder does not take a file.
@@ -63,7 +72,7 @@ class Crew:
 
         def handed(chunk: Sequence[str]) -> "tuple[Sequence[str], Future[list[Processed]]]":
             known = decided.about(chunk)
-            return chunk, self._submit(_work, source, out, chunk, known)
+            return chunk, self._submit(_work, source, out, chunk, known, room)
 
         ahead = deque(handed(paths[start : start + _CHUNK]) for start in range(0, len(paths), _CHUNK))
         while ahead:
@@ -73,14 +82,16 @@ class Crew:
             except BrokenProcessPool:
                 self._renew(out)
                 for path in chunk:
-                    alone = self._alone(out, _work, source, out, [path], decided)
+                    alone = self._alone(out, _work, source, out, [path], decided, room)
                     yield alone[0] if alone else Processed(FileRecord(path, Status.REFUSED, DIED))
                 # Whatever was handed out then went down with the same pool, unless it was done.
                 ahead = deque(handed(one) if _died(its) else (one, its) for one, its in ahead)
             else:
                 yield from results
 
-    def settle(self, source: Path, out: Path, first: str, second: str, decided: Decided) -> Processed:
+    def settle(
+        self, source: Path, out: Path, first: str, second: str, decided: Decided, *, room: Path | None = None
+    ) -> Processed:
         """As :meth:`Processor.settle`, in a worker: what becomes of the second of two files of one instance.
 
         Raises:
@@ -89,9 +100,9 @@ class Crew:
         """
         known = decided.about([first, second])
         for _ in range(2):  # the worker may have died on a file that was handed out before these two
-            if settled := self._alone(out, _settle, source, out, first, second, known):
+            if settled := self._alone(out, _settle, source, out, first, second, known, room=room):
                 return settled
-        self._alone(out, _work, source, out, [first], known)  # the first keeps the place
+        self._alone(out, _work, source, out, [first], known, room)  # the first keeps the place
         return Processed(FileRecord(second, Status.REFUSED, DIED))
 
     def __enter__(self) -> Self:
@@ -145,7 +156,7 @@ def _died(future: "Future[list[Processed]]") -> bool:
 
 
 _terms: list[tuple[Profile, SiteKey]] = []  # of this worker process
-_processors: dict[tuple[Path, Path], Processor] = {}  # the one of the folders at hand
+_processors: dict[tuple[Path, Path, Path | None], Processor] = {}  # the one of the folders at hand
 
 
 def _start(profile: Profile, key: SiteKey) -> None:
@@ -157,20 +168,22 @@ def _ready() -> None:
     """Nothing: the first task starts the processes."""
 
 
-def _clerk(source: Path, out: Path, decided: Decided) -> Clerk:
-    if (source, out) not in _processors:
+def _clerk(source: Path, out: Path, decided: Decided, room: Path | None) -> Clerk:
+    if (source, out, room) not in _processors:
         _processors.clear()
-        _processors[source, out] = Processor(source, out, *_terms[0])
-    return Clerk(source, out, _processors[source, out], decided)
+        _processors[source, out, room] = Processor(source, out, *_terms[0], room)
+    return Clerk(source, out, _processors[source, out, room], decided)
 
 
-def _work(source: Path, out: Path, paths: Sequence[str], decided: Decided) -> list[Processed]:
-    clerk = _clerk(source, out, decided)
+def _work(source: Path, out: Path, paths: Sequence[str], decided: Decided, room: Path | None = None) -> list[Processed]:
+    clerk = _clerk(source, out, decided, room)
     return [clerk.process(path) for path in paths]
 
 
-def _settle(source: Path, out: Path, first: str, second: str, decided: Decided) -> Processed:
-    clerk = _clerk(source, out, decided)
+def _settle(
+    source: Path, out: Path, first: str, second: str, decided: Decided, *, room: Path | None = None
+) -> Processed:
+    clerk = _clerk(source, out, decided, room)
     try:
         return clerk.settle(first, second)
     except MemoryError:

@@ -6,12 +6,18 @@ from pydicom.datadict import keyword_for_tag
 
 from client.deid.actions import Action
 from client.deid.profile import Profile, resolve
+from client.deid.profile_file import FaceRule
 from client.deid.tables import Option, show_tag
 
 _AGE = 0x00101010
 _REMOVED = "removed or replaced"
 _HEADS_HELD = "head CT and MR are held back; photographs are searched for text alone"
 _HEADS_FLAGGED = "not removed: head CT and MR are released and flagged, photographs are searched for text alone"
+_HEADS_DEFACED = (
+    "eyes, nose and mouth are taken out of head CT and MR, or the file is held back; ears and forehead stay; "
+    "photographs are searched for text alone"
+)
+_FACES = {FaceRule.FLAG: _HEADS_FLAGGED, FaceRule.HOLD: _HEADS_HELD, FaceRule.DEFACE: _HEADS_DEFACED}
 
 
 def explain(name: str) -> dict[str, object]:
@@ -51,6 +57,7 @@ def pixels(profile: Profile) -> dict[str, str]:
     return {
         "examine": "all" if profile.pixels.every_image else "suspect",
         "outside_regions": "blank" if profile.pixels.only_regions else "examine",
+        "faces": str(profile.pixels.faces),
     }
 
 
@@ -82,7 +89,7 @@ def safe_harbor(profile: Profile) -> dict[str, str]:
     devices = "kept" if profile.has(Option.RETAIN_DEVICE_IDENTITY) else _REMOVED
     places = "institutions kept" if profile.has(Option.RETAIN_INSTITUTION_IDENTITY) else _REMOVED
     numbers = "UIDs kept" if profile.has(Option.RETAIN_UIDS) else "replaced by keyed pseudonyms"
-    faces = _HEADS_HELD if profile.has(Option.CLEAN_RECOGNIZABLE_VISUAL_FEATURES) else _HEADS_FLAGGED
+    faces = _FACES[profile.pixels.faces]
     return {
         "(A) names": _REMOVED, "(B) places": places, "(C) dates, ages over 89": _dates(profile),
         "(D) telephone": _REMOVED, "(E) fax": _REMOVED, "(F) e-mail": _REMOVED, "(G) social security": _REMOVED,

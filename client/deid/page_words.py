@@ -38,6 +38,10 @@ RULES: Mapping[str, RuleNote] = {
     "face_flagged": RuleNote(
         "Face flagged", "A CT or MR of a head: a face could be rendered, and Recognizable Visual Features says so."
     ),
+    "face_removed": RuleNote(
+        "Face removed",
+        "Eyes, nose, mouth and what lies about them were found in the series of this slice; there is background now.",
+    ),
     "hidden_bits_cleared": RuleNote(
         "Hidden bits cleared", "Bits that no picture shows were set, as hidden overlays are; they were cleared."
     ),
@@ -59,7 +63,7 @@ OPTIONS: Mapping[Option, str] = {
     Option.CLEAN_STRUCTURED_CONTENT: "Structured content is cleaned.",
     Option.CLEAN_GRAPHICS: "Graphics and overlays are cleaned.",
     Option.CLEAN_PIXEL_DATA: "Text that is found in pixels is blanked.",
-    Option.CLEAN_RECOGNIZABLE_VISUAL_FEATURES: "Head scans, from which a face could be rendered, are held.",
+    Option.CLEAN_RECOGNIZABLE_VISUAL_FEATURES: "Head scans, from which a face could be rendered, are held or defaced.",
     Option.RETAIN_YEARS: "Of dates, the year stays.",
 }
 

@@ -2,7 +2,8 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +20,14 @@ SHIPPED = ("basic", "safe-harbor", "research")
 _FIXED = PSEUDONYMS | {0x00080016, 0x00080018, 0x0020000D, 0x0020000E, 0x00120062, 0x00120063, 0x00120064, 0x00280303}
 
 
+class FaceRule(StrEnum):
+    """What is done with a CT or MR of a head, from which a face could be rendered."""
+
+    FLAG = "flag"
+    HOLD = "hold"
+    DEFACE = "deface"
+
+
 @dataclass(frozen=True)
 class PixelRules:
     """What a profile says of pixels, beyond that risky and suspect images are looked at.
@@ -26,10 +35,12 @@ class PixelRules:
     Attributes:
         every_image: Whether the pixels of all images are looked at.
         only_regions: Whether an ultrasound picture is blanked outside its regions (0018,6011), unseen.
+        faces: What is done with heads.
     """
 
     every_image: bool = False
     only_regions: bool = False
+    faces: FaceRule = FaceRule.FLAG
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,7 @@ class _Pixels(BaseModel):
 
     examine: Literal["suspect", "all"] | None = None
     outside_regions: Literal["examine", "blank"] | None = None
+    faces: Literal["flag", "hold", "deface"] | None = None
 
 
 class _Overlay(BaseModel):
@@ -91,12 +103,14 @@ def read_profile(name: str) -> Written:
     for tag_text, action in raw.overrides.items():
         tag, checked = _override(tag_text, action, source)
         overrides[tag] = checked
-    options = frozenset(_option(option, source) for option in raw.options)
+    options = frozenset(_option(option, source) for option in raw.options) | (base.options if base else frozenset())
+    pixels = _pixels(raw.pixels, base.pixels if base else PixelRules())
+    options, pixels = _agreed(options, pixels, raw, source)
     return Written(
         title=raw.title or (base.title if base else name),
-        options=options | (base.options if base else frozenset()),
+        options=options,
         overrides=overrides,
-        pixels=_pixels(raw.pixels, base.pixels if base else PixelRules()),
+        pixels=pixels,
         experts=frozenset(raw.experts) or (base.experts if base else frozenset()),
     )
 
@@ -105,7 +119,27 @@ def _pixels(written: _Pixels, base: PixelRules) -> PixelRules:
     return PixelRules(
         every_image=base.every_image if written.examine is None else written.examine == "all",
         only_regions=base.only_regions if written.outside_regions is None else written.outside_regions == "blank",
+        faces=base.faces if written.faces is None else FaceRule(written.faces),
     )
+
+
+def _agreed(
+    options: frozenset[Option], pixels: PixelRules, raw: _Overlay, source: str
+) -> tuple[frozenset[Option], PixelRules]:
+    """Options and rules of pixels that say the same of faces: the option alone holds heads, as it always did.
+
+    Raises:
+        UsageError: They contradict each other.
+    """
+    option = Option.CLEAN_RECOGNIZABLE_VISUAL_FEATURES
+    if option in options and pixels.faces is FaceRule.FLAG:
+        if raw.pixels.faces is not None:
+            raise UsageError(
+                f'{source}: faces = "flag" contradicts the option {option}',
+                hint='write faces = "hold" or "deface", or leave the option out',
+            )
+        pixels = replace(pixels, faces=FaceRule.HOLD)
+    return (options if pixels.faces is FaceRule.FLAG else options | {option}), pixels
 
 
 def _text_of(name: str) -> tuple[str, str]:

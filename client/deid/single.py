@@ -12,13 +12,15 @@ from client.deid.check import Facts, check, count_of
 from client.deid.check import reason as reason_of
 from client.deid.codec import MalformedError, Part10, read
 from client.deid.engine import Deidentified, Engine
+from client.deid.faces import Faces
 from client.deid.known import Known
 from client.deid.marks import marked
 from client.deid.place import TWIN, holds, put
 from client.deid.profile import Profile
+from client.deid.profile_file import FaceRule
 from client.deid.pseudonyms import SiteKey
 from client.deid.report import FileRecord, Status
-from client.deid.tables import Option, vr_of
+from client.deid.tables import vr_of
 from shared.errors import FedwardError
 
 WORKER_MEMORY = 4 << 30
@@ -88,11 +90,13 @@ class Processor:
         out: The output folder.
         profile: The profile.
         key: The site's key.
+        room: Where processes that work on the input folder note its faces (:func:`client.deid.faces.room_for`).
     """
 
-    def __init__(self, source: Path, out: Path, profile: Profile, key: SiteKey) -> None:
+    def __init__(self, source: Path, out: Path, profile: Profile, key: SiteKey, room: Path | None = None) -> None:
         self._source, self._out, self._profile, self._engine = source, out, profile, Engine(profile, key)
         self._facts = Facts.of(profile)
+        self._faces = Faces(source, room) if profile.pixels.faces is FaceRule.DEFACE else None
 
     def process(self, path: str, *, takes_place: bool = False) -> Processed:
         """De-identify one file, given by its path below the input folder.
@@ -176,18 +180,22 @@ class Processor:
         Raises:
             UnclearError: Its pixels cannot be cleared.
         """
-        head = pixels.is_head(part10.dataset)
-        if head and self._profile.has(Option.CLEAN_RECOGNIZABLE_VISUAL_FEATURES):
-            raise streams.UnclearError("a head, whose face could be rendered, and nothing here takes faces out")
+        head = pixels.is_head(part10.dataset) or (self._faces is not None and self._faces.has(part10))
+        if head and self._profile.pixels.faces is FaceRule.HOLD:
+            raise streams.UnclearError("a head, whose face could be rendered, and the profile has heads held")
         found = streams.stripped(part10)
         bare = pixels.stored_bits_only(found)
+        hidden, defaced = bare is not found, None
+        if head and self._faces is not None:  # whatever a person lifted: one picture does not show what can be rendered
+            defaced = self._faces.defaced(bare)
+            bare = defaced.part10
         cleared = None
         if lifted:  # a person has looked, and vouches for the pixels (PS3.3 C.7.6.1.1.5)
             cleared = pixels.blank(bare, boxes)
         elif why := pixels.look(bare, everything=self._profile.pixels.every_image):
             cleared = pixels.clear(bare, why, only_regions=self._profile.pixels.only_regions)
         done = self._engine.deidentify(cleared.part10 if cleared else bare)
-        return marked(done, self._profile, cleared, head=head, hidden=bare is not found), cleared
+        return marked(done, self._profile, cleared, head=head, hidden=hidden, defaced=defaced), cleared
 
     def _process(
         self, path: str, lifted: str = "", boxes: tuple[streams.FrameBox, ...] = (), *, takes_place: bool = False

@@ -4,11 +4,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client.deid.codec import Dataset, Part10
 from client.deid.pixels.box import Box
 from client.deid.pixels.frames import Frame
 
+GREYS = {"MONOCHROME1", "MONOCHROME2"}
+"""Photometric interpretations of grey frames without a palette (PS3.3 C.7.6.3.1.2)."""
 _REGIONS = 0x00186011
 _CORNERS = (0x00186018, 0x0018601A, 0x0018601C, 0x0018601E)  # columns and rows of the first and the last pixel
 
@@ -28,6 +31,13 @@ def blanked_outside(frame: Frame, regions: Sequence[Box], photometric: str) -> F
     changed[...] = _darkest(frame, photometric)
     for region in regions:
         changed[region.slices()] = frame[region.slices()]
+    return changed
+
+
+def blanked_where(frame: Frame, mask: NDArray[np.bool_], photometric: str) -> Frame:
+    """A copy of a grey frame with its own darkest value where the mask, ``[rows, columns]``, is set."""
+    changed = frame.copy()
+    changed[mask] = _darkest(frame, photometric)
     return changed
 
 

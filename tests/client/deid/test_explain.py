@@ -49,7 +49,7 @@ def test_what_a_hospital_sets_for_itself_is_told(tmp_path: Path) -> None:
         for line in (*lines, "  (0018,1020) SoftwareVersions: remove"):
             assert line in told.splitlines(), (command, line)
     told = json.loads(CliRunner().invoke(app, ["profile", "show", str(path), "--json"]).stdout)
-    assert told["pixels"] == {"examine": "all", "outside_regions": "blank"}
+    assert told["pixels"] == {"examine": "all", "outside_regions": "blank", "faces": "flag"}
     assert told["overrides"] == {"(0018,1020) SoftwareVersions": "remove"}
     plain = CliRunner().invoke(app, ["profile", "show", "basic"]).stdout.splitlines()
     assert {"experts: any", "overrides: none", "  examine: suspect"} <= set(plain)
