@@ -91,7 +91,7 @@ def test_letters_of_every_size(shape: tuple[int, int], share: float) -> None:
 def test_the_share_of_text_that_is_found_and_of_picture_that_it_costs() -> None:
     """A few of the pages of the benchmark: what it says at large must not fall unseen."""
     covered, blanked, room, held = [], 0, 0, 0
-    for kind, page in pages(3, np.random.default_rng(7)):
+    for kind, page in pages(2, np.random.default_rng(7)):
         part10 = parsed(dicom(page, sop_class=US if kind == "us" else SC))
         try:
             mask = blanked_in(clear(part10, look(part10) or pytest.fail("not looked at")), page)
@@ -100,9 +100,9 @@ def test_the_share_of_text_that_is_found_and_of_picture_that_it_costs() -> None:
             continue
         covered += [one.covered(mask) for one in page.written]
         blanked, room = blanked + int(mask.sum()), room + sum(one.room for one in page.written)
-    assert held <= 1
+    assert not held
     assert all(covered)
-    assert blanked < 1.8 * room
+    assert blanked < 2.2 * room
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
