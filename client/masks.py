@@ -15,10 +15,12 @@ from flwr.app import RecordDict
 from client.mask_ledger import MaskLedger
 from client.policy import decide
 from client.session import MaskingError, Session
+from client.summed import Purpose, Summed
 from compliance.log import Action, Scalar
 from shared.errors import PolicyError, ProtocolError
+from shared.header import Header
 from shared.secagg.member import Member
-from shared.secagg.round_messages import RoundTask
+from shared.secagg.round_messages import ConfirmRequest, RoundTask, UnmaskRequest
 from shared.secagg.setup_messages import AdvertiseRequest, KemRequest
 from shared.vector import Vector
 from shared.wire import EvaluateRequest, MaskedBody, TrainRequest
@@ -46,6 +48,8 @@ class Masking:
 
     member: Member
     task: RoundTask
+    purpose: Purpose
+    summed: Summed
 
     def mask(self, update: Vector, weight: float, metrics: Mapping[str, float]) -> tuple[MaskedBody, int]:
         """The masked answer, and the number of elements that were clipped, which stays here.
@@ -62,6 +66,7 @@ class Masking:
             done = self.member.mask(
                 self.task, update, min(max(round(weight), 1), self.member.federation.w_max), metrics
             )
+        self.summed.masked(done.context, self.purpose)
         return MaskedBody(bytes(done.upload)), done.clipped
 
 
@@ -98,7 +103,17 @@ def expected(
         )
     with _masking():
         member.expect(task)
-    return Masking(member, task)
+    return Masking(member, task, purpose_of(request.kind, request.header), summed(session))
+
+
+def purpose_of(kind: str, header: Header) -> Purpose:
+    """What an answer to a request of ``kind`` (``train.request``, ``evaluate.request``) under ``header`` is for."""
+    return Purpose(kind.partition(".")[0], header.task, header.round)
+
+
+def summed(session: Session) -> Summed:
+    """The sums of which this hospital has been a part under its pinned charter."""
+    return Summed(session.node.folder / "sums" / f"{session.charter.sha256}.jsonl")
 
 
 def member_of(session: Session) -> Member:
@@ -124,11 +139,37 @@ def _step(session: Session, request: MaskRequest) -> RecordDict:
     )
     if not decision.allowed:
         raise PolicyError(decision.reason)
-    facts: dict[str, Scalar] = {"step": request.step}
+    member, facts = member_of(session), _facts(request)
     with session.act(Action.SECURE_AGGREGATION, header, facts), _masking():
-        payload = _payload(member_of(session), request)
+        _check_sum(session, request)
+        payload = _payload(member, request)
     reply = MaskReply(header, session.node.site, request.step, payload).to_record()
     return session.sent(Action.SECURE_AGGREGATION, header, reply, facts)
+
+
+def _facts(request: MaskRequest) -> dict[str, Scalar]:
+    """What the record says of a step: of a sum, its epoch, its number there, and who is in it, by index."""
+    facts: dict[str, Scalar] = {"step": request.step, "attempt": request.header.attempt}
+    if request.step in {"confirm", "unmask"}:
+        read = ConfirmRequest.read if request.step == "confirm" else UnmaskRequest.read
+        asked = read(request.payload)
+        included = " ".join(map(str, asked.included))
+        facts |= {"epoch": asked.epoch, "masked_round": asked.round, "included": included}
+    return facts
+
+
+def _check_sum(session: Session, request: MaskRequest) -> None:
+    """Help with no second sum over one round, and with none under another task or round than the answer's.
+
+    Raises:
+        PolicyError: It would be one.
+    """
+    if request.step == "confirm":
+        confirm = ConfirmRequest.read(request.payload)
+        summed(session).check(confirm.context, confirm.included, request.header.task, request.header.round)
+    elif request.step == "unmask":
+        unmask = UnmaskRequest.read(request.payload)
+        summed(session).revealed(unmask.context, unmask.included, request.header.task, request.header.round)
 
 
 def _payload(member: Member, request: MaskRequest) -> bytes:

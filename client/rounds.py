@@ -14,7 +14,7 @@ from client.training.charges import Charges, Receipt
 from client.training.loop import price, train_round, usable
 from compliance.log import Action, Outcome, Scalar
 from shared.charter import Charter, TaskPlan
-from shared.errors import DataError, PolicyError, ProtocolError
+from shared.errors import PolicyError, ProtocolError
 from shared.header import Header
 from shared.imaging.images import PatientImages
 from shared.imaging.tasks import Sums, Task, get_task
@@ -76,7 +76,7 @@ class Rounds:
                 plan,
                 round_number=header.round,
                 privacy=privacy,
-                seed=seed_of(session.charter, session.node.site, header.task) if receipt is None else None,
+                seed=self._seed(header) if receipt is None else None,
                 receipt=receipt,
             )
             update = bench.layout.flatten(weights_of(bench.network)).vector - request.model.vector
@@ -101,7 +101,7 @@ class Rounds:
             if masking is not None:
                 body, _ = masking.mask(masks.NO_UPDATE, 1.0, total.values)
             reply = EvaluateReply(header, session.node.site, body).to_record()
-        return session.sent(Action.EVALUATE, header, reply, {})
+        return session.sent(Action.EVALUATE, header, reply, {"masked": masking is not None})
 
     def _prepare(self, request: TrainRequest | EvaluateRequest, *, training: bool) -> _Bench:
         """Decide, then load the request's model.
@@ -109,7 +109,6 @@ class Rounds:
         Raises:
             PolicyError: The pinned charter or this hospital's terms forbid it.
             ProtocolError: The model is not what the header says, or not one for this network.
-            DataError: There is nobody to evaluate on.
         """
         header = request.header
         # First without looking at any image, as if there were patients enough; then with those that there are.
@@ -117,7 +116,7 @@ class Rounds:
         bench = self._bench(header.task)
         self._decide(header, len(bench.train), training=training)
         if not training and not bench.held_out:
-            raise DataError("no patient is held out", hint="build the cohort again")
+            raise PolicyError("no patient is held out here, so there is nobody to evaluate on")
         if request.layout != bench.layout.sha256:
             raise ProtocolError("the model's layout is not that of this network", hint="install the same release")
         state = bench.layout.restore(request.model)
@@ -140,6 +139,11 @@ class Rounds:
             self._benches[name] = _Bench(task, network, Layout.of(weights_of(network)), train, held_out)
         return self._benches[name]
 
+    def _seed(self, header: Header) -> int | None:
+        """None takes the operating system's randomness: an update that can be had twice can be had by a difference."""
+        session = self.session
+        return seed_of(session.charter, session.node.site, header.task) if session.node.virtual else None
+
     def _pay(self, header: Header, plan: TaskPlan, bench: _Bench) -> Receipt | None:
         """Charge the round before it trains; None where the pinned charter asks for no differential privacy."""
         session = self.session
@@ -161,7 +165,7 @@ class Rounds:
 
 
 def seed_of(charter: Charter, site: str, task: str) -> int:
-    """Seed of training without differential privacy: the charter's, made this site's and this task's own."""
+    """Seed of a virtual hospital's training without privacy: the charter's, made this site's and this task's own."""
     text = f"{charter.seed}|{site}|{task}".encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
 
@@ -171,6 +175,6 @@ def _body(
 ) -> tuple[Body, dict[str, Scalar]]:
     """The answer's body, and what the record says of it."""
     if masking is None:
-        return PlainBody(update, weight, metrics), {}
+        return PlainBody(update, weight, metrics), {"masked": False}
     body, clipped = masking.mask(update, weight, metrics)
-    return body, {"masked": True, "clipped": clipped}
+    return body, {"masked": True, "clipped": clipped, "weight_capped": weight > masking.member.federation.w_max}

@@ -81,7 +81,11 @@ class Session:
         read: Callable[[RecordDict], RequestT],
         act: Callable[[RequestT], RecordDict],
     ) -> RecordDict:
-        """What ``act`` answers to a request, or a :class:`~shared.wire.Refusal`; both stand in the record before."""
+        """What ``act`` answers to a request, or a :class:`~shared.wire.Refusal`; either stands in the record before.
+
+        Raises:
+            RecordError: The record of a refusal cannot be written; the caller refuses without one.
+        """
         header: Header | None = None
         try:
             self.charter = self.node.charter
@@ -96,9 +100,13 @@ class Session:
     def _refuse(self, error: Exception, header: Header | None) -> RecordDict:
         """Record and say why a request is not done. Only policy and protocol errors speak: others may quote data."""
         code: RefusalCode = next((code for kind, code in _CODES if isinstance(error, kind)), "error")
-        reason = error.message if isinstance(error, PolicyError | ProtocolError) else type(error).__name__
+        speaks = isinstance(error, PolicyError | ProtocolError)
+        local = speaks and self._names_a_file(str(error))
+        reason = str(error.args[0]) if speaks and not local else type(error).__name__
         refusal = Refusal(self.node.site, code, "".join(c for c in reason if c.isprintable())[:300], header)
         detail: dict[str, Scalar] = {"code": code, "reason": refusal.reason}
+        if local:
+            detail["here"] = str(error.args[0])  # what is wrong with this hospital's own files is for itself
         reply = refusal.to_record()
         self.log.append_many(
             [
@@ -107,6 +115,10 @@ class Session:
             ]
         )
         return reply
+
+    def _names_a_file(self, text: str) -> bool:
+        """Whether a text tells of this machine: a folder of a hospital may bear anybody's name."""
+        return any(str(folder) in text for folder in (self.node.folder, self.node.folder.absolute()))
 
     @contextlib.contextmanager
     def act(self, action: Action, header: Header, facts: dict[str, Scalar]) -> Iterator[None]:

@@ -93,9 +93,11 @@ class FederatedTraining:
     def _aggregation(self, exchange: Exchange) -> Aggregation:
         charter = self._charter
         phases = Phases(exchange, self._log, charter.deadline)
-        if len(exchange.sites) < charter.min_sites:
+        named = {member.name for member in charter.members}
+        connected = [site for site in exchange.sites if charter.masking is None or site in named]
+        if len(connected) < charter.min_sites:
             raise ProtocolError(
-                f"connected sites: {len(exchange.sites)} of the {charter.min_sites} that the charter needs",
+                f"connected sites: {len(connected)} of the {charter.min_sites} that the charter needs",
                 hint="wait for the others, or lower min_sites in the charter",
             )
         if charter.masking is None:

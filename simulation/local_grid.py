@@ -34,7 +34,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from shared.errors import UsageError
+from shared.errors import FedwardError, UsageError
 from shared.processes import interrupt_held_back
 from simulation.frames import read_frame, write_frame
 
@@ -76,6 +76,7 @@ class LocalGrid(Grid):
         self._nodes = {node: dict(config) for node, config in nodes.items()}
         self._visible = list(self._nodes)
         self._on_close, self._watch = on_close, watch
+        self._failed: FedwardError | None = None
         self._run = Run.create_empty(run_id=RUN_ID)
         self._replies: dict[str, Message] = {}
         self._arrived = threading.Condition()
@@ -150,13 +151,19 @@ class LocalGrid(Grid):
         return self.pull_messages(ids)
 
     def close(self) -> None:
-        """End the workers; what they still do is not waited for longer than a few seconds."""
+        """End the workers; what they still do is not waited for longer than a few seconds.
+
+        Raises:
+            FedwardError: What ``watch`` raised first.
+        """
         for lane in self._lanes:
             lane.stop()
         for lane in self._lanes:
             lane.join()
         if self._on_close:
             self._on_close()
+        if self._failed:
+            raise self._failed
 
     def __enter__(self) -> Self:
         return self
@@ -165,9 +172,12 @@ class LocalGrid(Grid):
         self.close()
 
     def _answered(self, message: Message, reply: Message) -> None:
-        if self._watch and reply.has_content():
-            site = self._nodes[message.metadata.dst_node_id].get("site", "")
-            self._watch(site, message.metadata.message_type, message.content, reply.content)
+        try:
+            if self._watch and reply.has_content():
+                site = self._nodes[message.metadata.dst_node_id].get("site", "")
+                self._watch(site, message.metadata.message_type, message.content, reply.content)
+        except FedwardError as error:  # in a thread of its own: told when the grid closes, and the round goes on
+            self._failed = self._failed or error
         self._deliver(message.metadata.message_id, reply)
 
     def _deliver(self, number: str, reply: Message) -> None:

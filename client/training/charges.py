@@ -25,6 +25,8 @@ from shared.errors import BudgetError, RecordError, UsageError
 from shared.files import canonical_json, sync_folder
 
 VERSION = 1
+MOST_CHARGES = 3
+"""Of one round of a task in a run: it is trained again, and paid for again, where secure aggregation repeats it."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,15 @@ class Charges:
         """Make ``charge`` durable and return the leave to train.
 
         Raises:
+            BudgetError: The round was paid for :data:`MOST_CHARGES` times in this run already.
             RecordError: It cannot be made durable; nothing may be trained.
         """
+        before = sum((one.task, one.round) == (charge.task, charge.round) for one in self._charges)
+        if before >= MOST_CHARGES:
+            raise BudgetError(
+                f"round {charge.round} of {charge.task} was paid for {before} times in this run",
+                hint="an honest coordinator repeats a round twice at most; ask it why",
+            )
         row = {"v": VERSION, "seq": len(self._charges), "time": datetime.now(UTC).isoformat(), **asdict(charge)}
         line = canonical_json({**row, "unit": "patient"}) + b"\n"
         size = os.fstat(self._file.fileno()).st_size

@@ -40,10 +40,12 @@ class Masked:
     Attributes:
         upload: The message, ready to send.
         clipped: Elements that were clipped to [-C, C].
+        context: Ctx, 32 bytes: under which the coordinator will ask for the rest of the round.
     """
 
     upload: memoryview
     clipped: int
+    context: bytes
 
 
 class Member:
@@ -144,7 +146,7 @@ class Member:
             words: Ring = body[place : place + CHUNK]
             quantiser.quantise(update[place : place + CHUNK], words)
             streams.apply(words)
-        return Masked(message.data, quantiser.clipped)
+        return Masked(message.data, quantiser.clipped, context)
 
     def confirm(self, request: bytes) -> bytes:
         """``query.secagg_confirm``: sign the included set, one per round, forever."""

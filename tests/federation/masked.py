@@ -37,6 +37,7 @@ class Wire:
 
     lose: Lose = nothing
     change: Change | None = None
+    absent: frozenset[str] = frozenset()
     forgetful: bool = False
     seen: list[tuple[str, str, RecordDict, RecordDict]] = field(default_factory=list)
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -111,14 +112,15 @@ class Federation:
     def node(self, site: str) -> Node:
         return Node.open(self.root / site)
 
-    def run(self, wire: Wire | None = None, charter: Charter | None = None) -> Result:
+    def run(self, wire: Wire | None = None, charter: Charter | None = None, *, run: str = "r") -> Result:
         """All rounds of the charter, with the real ClientApp and the real strategy."""
         state = weights_of(get_task("toy").network(self.charter.seed))
         layout = Layout.of(state)
         log = AuditLog(self.root / "coordinator.jsonl", site="coordinator", purpose=toy.PURPOSE, subject_key=b"")
         with log, Line(self.nodes, wire or Wire()) as grid:
-            training = FederatedTraining(charter or self.charter, "toy", run="r", layout=layout, log=log)
-            names = {number: config["site"] for number, config in self.nodes.items()}
+            training = FederatedTraining(charter or self.charter, "toy", run=run, layout=layout, log=log)
+            away = wire.absent if wire else frozenset()
+            names = {number: config["site"] for number, config in self.nodes.items() if config["site"] not in away}
             try:
                 return training.start(Exchange(grid, names, poll=0.001), layout.flatten(state))
             finally:

@@ -14,7 +14,8 @@ from compliance.log import verify
 from server import masked
 from server.phases import RoundError
 from shared.records import record_bytes
-from shared.wire import EvaluateReply, MaskedBody, PlainBody, TrainReply
+from shared.wire import EvaluateReply, MaskedBody, PlainBody, TrainReply, TrainRequest
+from shared.wire_masks import MaskReply
 from tests.federation import toy
 from tests.federation.masked import Federation, Wire
 
@@ -151,6 +152,7 @@ def test_a_run_outlives_its_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     result = Federation.make(tmp_path, 3, plan={"rounds": 3}).run()
     phases = [phase for one in result.history.rounds for phase in (one.train, one.evaluation) if phase]
     assert [("query.secagg_advertise" in phase.traffic) for phase in phases] == [True, False] * 3 + [True]
+    assert all(phase.notes == () for phase in phases)
 
 
 @pytest.mark.parametrize("masks", [{"post_quantum": True}, {"ring_bits": 16, "clip": 1.0}])
@@ -211,3 +213,135 @@ def test_the_steps_of_secure_aggregation_do_without_torch_and_dicom() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- a coordinator that asks twice ------------------------------------------------------------------------------------
+
+
+def away(*sites: str) -> Wire:
+    """A wire that these hospitals are not on: they do not even hear the questions."""
+    return Wire(absent=frozenset(sites))
+
+
+def test_a_round_is_not_summed_again_without_one_hospital(tmp_path: Path) -> None:
+    federation = one_round(tmp_path)
+    first = federation.run()
+    again = federation.run(run="another-run")
+    assert again.model.vector.tobytes() == first.model.vector.tobytes(), "the same sum again shows nothing new"
+    with pytest.raises(RoundError, match="unmasked with other hospitals in it"):
+        federation.run(away("H4"), run="a-third")
+
+
+def test_a_hospital_without_known_seeds_never_sends_the_same_update_twice(tmp_path: Path) -> None:
+    federation = one_round(tmp_path)
+    for site in federation.sites:
+        about = tmp_path / site / "node.json"
+        about.write_text(about.read_text().replace("true", "false"))
+    models = [federation.run(run=run).model.vector for run in ("one", "two")]
+    assert models[0].tobytes() != models[1].tobytes()
+
+
+def test_a_round_under_privacy_is_paid_for_three_times_at_most(tmp_path: Path) -> None:
+    federation = one_round(tmp_path, privacy={"mode": "patient"})
+    with pytest.raises(RoundError):
+        federation.run(losing(("H2", "train"), ("H3", "train"), times=99))
+    with pytest.raises(RoundError, match="BudgetError"):
+        federation.run()
+
+
+# --- what a hospital or the line may do -------------------------------------------------------------------------------
+
+
+def replaced(kind: str, site: str, by: str) -> Wire:
+    """A wire on which the answers of ``site`` to messages of ``kind`` come with what ``by`` said."""
+    kept: list[bytes] = []
+
+    def change(sender: str, asked: str, content: RecordDict) -> RecordDict:
+        if asked != kind:
+            return content
+        reply = MaskReply.from_record(content)
+        if sender == by:
+            kept.append(reply.payload)
+        if sender == site and kept:
+            return replace(reply, payload=kept[-1]).to_record()
+        return content
+
+    return Wire(change=change)
+
+
+def test_an_answer_that_another_hospital_signed_is_not_counted(tmp_path: Path) -> None:
+    phase = one_round(tmp_path).run(replaced(CONFIRM, "H3", by="H2")).history.rounds[1].train
+    assert phase is not None
+    assert "signed by another hospital" in phase.dropped["H3"]
+
+
+def test_an_answer_to_another_step_is_not_counted(tmp_path: Path) -> None:
+    def change(site: str, kind: str, content: RecordDict) -> RecordDict:
+        if (site, kind) != ("H3", CONFIRM):
+            return content
+        return replace(MaskReply.from_record(content), step="unmask").to_record()
+
+    phase = one_round(tmp_path).run(Wire(change=change)).history.rounds[1].train
+    assert phase is not None
+    assert phase.dropped["H3"] == "the answer is to another step"
+
+
+def test_the_charter_may_want_more_sites_than_the_masks_need(tmp_path: Path) -> None:
+    phase = one_round(tmp_path, min_sites=4).run(losing(("H2", "train"))).history.rounds[1].train
+    assert phase is not None
+    assert phase.answered == ("H1", "H2", "H3", "H4")
+    assert "3 masked answers came, 4 are needed" in phase.notes[0]
+
+
+def test_whoever_is_no_member_is_not_asked(tmp_path: Path) -> None:
+    federation = one_round(tmp_path)
+    stranger = toy.make_node(tmp_path / "X9", "X9", federation.charter)
+    federation.nodes[199] = {"site": "X9", "node-dir": str(stranger)}
+    wire = Wire()
+    federation.run(wire)
+    assert "X9" not in {site for site, _ in wire.counts}
+
+
+def test_a_repeated_round_says_so_to_the_hospitals(tmp_path: Path) -> None:
+    wire = losing(("H2", "train"), ("H3", "train"))
+    one_round(tmp_path).run(wire)
+    asked = [TrainRequest.from_record(asked).header.attempt for site, kind, asked, _ in wire.seen if kind == "train"]
+    assert sorted(set(asked)) == [1, 2]
+
+
+def test_the_record_says_what_was_clipped_capped_and_summed(tmp_path: Path) -> None:
+    federation = one_round(tmp_path, masks={"w_max": 10, "clip": 1e-3})
+    assert federation.run().history.rounds[1].weight == 40
+    rows = toy.log_rows(tmp_path / "H1")
+    trained = next(row["detail"] for row in rows if (row["action"], row["outcome"]) == ("train", "ok"))
+    assert trained["masked"] is True
+    assert trained["weight_capped"] is True
+    assert trained["clipped"] > 0
+    unmasked = [row["detail"] for row in rows if row["detail"] and row["detail"].get("step") == "unmask"]
+    assert [row["included"] for row in unmasked] == ["1 2 3 4"] * 6
+    assert [row["masked_round"] for row in unmasked] == [1, 1, 2, 2, 3, 3]
+
+
+def test_a_lying_share_is_noted_and_the_round_completes(tmp_path: Path) -> None:
+    federation = one_round(tmp_path)
+    identity = federation.node("H2").identity
+
+    def lie(site: str, kind: str, content: RecordDict) -> RecordDict:
+        if (site, kind) != ("H2", UNMASK):
+            return content
+        reply = MaskReply.from_record(content)
+        body = bytearray(reply.payload[:-64])
+        body[-1] ^= 1
+        return replace(reply, payload=bytes(body) + identity.sign(bytes(body))).to_record()
+
+    phase = federation.run(Wire(change=lie)).history.rounds[1].train
+    assert phase is not None
+    assert phase.answered == ("H1", "H2", "H3", "H4")
+    assert any("H2 revealed a share" in note for note in phase.notes)
+
+
+def test_epochs_rise_also_where_the_clock_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masked, "EPOCH_ROUNDS", 1)
+    monkeypatch.setattr(masked.time, "time_ns", lambda: 5_000_000_000)
+    phases = [one.train or one.evaluation for one in one_round(tmp_path).run().history.rounds]
+    assert all(phase is not None and phase.notes == () for phase in phases)
