@@ -1,8 +1,8 @@
 """The folder of a hospital's node: who it is, its keys, the charter that it pinned, its record and its cohort.
 
 ``node.json`` (site, purpose, whether it is virtual), ``keys/`` (0600), ``charter.toml``, ``audit/log.jsonl``,
-``cohort/``, ``privacy/``, ``sums/``, ``masks/`` (0700; the ledger of secure aggregation), ``held/`` (0700; files of an ingest that
-wait for a person).
+``cohort/``, ``privacy/``, ``sums/``, ``masks/`` (0700; the ledger of secure aggregation), ``held/`` (0700; files of an
+ingest that wait for a person).
 """
 
 import hashlib
