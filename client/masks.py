@@ -141,8 +141,7 @@ def _step(session: Session, request: MaskRequest) -> RecordDict:
         raise PolicyError(decision.reason)
     member, facts = member_of(session), _facts(request)
     with session.act(Action.SECURE_AGGREGATION, header, facts), _masking():
-        _check_sum(session, request)
-        payload = _payload(member, request)
+        payload = _payload(session, member, request)
     reply = MaskReply(header, session.node.site, request.step, payload).to_record()
     return session.sent(Action.SECURE_AGGREGATION, header, reply, facts)
 
@@ -158,21 +157,25 @@ def _facts(request: MaskRequest) -> dict[str, Scalar]:
     return facts
 
 
-def _check_sum(session: Session, request: MaskRequest) -> None:
-    """Help with no second sum over one round, and with none under another task or round than the answer's.
+def _summed(session: Session, member: Member, request: MaskRequest) -> bytes:
+    """The answer to the two questions about a sum; none helps with a second sum over one round.
 
     Raises:
-        PolicyError: It would be one.
+        PolicyError: It would be one, or the answer in question was for another task or round.
     """
+    sums, place = summed(session), (request.header.task, request.header.round)
     if request.step == "confirm":
-        confirm = ConfirmRequest.read(request.payload)
-        summed(session).check(confirm.context, confirm.included, request.header.task, request.header.round)
-    elif request.step == "unmask":
-        unmask = UnmaskRequest.read(request.payload)
-        summed(session).revealed(unmask.context, unmask.included, request.header.task, request.header.round)
+        asked = ConfirmRequest.read(request.payload)
+        sums.check(asked.context, asked.included, *place)
+        return member.confirm(request.payload)
+    unmask = UnmaskRequest.read(request.payload)
+    sums.check(unmask.context, unmask.included, *place)
+    shares = member.unmask(request.payload)
+    sums.revealed(unmask.context, unmask.included, *place)  # durable before the shares leave
+    return shares
 
 
-def _payload(member: Member, request: MaskRequest) -> bytes:
+def _payload(session: Session, member: Member, request: MaskRequest) -> bytes:
     match request.step:
         case "advertise":
             epoch = AdvertiseRequest.read(request.payload).epoch
@@ -184,10 +187,8 @@ def _payload(member: Member, request: MaskRequest) -> bytes:
             return member.encapsulate(asked.epoch, asked.adverts)
         case "share":
             return member.share(request.payload)
-        case "confirm":
-            return member.confirm(request.payload)
-        case "unmask":
-            return member.unmask(request.payload)
+        case "confirm" | "unmask":
+            return _summed(session, member, request)
 
 
 @contextlib.contextmanager

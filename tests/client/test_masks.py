@@ -13,8 +13,9 @@ from client.node import Node
 from shared.charter import Charter
 from shared.header import Header
 from shared.imaging.tasks import get_task
+from shared.secagg.codec import Codec
 from shared.secagg.epoch import Epoch
-from shared.secagg.round_messages import RoundTask
+from shared.secagg.round_messages import RoundTask, UnmaskRequest, Upload
 from shared.secagg.setup_messages import AdvertiseRequest
 from shared.vector import Layout
 from shared.weights import weights_of
@@ -72,18 +73,15 @@ def begun(three: Federation) -> Epoch:
     return epoch
 
 
+def task_of(three: Federation, epoch: Epoch) -> RoundTask:
+    request = TrainRequest(header(three.charter), LAYOUT.sha256, MODEL)
+    model = bytes.fromhex(request.header.model)
+    return RoundTask(epoch.number, 1, (1, 2, 3), LAYOUT.size, model, request.digest, ("loss", "samples"))
+
+
 def train(three: Federation, epoch: Epoch, change: Callable[[RoundTask], RoundTask] = lambda task: task) -> RecordDict:
     request = TrainRequest(header(three.charter), LAYOUT.sha256, MODEL)
-    task = RoundTask(
-        epoch.number,
-        1,
-        (1, 2, 3),
-        LAYOUT.size,
-        bytes.fromhex(request.header.model),
-        request.digest,
-        ("loss", "samples"),
-    )
-    masked = replace(request, masking=change(task).to_bytes())
+    masked = replace(request, masking=change(task_of(three, epoch)).to_bytes())
     return send(three.root / "H1", masked.to_record(), "train")
 
 
@@ -190,3 +188,14 @@ def test_a_disk_that_is_full_lets_nothing_leave(three: Federation, monkeypatch: 
 
     monkeypatch.setattr("client.mask_ledger.MaskLedger.claim", full)
     assert refused(train(three, epoch)).code == "error"
+
+
+def test_a_reveal_that_is_refused_is_not_noted_as_one(three: Federation) -> None:
+    epoch = begun(three)
+    body = TrainReply.from_record(train(three, epoch)).body
+    assert isinstance(body, MaskedBody)
+    context = Upload.read(body.upload, task_of(three, epoch), Codec.of(three.charter.federation)).context
+    early = UnmaskRequest(epoch.number, 1, context, (1, 2, 3), (), (), epoch.boxes(1, (2, 3), 1)).to_bytes()
+    assert refused(ask(three, "H1", "unmask", early)).code == "masks"
+    (sums,) = (three.root / "H1" / "sums").iterdir()
+    assert b"included" not in sums.read_bytes()
