@@ -11,7 +11,8 @@ from shared.charter import Charter
 from shared.errors import CharterError, PolicyError, UsageError
 from shared.identity import Request, fingerprint
 
-LEAST_DIGITS: Final = 16
+LEAST_DIGITS: Final = 32
+"""Of a charter's SHA-256: who writes two charters finds two that share 16 digits after about 2^32 attempts."""
 
 
 def request(node: Node, out: Path) -> Request:
