@@ -24,11 +24,7 @@ def request(node: Node, out: Path) -> Request:
         RecordError: It cannot be recorded; nothing was written.
         OutputError: It cannot be written.
     """
-    if node.virtual:
-        raise PolicyError(
-            f"{node.site} is a virtual hospital, whose keys anybody can compute",
-            hint="make a node for a real hospital with 'fedward node init'",
-        )
+    node.require_real()
     made = Request.make(node.identity, site=node.site, purpose=node.purpose)
     detail: dict[str, Scalar] = {"fingerprint": made.fingerprint}
     with node.open_log() as log, log.act(Entry(Action.MEMBER_REQUEST, Outcome.STARTED, detail=detail)):
