@@ -192,8 +192,8 @@ def _masking(charter: Charter) -> tuple[str, ...]:
         f"{max(0, members - wanted)} may drop out of it (delta = {members - threshold})",
         f"a round with fewer than {quorum} hospitals (the greater of t and min_included = {federation.min_included}) "
         "is refused by every hospital and has no result; its number is not used again",
-        f"the coordinator needs {wanted} hospitals to the end of a round (the greater of these {quorum} and min_sites = "
-        f"{charter.min_sites}); with fewer it repeats the round, twice at most, then the run ends",
+        f"the coordinator needs {wanted} hospitals to the end of a round (the greater of these {quorum} and "
+        f"min_sites = {charter.min_sites}); with fewer it repeats the round, twice at most, then the run ends",
         f"as many as c = {federation.colluding} of the hospitals may tell the coordinator all that they know, and "
         "learn no other one's update with it",
         f"numbers: a ring of {codec.bits} bits, {codec.words.itemsize} bytes of upload for each parameter of the "
