@@ -64,17 +64,19 @@ def deidentify(
 
     The report is deid.json, with a line for every file, and deid.html, a page for people; both name input files.
 
-    Exit status 0: all released. 3: some were quarantined or refused; the report names each. 2: wrong use.
+    Exit status 0: all released. 3: some quarantined or refused; the report names each. 2: wrong use. 6: forbidden.
     """
     from client.deid.crew import Crew
     from client.deid.earlier import check_same
     from client.deid.page import write_page
     from client.deid.quarantine import Quarantine
-    from client.node import HELD
+    from client.node import HELD, Node
 
     chosen = Profile.load(profile, determination=determination)
     reports = reports or (node / "reports" if node else out.parent / f"{out.name}-reports")
     examine(source, out, reports)  # nothing is made for a folder that holds nothing
+    if node and (node / "node.json").exists():
+        Node.open(node).require_real()
     with ExitStack() as stack:
         site_key = _key_for(source, _key_path(key, node, out), out)
         check_same(out, reports, chosen, site_key, overwrite=overwrite)

@@ -29,7 +29,9 @@ def mount(app: typer.Typer) -> None:
 
 
 def init_command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The node's folder; made with mode 0700.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The node's folder; made with mode 0700 where missing.")
+    ],
     *,
     site: Annotated[str, typer.Option(help="The hospital's name in the federation.")],
     purpose: Annotated[str, typer.Option(help="Why data is processed here; must be the charter's.")],
@@ -82,7 +84,8 @@ def ingest_command(
 ) -> None:
     """Take studies from a folder or an archive into the node, de-identified, and build its cohort.
 
-    Exit status 0: all released. 3: some missing, quarantined or refused; the report names each. 8: the archive failed.
+    Exit status 0: all released. 3: some missing, quarantined or refused; the report names each. 6: a virtual
+    hospital, or the profile needs an expert. 8: the archive failed.
     """
     from client.deid import Profile
     from client.ingest import ingest
@@ -90,6 +93,7 @@ def ingest_command(
     from client.node import Node
 
     opened = Node.open(node)
+    opened.require_real()
     chosen = Profile.load(profile, determination=determination)
     selection = _selection(modality or [], first, last, description, patients)
     lines = _Lines(folder, dicomweb, credentials, ca, dimse, called, calling, listen, get)

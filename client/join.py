@@ -11,7 +11,8 @@ from shared.charter import Charter
 from shared.errors import CharterError, PolicyError, UsageError
 from shared.identity import Request, fingerprint
 
-LEAST_DIGITS: Final = 16
+LEAST_DIGITS: Final = 32
+"""Of a charter's SHA-256: who writes two charters finds two that share 16 digits after about 2^32 attempts."""
 
 
 def request(node: Node, out: Path) -> Request:
@@ -23,11 +24,7 @@ def request(node: Node, out: Path) -> Request:
         RecordError: It cannot be recorded; nothing was written.
         OutputError: It cannot be written.
     """
-    if node.virtual:
-        raise PolicyError(
-            f"{node.site} is a virtual hospital, whose keys anybody can compute",
-            hint="make a node for a real hospital with 'fedward node init'",
-        )
+    node.require_real()
     made = Request.make(node.identity, site=node.site, purpose=node.purpose)
     detail: dict[str, Scalar] = {"fingerprint": made.fingerprint}
     with node.open_log() as log, log.act(Entry(Action.MEMBER_REQUEST, Outcome.STARTED, detail=detail)):

@@ -71,18 +71,19 @@ def join_command(
     *,
     sha256: Annotated[
         str,
-        typer.Option(metavar="HEX", help="The charter's SHA-256 as another member read it out: 16 digits or more."),
+        typer.Option(metavar="HEX", help="The charter's SHA-256 as another member read it out: 32 digits or more."),
     ] = "",
     replace: Annotated[bool, typer.Option("--replace", help="Replace another charter that is pinned.")] = False,
 ) -> None:
     """Show what CHARTER means for this hospital, and pin it once a person has compared it with the other members.
 
     The charter must have the node's purpose and name the node with its own key. Compare its SHA-256 (at least the first
-    16 digits; 32 are better) and the fingerprints of the members by telephone. Then give the digits with --sha256, or
-    answer the question at the terminal. From then on the node follows this charter and no message can change it.
+    32 digits) and the fingerprints of the members by telephone. Then give the digits with --sha256, or answer the
+    question at the terminal. From then on the node follows this charter and no message can change it.
 
-    Exit status 0: pinned. 2: no node, no charter, or nothing that confirms it. 6: the charter is not for this node, is
-    not the one that the others hold, or another one is pinned. 9: the audit log cannot be written.
+    Exit status 0: pinned. 2: no node, no charter, or nothing that confirms it. 5: the pin cannot be written. 6: the
+    charter is not for this node, is not the one that the others hold, or another one is pinned. 9: the audit log cannot
+    be written.
     """
     from client.join import Joining
     from client.node import Node

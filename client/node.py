@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from compliance.log import AuditLog
 from shared.charter import Charter
 from shared.errors import PolicyError, UsageError
-from shared.files import write_bytes, write_json
+from shared.files import output_errors, write_bytes, write_json
 
 if TYPE_CHECKING:
     from client.cohort import Cohort
@@ -55,23 +55,24 @@ class Node:
         """Make a node with fresh keys, or open the one that is there if it is the same site and purpose.
 
         Args:
-            folder: Made with mode 0700 where missing.
+            folder: Made with mode 0700 where missing, and so is ``keys/`` in it.
             site: Letters, digits, dots and dashes, at most 64.
             purpose: As in the charter.
             seed: Only for virtual hospitals: keys that anybody can compute again, for runs that can be repeated.
 
         Raises:
             UsageError: The name is no name, or the folder is another node.
+            OutputError: The folder cannot be made, or not be written.
         """
         if not _SITE.fullmatch(site):
             raise UsageError(f"'{site}' is not the name of a site", hint="use 1 to 64 letters, digits, dots and dashes")
         if (folder / "node.json").exists():
             node = cls.open(folder)
-            if (node.site, node.purpose, node.virtual) != (site, purpose, seed is not None):
-                raise UsageError(f"{folder} is the node of {node.site}", hint="choose another folder")
+            node._require(site, purpose, virtual=seed is not None)
             _make_keys(folder, (IDENTITY,), site, seed)  # a node from before there were identities
             return node
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with output_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _make_keys(folder, KEYS, site, seed)
         virtual = seed is not None
         write_json(folder / "node.json", {"site": site, "purpose": purpose, "virtual": virtual})
@@ -100,6 +101,31 @@ class Node:
         ):
             raise UsageError(f"{folder / 'node.json'} is damaged", hint="restore it from a copy")
         return cls(folder, site, purpose, virtual)
+
+    def _require(self, site: str, purpose: str, *, virtual: bool) -> None:
+        """Refuse to pass for another node, and say in what it differs."""
+        if self.site != site:
+            raise UsageError(f"{self.folder} is the node of {self.site}", hint="choose another folder")
+        if self.purpose != purpose:
+            raise UsageError(
+                f"{self.folder} is the node of {site} for another purpose: '{self.purpose}'",
+                hint="give that one, or choose another folder",
+            )
+        if self.virtual != virtual:
+            kind = "a virtual hospital, whose keys anybody can compute" if self.virtual else "a real hospital"
+            raise UsageError(f"{self.folder} is the node of {site} as {kind}", hint="choose another folder")
+
+    def require_real(self) -> None:
+        """Refuse what a hospital with patients does and a virtual one must not.
+
+        Raises:
+            PolicyError: The node is a virtual hospital.
+        """
+        if self.virtual:
+            raise PolicyError(
+                f"{self.site} is a virtual hospital, whose keys anybody can compute",
+                hint="make a node for a real hospital with 'fedward node init'",
+            )
 
     def key(self, name: str) -> bytes:
         """The 32 bytes of key ``name``.
@@ -183,8 +209,11 @@ class Node:
 
 def _make_keys(folder: Path, names: Iterable[str], site: str, seed: int | None) -> None:
     """Make those keys that are not there; one that is there is never replaced."""
+    keys = folder / "keys"
+    with output_errors(keys):
+        keys.mkdir(exist_ok=True, mode=0o700)
     for name in names:
-        path = folder / "keys" / f"{name}.key"
+        path = keys / f"{name}.key"
         if not path.exists():
             write_bytes(path, _key(name, site, seed).hex().encode(), mode=PRIVATE, durable=True)
 

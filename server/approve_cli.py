@@ -27,8 +27,8 @@ def approve(
     do not copy it from the message that brought the request. Fingerprints stand in the order of the requests. The file
     keeps its comments; either all hospitals are added or none.
 
-    Exit status 0: added. 2: a file, a name or a fingerprint is wrong, or a member stands twice. 6: another purpose.
-    8: a request was altered, or its key is not the one that was read out.
+    Exit status 0: added. 2: a file, a name or a fingerprint is wrong, or a member stands twice. 5: CHARTER
+    cannot be written. 6: another purpose. 8: a request was altered, or its key is not the one that was read out.
     """
     from shared.charter import Charter
     from shared.files import output_errors, write_bytes

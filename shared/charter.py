@@ -103,7 +103,8 @@ class MaskingPlan:
         clip: Every element of an update is clipped to [-clip, clip].
         w_max: The greatest weight (training slices) of one hospital; more count as this many.
         post_quantum: Whether ML-KEM-768 (FIPS 203) joins X25519.
-        apps: SHA-256 of the app bundles that may run, 64 hexadecimal digits each.
+        apps: SHA-256 of app bundles, 64 hexadecimal digits each; bound into every signature; not yet compared with what
+            is installed.
     """
 
     threshold: int
@@ -125,7 +126,8 @@ class Charter:
         purpose: Why the data is processed (GDPR Art. 5(1)(b)); each hospital compares it with its own.
         tasks: The tasks in the order in which they are trained.
         privacy: Differential privacy of the training.
-        min_sites: A round with fewer answers than this ends the run with an error.
+        min_sites: A round with fewer hospitals than this has no result: a masked one is repeated up to twice, and then
+            the run ends with an error.
         min_patients: A hospital with fewer training patients does not take part.
         deadline: Seconds that a phase of a round waits for answers.
         seed: Seed of the initial model and of training without differential privacy.

@@ -11,6 +11,7 @@ from shared.secagg.codec import Codec
 SIGMAS: Final = 8  # beyond it an element of Gaussian noise lies with a chance of 1e-15
 COARSE: Final = 1e-3  # a step of the fixed-point numbers above this share of the clip is worth a word
 FEW_SLICES: Final = 10  # no hospital that takes part trains on fewer
+HOLDING_OUT: Final = 3  # with fewer patients a cohort keeps none for evaluation
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,14 @@ def update_bound(plan: TaskPlan, privacy: PrivacyPlan, min_patients: int) -> Upd
     return UpdateBound(rate * steps * clip / chance, noise)
 
 
+def needed(charter: Charter) -> int:
+    """So many hospitals must stay in a masked round to its end, or the coordinator repeats it.
+
+    Every hospital refuses a round below the quorum; the coordinator holds to ``min_sites`` as well.
+    """
+    return max(charter.min_sites, charter.federation.quorum)
+
+
 def cautions(charter: Charter) -> tuple[Caution, ...]:
     """Everything in ``charter`` that deserves a warning, the gravest first."""
     return tuple(_cautions(charter))
@@ -72,16 +81,26 @@ def _cautions(charter: Charter) -> Iterator[Caution]:
             "no_differential_privacy",
             "privacy is off: nothing bounds what the sums and the model tell about one patient",
         )
+    if charter.min_patients < HOLDING_OUT:
+        yield Caution(
+            "nobody_held_out",
+            f"min_patients = {charter.min_patients}: a hospital with fewer than {HOLDING_OUT} patients may take part, "
+            f"has none held out, and answers no evaluation; take {HOLDING_OUT} or more",
+        )
     if charter.masking is not None:
         yield from _rounds(charter)
         yield from _numbers(charter)
+        yield from _apps(charter)
 
 
 def _rounds(charter: Charter) -> Iterator[Caution]:
     federation = charter.federation
     members, quorum = len(federation.peers), federation.quorum
-    if quorum == members:
-        why = "; with three, the two that are left would read each other's update" if members == 3 else ""
+    if needed(charter) == members:
+        if quorum < members:
+            why = f", because min_sites = {charter.min_sites}; without that, {members - quorum} might drop out"
+        else:
+            why = "; with three, the two that are left would read each other's update" if members == 3 else ""
         yield Caution(
             "no_drop_out",
             f"all {members} hospitals must stay in a round to its end: one that drops out ends the round without a "
@@ -125,6 +144,15 @@ def _numbers(charter: Charter) -> Iterator[Caution]:
             f"the update of a hospital with w training slices is rounded to steps of {step:.3g} / w: with fewer than "
             f"{least} slices that is above {COARSE:.1%} of the clip; lower w_max to the slices of the largest hospital"
             + (f", or {wider}" if wider else ""),
+        )
+
+
+def _apps(charter: Charter) -> Iterator[Caution]:
+    if charter.federation.apps:
+        yield Caution(
+            "apps_not_compared",
+            "apps has no effect on what runs: its digests are bound into every signature and not yet compared with "
+            "what is installed at a hospital",
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shared.charter import Charter, TaskPlan
-from shared.charter_check import cautions
+from shared.charter_check import cautions, needed
 from shared.identity import fingerprint, grouped
 from shared.secagg.codec import Codec
 from shared.secagg.federation import Federation
@@ -21,8 +21,12 @@ LEARNS: Final = (
     "the sum of the weights",
     "the sums of the metrics",
     "who took part, who dropped out, and when each answered",
+    "why a hospital refuses, in one line without data of patients, such as too few patients for a task",
 )
-NEVER_LEARNS: Final = "a single hospital's update, weight or metric, also if it lies, replays or invents members"
+NEVER_LEARNS: Final = (
+    "a single hospital's update, weight or metric from a round, also if it lies, replays or invents members; and a "
+    "hospital is not summed a second time in the same round with others"
+)
 READS_ALL: Final = "every hospital's update, weight and metrics: there is no [secure_aggregation]"
 
 NOT_PROTECTED: Final = (
@@ -82,7 +86,7 @@ def explain(charter: Charter, *, site: str = "") -> tuple[Section, ...]:
         Section("Privacy of patients", _privacy(charter)),
     ]
     if charter.masking is not None:
-        sections.append(Section("Secure aggregation", _masking(charter.federation)))
+        sections.append(Section("Secure aggregation", _masking(charter)))
         sections.append(Section("What the coordinator learns", LEARNS))
         sections.append(Section("What it does not learn", (NEVER_LEARNS,)))
     else:
@@ -114,7 +118,7 @@ def facts(charter: Charter) -> dict[str, Any]:
         "min_sites": charter.min_sites,
         "min_patients": charter.min_patients,
         "deadline": charter.deadline,
-        "secure_aggregation": _masking_facts(charter.federation) if masked else None,
+        "secure_aggregation": _masking_facts(charter) if masked else None,
         "coordinator_learns": list(LEARNS if masked else (READS_ALL,)),
         "coordinator_does_not_learn": [NEVER_LEARNS] if masked else [],
         "not_protected": list(not_protected(charter)),
@@ -141,9 +145,13 @@ def _task(plan: TaskPlan) -> str:
 
 
 def _rules(charter: Charter) -> tuple[str, ...]:
+    answers = (
+        () if charter.masking else (f"a round with fewer than min_sites = {charter.min_sites} answers ends the run",)
+    )
     return (
         f"a hospital with fewer than {charter.min_patients} training patients for a task does not take part in it",
         f"a phase of a round waits {charter.deadline:g} s for answers",
+        *answers,
     )
 
 
@@ -153,19 +161,25 @@ def _privacy(charter: Charter) -> tuple[str, ...]:
         return ("mode off: no differential privacy; no noise is added to any update",)
     delta = "the lesser of 1e-5 and 1 / (10 N) with N patients" if plan.delta is None else f"{plan.delta:g}"
     steps = ", ".join(f"{task.name} {task.rounds * task.local_steps}" for task in charter.tasks)
+    repeats = (
+        "" if charter.masking is None else "; rounds that are repeated (two repeats each at most) are charged again"
+    )
     return (
         "mode patient: the unit is the patient with all slices and studies at one hospital; one patient more or less "
         "changes what leaves by no more than epsilon tells (add or remove one patient)",
         f"every step draws each patient with chance {plan.sample_rate:g}, clips the patient's whole gradient to "
         f"{plan.clip:g} and adds noise of {plan.noise_multiplier:g} times that; delta is {delta}",
-        f"steps in all: {steps}; every hospital computes the epsilon of its patients and charges it before it trains",
+        f"steps in all: {steps}; every hospital computes the epsilon of its patients and charges it before it trains"
+        f"{repeats}",
         "every hospital has weight 1, since a count of slices is not covered by the guarantee",
         "not covered by epsilon: scores on held-out patients, and how long a hospital takes",
     )
 
 
-def _masking(federation: Federation) -> tuple[str, ...]:
+def _masking(charter: Charter) -> tuple[str, ...]:
+    federation = charter.federation
     members, quorum, threshold = len(federation.peers), federation.quorum, federation.threshold
+    wanted = needed(charter)
     codec = Codec.of(federation)
     keys = "X25519 and ML-KEM-768" if federation.post_quantum else "X25519"
     later = (
@@ -174,10 +188,12 @@ def _masking(federation: Federation) -> tuple[str, ...]:
         else "not post-quantum: who records a round and has a quantum computer later can take the masks off"
     )
     return (
-        f"{members} members; {threshold} must confirm and unmask a round (t = {threshold}), so {members - quorum} may "
-        f"drop out of it (delta = {members - threshold})",
+        f"{members} members; {threshold} must confirm and unmask a round (t = {threshold}), so "
+        f"{max(0, members - wanted)} may drop out of it (delta = {members - threshold})",
         f"a round with fewer than {quorum} hospitals (the greater of t and min_included = {federation.min_included}) "
         "is refused by every hospital and has no result; its number is not used again",
+        f"the coordinator needs {wanted} hospitals to the end of a round (the greater of these {quorum} and "
+        f"min_sites = {charter.min_sites}); with fewer it repeats the round, twice at most, then the run ends",
         f"as many as c = {federation.colluding} of the hospitals may tell the coordinator all that they know, and "
         "learn no other one's update with it",
         f"numbers: a ring of {codec.bits} bits, {codec.words.itemsize} bytes of upload for each parameter of the "
@@ -192,15 +208,20 @@ def _masking(federation: Federation) -> tuple[str, ...]:
 def _apps(federation: Federation) -> tuple[str, ...]:
     if not federation.apps:
         return ("no app digest is named: any release that is installed at a hospital may run",)
-    return tuple(f"app that may run, SHA-256: {digest}" for digest in federation.apps)
+    return tuple(
+        f"app digest, bound into every signature; not yet compared with what is installed: {digest}"
+        for digest in federation.apps
+    )
 
 
-def _masking_facts(federation: Federation) -> dict[str, Any]:
+def _masking_facts(charter: Charter) -> dict[str, Any]:
+    federation = charter.federation
     codec = Codec.of(federation)
     return {
         "members": len(federation.peers),
         "threshold": federation.threshold,
-        "drops": len(federation.peers) - federation.quorum,
+        "drops": max(0, len(federation.peers) - needed(charter)),
+        "needed": needed(charter),
         "colluding": federation.colluding,
         "min_included": federation.min_included,
         "quorum": federation.quorum,

@@ -72,6 +72,6 @@ class ProtocolError(FedwardError):
 
 
 class RecordError(FedwardError):
-    """The audit log cannot be written or does not verify; the action it should record does not happen."""
+    """A log or ledger cannot be read or written, or does not verify; the action it should record does not happen."""
 
     exit_code = 9

@@ -244,8 +244,9 @@ class Refusal:
 
     Attributes:
         site: Who refuses.
-        code: ``policy`` (the hospital will not, in this run), ``budget``, ``protocol`` (the request was not
-            understood), ``record`` (the audit log cannot be written) or ``error``.
+        code: ``policy`` (the hospital will not, in this run), ``budget``, ``masks`` (secure aggregation does not go on
+            here in this epoch or round), ``protocol`` (the request was not understood), ``record`` (the audit log, a
+            privacy charge or the ledger of masks cannot be written or read) or ``error``.
         reason: One line for the coordinator, without data of patients.
         header: What was asked for, or None where that could not be read.
     """

@@ -12,9 +12,10 @@ from server.app import Settings, run_task
 from server.history import HISTORY, Traffic
 from server.release import CARD, WEIGHTS
 from shared.charter import Charter, CharterMember, MaskingPlan
+from shared.errors import CharterError
 from shared.files import write_bytes
 from shared.imaging.metrics import Sums, summarise
-from shared.secagg.parameters import MIN_MEMBERS, recommended
+from shared.secagg.parameters import MIN_MEMBERS, Thresholds, check_parameters, recommended
 from simulation.local_grid import LocalGrid, Seen
 from simulation.record import Metrics
 
@@ -66,7 +67,8 @@ def make_grid(nodes: Mapping[str, Path], workers: int, watch: Seen | None = None
 def masked(charter: Charter, nodes: Mapping[str, Path]) -> Charter:
     """``charter`` with the virtual hospitals in ``nodes`` as its members, and updates that only their sum unmasks.
 
-    Settings of masks that it already has stay, but for the numbers that depend on how many hospitals there are.
+    Settings of masks that it already has stay, but for the threshold, which is the recommended one of so many
+    hospitals, and for ``colluding`` and ``min_included`` where so many do not allow them: then the recommended ones.
 
     Raises:
         CharterError: There are fewer than three, so that each would read the other's update off the sum.
@@ -77,8 +79,17 @@ def masked(charter: Charter, nodes: Mapping[str, Path]) -> Charter:
     )
     row = recommended(len(members))
     settings = charter.masking or MaskingPlan(row.threshold, w_max=VIRTUAL_WEIGHT)
-    masking = replace(settings, threshold=row.threshold, colluding=1, min_included=MIN_MEMBERS)
+    least = settings.min_included if settings.min_included <= len(members) else MIN_MEMBERS
+    masking = replace(settings, threshold=row.threshold, colluding=_colluding(row, settings), min_included=least)
     return replace(charter, members=members, masking=masking)
+
+
+def _colluding(row: Thresholds, settings: MaskingPlan) -> int:
+    try:
+        check_parameters(row.members, row.threshold, settings.colluding)
+    except CharterError:
+        return row.colluding
+    return settings.colluding
 
 
 def federate(

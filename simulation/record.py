@@ -213,7 +213,8 @@ class SeenRecord:
         shown: How many of its numbers, from the first, the pictures show.
         true, masked: PNG pictures of both, a pixel a number, mid-grey for 0.
         correlation: Pearson's, over all numbers.
-        chance: What numbers that have nothing to do with each other stay below in 95 of 100 cases.
+        chance: Bound, either way, within which the correlation of numbers that have nothing to do with each other lies
+            in 95 of 100 cases.
     """
 
     site: str
@@ -283,8 +284,8 @@ class RunRecord:
         versions: Version by package name.
         privacy: One entry per site that trained under differential privacy; empty where that arm was not run.
         limits: What the page cannot show, one sentence each.
-        charter_sha256: Hash of the charter that the run was given; each arm pins its own, with one task and privacy
-            on or off, which lies in the arm's folder.
+        charter_sha256: Hash of the charter as run, with the tasks, rounds and seed that the command's options ask for;
+            each arm pins its own, with one task and privacy on or off, which lies in the arm's folder.
         command: The command that makes this run again; empty if unknown.
     """
 

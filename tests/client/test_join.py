@@ -154,9 +154,9 @@ def test_without_a_terminal_and_a_hash_nothing_is_pinned(nodes: list[Node], tmp_
     assert not (nodes[0].folder / "audit").exists()
 
 
-@pytest.mark.parametrize("heard", ["12", "x" * 16, "a" * 65, "0x" + "a" * 16])
+@pytest.mark.parametrize("heard", ["12", "a" * 31, "x" * 32, "a" * 65, "0x" + "a" * 32])
 def test_a_hash_needs_its_first_digits(nodes: list[Node], tmp_path: Path, heard: str) -> None:
-    refused(UsageError, "16 to 64 hexadecimal digits", nodes[0], file(tmp_path, agreed(nodes)), "--sha256", heard)
+    refused(UsageError, "32 to 64 hexadecimal digits", nodes[0], file(tmp_path, agreed(nodes)), "--sha256", heard)
 
 
 def test_another_hash_is_another_charter(nodes: list[Node], tmp_path: Path) -> None:

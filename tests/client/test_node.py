@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from client.node import KEYS, Node
-from shared.errors import FedwardError, PolicyError, UsageError
+from shared.errors import FedwardError, OutputError, PolicyError, UsageError
 from tests.federation import toy
 
 
@@ -22,6 +22,17 @@ def test_a_new_node_has_keys_that_only_its_owner_can_read(tmp_path: Path) -> Non
         assert len(node.key(name)) == 32
     assert node.key("audit") != node.key("pseudonym")
     assert (tmp_path / "node").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "node" / "keys").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_is_there_keeps_its_mode_and_one_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "node").mkdir(mode=0o750)
+    make(tmp_path / "node")
+    assert (tmp_path / "node").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "node" / "keys").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        make(tmp_path / "file" / "node")
 
 
 def test_two_nodes_never_share_a_key(tmp_path: Path) -> None:
@@ -53,6 +64,17 @@ def test_another_sites_folder_is_not_taken_over(tmp_path: Path) -> None:
     make(tmp_path)
     with pytest.raises(UsageError, match="is the node of H1"):
         Node.create(tmp_path, site="H2", purpose=toy.PURPOSE)
+
+
+def test_it_is_said_in_what_a_node_differs(tmp_path: Path) -> None:
+    make(tmp_path / "real")
+    Node.create(tmp_path / "virtual", site="H1", purpose=toy.PURPOSE, seed=7)
+    with pytest.raises(UsageError, match=f"of H1 for another purpose: '{toy.PURPOSE}'"):
+        Node.create(tmp_path / "real", site="H1", purpose="marketing")
+    with pytest.raises(UsageError, match="of H1 as a real hospital"):
+        Node.create(tmp_path / "real", site="H1", purpose=toy.PURPOSE, seed=7)
+    with pytest.raises(UsageError, match="of H1 as a virtual hospital"):
+        make(tmp_path / "virtual")
 
 
 @pytest.mark.parametrize("site", ["", "../H1", "a b", "x" * 65, ".H1"])

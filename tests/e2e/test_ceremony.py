@@ -128,6 +128,6 @@ def test_two_charters_for_two_hospitals_do_not_pass_the_call(fedward: typer.Type
     words = [word for _, _, heard in hospitals for word in ("--fingerprint", heard)]
     run(fedward, "server", "approve", charter, *(request for _, request, _ in hospitals), *words)
     other.write_text(charter.read_text().replace("noise_multiplier = 3.0", "noise_multiplier = 0.3"))
-    run(fedward, "node", "join", hospitals[0][0], charter, "--sha256", Charter.load(charter).sha256[:16])
+    run(fedward, "node", "join", hospitals[0][0], charter, "--sha256", Charter.load(charter).sha256[:32])
     with pytest.raises(PolicyError, match="the members hold different ones"):
-        run(fedward, "node", "join", hospitals[1][0], other, "--sha256", Charter.load(charter).sha256[:16])
+        run(fedward, "node", "join", hospitals[1][0], other, "--sha256", Charter.load(charter).sha256[:32])

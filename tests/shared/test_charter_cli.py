@@ -65,7 +65,7 @@ def test_it_says_what_a_round_needs_and_what_it_costs() -> None:
     assert "clipped to 4 either way" in text
     assert "10000 (w_max)" in text
     assert "ML-KEM-768" in text
-    assert "ab" * 32 in text
+    assert f"bound into every signature; not yet compared with what is installed: {'ab' * 32}" in text
     assert "not post-quantum" in words(charter(), "Secure aggregation")
 
 
@@ -75,6 +75,26 @@ def test_min_included_above_the_threshold_takes_drop_outs_away() -> None:
     assert "fewer than 5 hospitals" in text
 
 
+def test_min_sites_above_the_quorum_takes_drop_outs_away(tmp_path: Path) -> None:
+    rules = charter(5, 4, min_sites=5)
+    text = words(rules, "Secure aggregation")
+    assert "so 0 may drop out of it (delta = 1)" in text
+    assert "needs 5 hospitals to the end of a round (the greater of these 4 and min_sites = 5)" in text
+    assert "so 0 may drop out" in words(charter(5, 4, min_sites=9), "Secure aggregation")
+    facts = json.loads(check(tmp_path, rules, "--json"))["secure_aggregation"]
+    assert (facts["drops"], facts["needed"], facts["quorum"]) == (0, 5, 4)
+    assert "fewer than min_sites = 2 answers ends the run" in words(toy.charter(), "What is trained")
+
+
+def test_it_says_what_a_refusal_tells_and_what_no_round_tells() -> None:
+    assert "why a hospital refuses, in one line without data of patients" in words(
+        charter(), "What the coordinator learns"
+    )
+    text = words(charter(), "What it does not learn")
+    assert "update, weight or metric from a round" in text
+    assert "not summed a second time in the same round with others" in text
+
+
 def test_it_says_whose_privacy_it_is() -> None:
     off, on = charter(), charter(privacy={"mode": "patient", "noise_multiplier": 5.5})
     assert "no differential privacy" in words(off, "Privacy of patients")
@@ -82,6 +102,8 @@ def test_it_says_whose_privacy_it_is() -> None:
     assert "the unit is the patient" in text
     assert "noise of 5.5 times" in text
     assert "toy 6" in text
+    assert "rounds that are repeated (two repeats each at most) are charged again" in text
+    assert "charged again" not in words(toy.charter(privacy={"mode": "patient"}), "Privacy of patients")
     assert "w_max" in words(on, "Secure aggregation")
     assert "is 1 (w_max)" in words(on, "Secure aggregation")
 
@@ -148,6 +170,9 @@ def test_three_hospitals_cannot_lose_one() -> None:
     assert "no_drop_out" in named(charter(3, 3))
     assert "no_drop_out" in named(charter(5, 5))
     assert "no_drop_out" not in named(charter(4, 3))
+    assert "no_drop_out" in named(charter(4, 3, min_sites=4))
+    told = next(one.text for one in cautions(charter(4, 3, min_sites=4)) if one.name == "no_drop_out")
+    assert "because min_sites = 4; without that, 1 might drop out" in told
     assert "read each other's update" in next(one.text for one in cautions(charter()) if one.name == "no_drop_out")
 
 
@@ -166,8 +191,16 @@ def test_a_charter_that_leaves_nothing_to_say_has_no_warning() -> None:
 
 def test_privacy_that_is_off_masks_that_are_not_there_and_no_collusion_are_named() -> None:
     assert "no_differential_privacy" in named(charter())
-    assert {"readable_updates", "no_differential_privacy"} == named(toy.charter())
+    assert {"readable_updates", "no_differential_privacy"} == named(toy.charter(min_patients=3))
     assert "no_collusion_tolerated" in named(charter(4, 3, plan={"colluding": 0}))
+
+
+def test_a_hospital_that_holds_nobody_out_and_apps_that_nothing_compares_are_named() -> None:
+    assert "nobody_held_out" in named(charter(min_patients=2))
+    assert "nobody_held_out" in named(toy.charter(min_patients=1))
+    assert "nobody_held_out" not in named(charter(min_patients=3))
+    assert "apps_not_compared" in named(charter(plan={"apps": ("ab" * 32,)}))
+    assert "apps_not_compared" not in named(charter())
 
 
 def test_numbers_that_are_too_coarse_are_named() -> None:

@@ -56,6 +56,17 @@ def test_a_key_is_made_once_and_found_again(folder: Path) -> None:
     assert sorted((folder / "out").rglob("*.dcm")) == names
 
 
+def test_a_virtual_hospital_takes_in_nobody(folder: Path) -> None:
+    Node.create(folder / "v", site="V1", purpose="tests", seed=7)
+    before = sorted((folder / "v").rglob("*"))
+    error = call(folder, "--node", str(folder / "v")).exception
+    assert isinstance(error, PolicyError)
+    assert "keys anybody can compute" in error.message
+    assert "fedward node init" in error.hint
+    assert sorted((folder / "v").rglob("*")) == before
+    assert not (folder / "out").exists()
+
+
 def test_a_named_key_is_made_where_missing(folder: Path) -> None:
     result = call(folder, "--key", str(folder / "own.key"))
     assert "a new site key was made" in result.stderr

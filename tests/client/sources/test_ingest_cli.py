@@ -64,6 +64,17 @@ def test_files_that_cannot_be_read_are_exit_three(node: Node, images: Path, tmp_
     assert "10 of 10 files released" in result.stdout
 
 
+def test_a_virtual_hospital_takes_in_nobody(images: Path, tmp_path: Path) -> None:
+    Node.create(tmp_path / "v", site="V1", purpose="tests", seed=7)
+    before = sorted((tmp_path / "v").rglob("*"))
+    error = call("ingest", tmp_path / "v", "--folder", images / "H7").exception
+    assert isinstance(error, PolicyError)
+    assert error.exit_code == 6
+    assert "keys anybody can compute" in error.message
+    assert "fedward node init" in error.hint
+    assert sorted((tmp_path / "v").rglob("*")) == before
+
+
 WEB = ("--dicomweb", "http://127.0.0.1:9/dicom-web")
 DIMSE = ("--dimse", "127.0.0.1:9")
 
