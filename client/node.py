@@ -179,6 +179,12 @@ class Node:
         write_bytes(self.folder / "charter.toml", charter.to_toml().encode(), durable=True)
 
     @property
+    def pinned(self) -> bytes:
+        """The file of the pinned charter as it is; empty where none is pinned."""
+        path = self.folder / "charter.toml"
+        return path.read_bytes() if path.exists() else b""
+
+    @property
     def charter(self) -> Charter:
         """The pinned charter.
 

@@ -59,6 +59,7 @@ class Session:
     node: Node
     log: AuditLog
     charter: Charter
+    _pinned: bytes = b""
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -88,7 +89,7 @@ class Session:
         """
         header: Header | None = None
         try:
-            self.charter = self.node.charter
+            self._follow()
             request = read(content)
             header = request.header
             received: dict[str, Scalar] = {"bytes": record_bytes(content), "model": header.model}
@@ -96,6 +97,16 @@ class Session:
             return act(request)
         except Exception as error:  # noqa: BLE001  # the boundary of the process: a request must not end the node
             return self._refuse(error, header)
+
+    def _follow(self) -> None:
+        """Take the pinned charter as it is now; reading the file again is cheap, understanding it is not.
+
+        Raises:
+            FedwardError: None is pinned, or it was damaged.
+        """
+        pinned = self.node.pinned
+        if pinned != self._pinned:
+            self.charter, self._pinned = self.node.charter, pinned
 
     def _refuse(self, error: Exception, header: Header | None) -> RecordDict:
         """Record and say why a request is not done. Only policy and protocol errors speak: others may quote data."""

@@ -209,7 +209,7 @@ class Charter:
         parts += [_table("[[task]]", dataclasses.asdict(task)) for task in self.tasks]
         return "\n".join(parts)
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
         """Hash of the charter's content in canonical form (RFC 8785): layout and comments do not matter."""
         return hashlib.sha256(canonical_json(dataclasses.asdict(self))).hexdigest()

@@ -46,7 +46,7 @@ class Federation:
         ring_bits: 32, or 16 with stochastic rounding.
         clip: C: every element of an update is clipped to [-C, C].
         w_max: The greatest weight of one hospital, 1 to 2^32.
-        apps: SHA-256 of the app bundles that may run, hexadecimal.
+        apps: SHA-256 of the app bundles that the charter names, hexadecimal; bound into every signature.
         colluding: C of the parameters: hospitals that might work with the coordinator.
         post_quantum: Whether X25519 is joined by ML-KEM-768 (FIPS 203).
     """
