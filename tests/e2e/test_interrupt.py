@@ -32,7 +32,7 @@ def running(group: int) -> list[str]:
 )
 def test_an_interrupt_is_one_line_and_leaves_no_process(tmp_path: Path, stage: str) -> None:
     out = tmp_path / "run"
-    command = [str(FEDWARD), "simulate", "--out", str(out), "--sites", "H1,H3", "--unseen", "none"]
+    command = [str(FEDWARD), "simulate", "--out", str(out), "--sites", "H1,H3,H6", "--unseen", "none"]
     command += ["--patients", "4", "--size", "64", "--slices", "3", "--task", "denoise", "--compare", "none"]
     interrupted(command, out, stage)
 

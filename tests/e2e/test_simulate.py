@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 
 FEDWARD = Path(sys.executable).with_name("fedward")
-SMALL = ["--sites", "H1,H3", "--unseen", "X1", "--patients", "4", "--size", "64", "--slices", "3", "--rounds", "2"]
+SMALL = ["--sites", "H1,H3,H6", "--unseen", "X1", "--patients", "4", "--size", "64", "--slices", "3", "--rounds", "2"]
 
 
 def command(out: Path, *more: str) -> list[str]:
@@ -46,12 +46,12 @@ def summary(finished: Path) -> dict[str, Any]:
 def test_the_summary_has_its_stable_keys(summary: dict[str, Any]) -> None:
     assert {"seconds", "sites", "rounds", "tasks", "privacy", "deid", "audit"} <= set(summary)
     assert set(summary["tasks"]) == {"denoise", "superres", "segment"}
-    assert summary["sites"] == 2
+    assert summary["sites"] == 3
     denoise = summary["tasks"]["denoise"]
     assert {"classical", "local", "pooled", "federated", "federated_dp", "per_site"} <= set(denoise)
     assert {"psnr", "ssim", "mse"} <= set(denoise["federated"])
     assert {"miou", "dice", "accuracy"} <= set(summary["tasks"]["segment"]["federated"])
-    assert set(summary["privacy"]) == {"H1", "H3"}
+    assert set(summary["privacy"]) == {"H1", "H3", "H6"}
     for one in summary["privacy"].values():
         assert one["unit"] == "patient"
         assert one["epsilon"] > 0
@@ -119,3 +119,27 @@ def test_a_finished_run_is_not_run_again_by_mistake(finished: Path) -> None:
     assert done.returncode == 2
     assert "--overwrite" in done.stderr
     assert (finished / "summary.json").read_bytes() == before
+
+
+def test_updates_travel_masked_and_the_page_shows_what_was_seen_of_one(finished: Path, summary: dict[str, Any]) -> None:
+    assert summary["wire"]["masked"] is True
+    assert {"train", "evaluate", "query.secagg_confirm", "query.secagg_unmask"} <= set(summary["wire"]["kinds"])
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert "What the coordinator got" in page
+    histories = [json.loads(path.read_bytes()) for path in finished.glob("federation/*/history.json")]
+    assert [one["aggregation"] for one in histories] == ["masked"] * 4
+    assert all(round_["train"]["notes"] == [] for one in histories for round_ in one["rounds"] if round_["train"])
+
+
+def test_two_hospitals_cannot_be_masked_and_run_in_the_clear_only_when_told(tmp_path: Path) -> None:
+    few = ["--sites", "H1,H3", "--unseen", "none", "--patients", "3", "--size", "64", "--slices", "2", "--rounds", "1"]
+    few += ["--task", "denoise", "--compare", "none"]
+    command = [str(FEDWARD), "simulate", "--out", str(tmp_path / "run"), *few]
+    refused = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2
+    assert "--plain" in refused.stderr
+    assert not (tmp_path / "run").exists()
+    done = subprocess.run([*command, "--plain", "--json"], check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["wire"]["masked"] is False
+    assert "In the clear:" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
