@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shared import console
-from shared.errors import PolicyError, UsageError
+from shared.errors import UsageError
 
 if TYPE_CHECKING:
     from client.join import Joining
@@ -78,8 +78,8 @@ def join_command(
     """Show what CHARTER means for this hospital, and pin it once a person has compared it with the other members.
 
     The charter must have the node's purpose and name the node with its own key. Compare its SHA-256 (at least the first
-    32 digits) and the fingerprints of the members by telephone. Then give the digits with --sha256, or answer the
-    question at the terminal. From then on the node follows this charter and no message can change it.
+    32 digits) and the fingerprints of the members by telephone. Then give the digits with --sha256, or at the
+    terminal when asked. From then on the node follows this charter and no message can change it.
 
     Exit status 0: pinned. 2: no node, no charter, or nothing that confirms it. 5: the pin cannot be written. 6: the
     charter is not for this node, is not the one that the others hold, or another one is pinned. 9: the audit log cannot
@@ -113,9 +113,6 @@ def _ask(joining: "Joining") -> None:
             hint="compare its SHA-256 with them by telephone and give it with --sha256",
         )
     typer.echo()
-    question = "Did other members read out the same SHA-256, and each the fingerprint that stands here?"
-    if not typer.confirm(question, default=False):
-        raise PolicyError(
-            f"the charter was not confirmed, and {joining.node.site} did not pin it",
-            hint="compare it with the other members first",
-        )
+    console.say("call other members: the fingerprint of each must be the one above")
+    question = "SHA-256 of the charter, as another member reads it out (32 digits or more)"
+    joining.confirm(typer.prompt(question, default="", show_default=False))

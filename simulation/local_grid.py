@@ -241,7 +241,8 @@ class _Process:
         environment = dict(os.environ) | dict.fromkeys(_THREADS, "1")
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         self._app = app
-        command = [sys.executable, "-m", "simulation.grid_worker"]
+        # -P: the current folder may have a folder called client of its own, and no code of it may run.
+        command = [sys.executable, "-P", "-m", "simulation.grid_worker"]
         with interrupt_held_back():
             self._worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         assert self._worker.stdin and self._worker.stdout  # noqa: S101  # asked for above

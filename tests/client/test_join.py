@@ -132,10 +132,13 @@ def test_it_is_pinned_by_an_answer_at_the_terminal(
     rules = agreed(nodes)
     path = file(tmp_path, rules)
     monkeypatch.setattr("client.join_cli.sys", Terminal())
-    with pytest.raises(PolicyError, match="was not confirmed"):
-        join(nodes[0], path, text="\n")
+    for answer in ("\n", "y\n", "12\n"):
+        with pytest.raises(UsageError, match="32 to 64 hexadecimal digits"):
+            join(nodes[0], path, text=answer)
+    with pytest.raises(PolicyError, match="hold different ones"):
+        join(nodes[0], path, text="a" * 32 + "\n")
     assert unpinned(nodes[0])
-    assert "Did other members read out the same SHA-256" in join(nodes[0], path, text="y\n")
+    assert "as another member reads it out" in join(nodes[0], path, text=f"{rules.sha256[:LEAST_DIGITS]}\n")
     assert nodes[0].charter == rules
     assert toy.log_rows(nodes[0].folder)[-1]["detail"]["confirmed"] == "at the terminal"
 
