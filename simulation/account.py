@@ -25,8 +25,8 @@ LIMITS = (
     "slices and the choice of settings are not covered by it.",
     "The audit logs are chained but not yet witnessed by another party: a chain shows changes inside a log, not a log "
     "that was cut off or replaced as a whole.",
-    "Pixels of these CT and MR series were not searched for burned-in text, since nothing in their headers asks for it; "
-    "heads were flagged, not defaced.",
+    "Pixels of these CT and MR series were not searched for burned-in text, since nothing in their headers asks for "
+    "it, and heads were flagged, not defaced.",
 )
 
 
