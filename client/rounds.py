@@ -10,7 +10,7 @@ from client import masks
 from client.cohort import Split
 from client.policy import decide
 from client.session import Session
-from client.training.charges import Charges, Receipt
+from client.training.charges import MOST_CHARGES, Charges, Receipt
 from client.training.loop import price, train_round, usable
 from compliance.log import Action, Outcome, Scalar
 from shared.charter import Charter, TaskPlan
@@ -159,7 +159,7 @@ class Rounds:
         }
         session.log.append(session.entry(Action.PRIVACY_CHARGE, Outcome.STARTED, header, detail))
         with Charges(session.node.charges(header.run)) as charges:
-            receipt = charges.append(charge)
+            receipt = charges.append(charge, most=None if session.node.virtual else MOST_CHARGES)
         session.log.append(session.entry(Action.PRIVACY_CHARGE, Outcome.OK, header, detail))
         return receipt
 

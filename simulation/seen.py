@@ -44,7 +44,7 @@ class Watch:
         self._wanted: _Wanted | None = None
 
     def expect(self, site: str, number: int, folder: Path) -> None:
-        """Keep the update of ``site`` in round ``number``, and the model that it started from, in ``folder``."""
+        """Keep the update of ``site`` in round ``number`` of the arm of ``folder``, and the model it started from."""
         self._wanted = _Wanted(site, number, folder)
 
     def __call__(self, site: str, kind: str, asked: RecordDict, content: RecordDict) -> None:
@@ -53,7 +53,9 @@ class Watch:
         if kind != "train" or wanted is None or wanted.site != site or kind_of(content) == Refusal.kind:
             return
         reply = TrainReply.from_record(content)
-        if reply.header.round == wanted.round and isinstance(reply.body, MaskedBody):
+        # An arm that an earlier start of the run has finished sends nothing now, and the next arm is not the one.
+        mine = (reply.header.run, reply.header.round) == (wanted.folder.name, wanted.round)
+        if mine and isinstance(reply.body, MaskedBody):
             write_bytes(wanted.folder / START, TrainRequest.from_record(asked).model.vector.tobytes())
             write_bytes(wanted.folder / NAME, reply.body.upload)
             self._wanted = None

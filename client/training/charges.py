@@ -137,15 +137,20 @@ class Charges:
         """Give the lock back."""
         self._file.close()
 
-    def append(self, charge: Charge) -> Receipt:
+    def append(self, charge: Charge, *, most: int | None = MOST_CHARGES) -> Receipt:
         """Make ``charge`` durable and return the leave to train.
 
+        Args:
+            charge: What is paid for.
+            most: How often a round may be paid for in a run; None for a virtual hospital, whose run may be started
+                again as often as it is interrupted.
+
         Raises:
-            BudgetError: The round was paid for :data:`MOST_CHARGES` times in this run already.
+            BudgetError: The round was paid for ``most`` times in this run already.
             RecordError: It cannot be made durable; nothing may be trained.
         """
         before = sum((one.task, one.round) == (charge.task, charge.round) for one in self._charges)
-        if before >= MOST_CHARGES:
+        if most is not None and before >= most:
             raise BudgetError(
                 f"round {charge.round} of {charge.task} was paid for {before} times in this run",
                 hint="an honest coordinator repeats a round twice at most; ask it why",

@@ -223,6 +223,14 @@ def away(*sites: str) -> Wire:
     return Wire(absent=frozenset(sites))
 
 
+def with_patients(federation: Federation) -> Federation:
+    """The same hospitals, as if they were no virtual ones."""
+    for site in federation.sites:
+        about = federation.root / site / "node.json"
+        about.write_text(about.read_text().replace("true", "false"))
+    return federation
+
+
 def test_a_round_is_not_summed_again_without_one_hospital(tmp_path: Path) -> None:
     federation = one_round(tmp_path)
     first = federation.run()
@@ -233,20 +241,22 @@ def test_a_round_is_not_summed_again_without_one_hospital(tmp_path: Path) -> Non
 
 
 def test_a_hospital_without_known_seeds_never_sends_the_same_update_twice(tmp_path: Path) -> None:
-    federation = one_round(tmp_path)
-    for site in federation.sites:
-        about = tmp_path / site / "node.json"
-        about.write_text(about.read_text().replace("true", "false"))
+    federation = with_patients(one_round(tmp_path))
     models = [federation.run(run=run).model.vector for run in ("one", "two")]
     assert models[0].tobytes() != models[1].tobytes()
 
 
 def test_a_round_under_privacy_is_paid_for_three_times_at_most(tmp_path: Path) -> None:
-    federation = one_round(tmp_path, privacy={"mode": "patient"})
+    lost = losing(("H2", "train"), ("H3", "train"), times=99)
+    federation = with_patients(one_round(tmp_path / "real", privacy={"mode": "patient"}))
     with pytest.raises(RoundError):
-        federation.run(losing(("H2", "train"), ("H3", "train"), times=99))
+        federation.run(lost)
     with pytest.raises(RoundError, match="BudgetError"):
         federation.run()
+    simulated = one_round(tmp_path / "virtual", privacy={"mode": "patient"})
+    with pytest.raises(RoundError):
+        simulated.run(lost)
+    assert simulated.run().history.outcome == "ok", "a simulation may be interrupted and started again"
 
 
 # --- what a hospital or the line may do -------------------------------------------------------------------------------
