@@ -162,15 +162,7 @@ class Charter:
         Raises:
             CharterError: The file cannot be read, is not TOML, or has an unknown, missing or impossible entry.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise CharterError(
-                f"cannot read the charter {path}: {error.strerror}", hint="give the path of a TOML file"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise CharterError(f"cannot read the charter {path}: it is not UTF-8", hint="save it as UTF-8") from error
-        return cls.parse(text, source=str(path))
+        return cls.parse(charter_text(path), source=str(path))
 
     @classmethod
     def parse(cls, text: str, *, source: str = "charter") -> "Charter":
@@ -255,6 +247,22 @@ class Charter:
                 return plan
         known = ", ".join(plan.name for plan in self.tasks)
         raise CharterError(f"the charter {self.id} has no task '{name}'", hint=f"its tasks are {known}")
+
+
+def charter_text(path: Path) -> str:
+    """The text of a charter file.
+
+    Raises:
+        CharterError: It cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode()
+    except OSError as error:
+        raise CharterError(
+            f"cannot read the charter {path}: {error.strerror}", hint="give the path of a TOML file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise CharterError(f"cannot read the charter {path}: it is not UTF-8", hint="save it as UTF-8") from error
 
 
 def _table(head: str, values: Mapping[str, object]) -> str:

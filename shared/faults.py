@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 _HEX = re.compile(r"\^\[0-9a-f\]\{(\d+)\}\$")
+_NAME = "^[A-Za-z0-9][A-Za-z0-9._-]"
 _WORDS: Mapping[str, str] = {
     "missing": "is missing",
     "extra_forbidden": "is not known here",
@@ -45,6 +46,8 @@ def words_of(found: Mapping[str, Any]) -> str:
     if kind.startswith("date"):
         return "must be a date such as 2027-06-30"
     if kind == "string_pattern_mismatch":
+        if about["pattern"].startswith(_NAME):
+            return "must be 1 to 64 letters without accents, digits, dots, dashes or underscores, no spaces"
         digits = _HEX.fullmatch(about["pattern"])
         return f"must be {digits[1]} hexadecimal digits" if digits else f"must have the form {about['pattern']}"
     if kind in {"too_short", "string_too_short"}:

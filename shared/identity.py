@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import ProtocolError, UsageError
+from shared.faults import words_of
 from shared.files import canonical_json, write_json
 
 DOMAIN: Final = b"fedward membership request 1\0"
@@ -197,5 +198,4 @@ def _fault(error: ValidationError) -> str:
     place = str(fault["loc"][0]) if fault["loc"] else ""
     if fault["type"] == "extra_forbidden":
         return "it has a field that no request has"
-    message = f"{fault['msg'][:1].lower()}{fault['msg'][1:]}"
-    return f"{place}: {message}" if place in _Form.model_fields else message
+    return f"{place}: {words_of(fault)}" if place in _Form.model_fields else words_of(fault)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.charter import Charter, CharterMember, read_form
+from shared.charter import Charter, CharterMember, charter_text, read_form
 from shared.errors import CharterError, PolicyError, ProtocolError, UsageError
 from shared.identity import Request, same_fingerprint
 
@@ -36,13 +36,7 @@ class Draft:
         Raises:
             CharterError: It cannot be read, has a wrong entry, or has no ``[secure_aggregation]``.
         """
-        try:
-            text = path.read_bytes().decode()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CharterError(
-                f"cannot read the charter {path}: {error}", hint="give the path of a TOML file"
-            ) from error
-        return cls.parse(text, source=str(path))
+        return cls.parse(charter_text(path), source=str(path))
 
     @classmethod
     def parse(cls, text: str, *, source: str) -> "Draft":

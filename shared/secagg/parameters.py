@@ -65,7 +65,7 @@ def check_parameters(members: int, threshold: int, colluding: int) -> None:
     if not MIN_MEMBERS <= members <= MAX_MEMBERS:
         raise CharterError(
             f"secure aggregation is for {MIN_MEMBERS} to {MAX_MEMBERS} hospitals, not {members}",
-            hint="with two, each reads the other's update off the sum",
+            hint="with two, each reads the other's update off the sum; 'fedward server approve' takes more of them in",
         )
     if colluding < 0 or not 1 <= threshold <= members:
         raise CharterError(

@@ -161,7 +161,7 @@ def test_the_federation_is_the_same_for_everybody_who_read_the_charter(charter: 
         ((MEMBERS, '[member]\nname = "H1"\n'), "member: must be a list", "write [[member]]"),
         (('name = "H2"\n', ""), "member.1.name: is missing", "from the hospital's request"),
         (('name = "H2"', 'nme = "H2"'), "unknown key 'member.1.nme'", "did you mean 'name'?"),
-        (('name = "H2"', 'name = "St. Mary"'), "member.1.name: must have the form", "letters, digits"),
+        (('name = "H2"', 'name = "St. Mary"'), "member.1.name: must be 1 to 64 letters", "letters, digits"),
         (('name = "H2"', 'name = "H1"'), "two members have the same name", "its own"),
         (("2" * 64, "1" * 64), "two members have the same identity", "its own"),
         (("2" * 64, "2" * 63), "member.1.identity: must be 64 hexadecimal digits", "64 lower-case"),
