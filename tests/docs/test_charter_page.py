@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from shared import charter
+from shared import charter_form
 
 PAGE = (Path(__file__).parents[2] / "docs" / "charter.md").read_text()
 
@@ -26,8 +26,8 @@ def written(model: type[BaseModel], key: str) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-@pytest.mark.parametrize("name", list(charter._TABLES))
+@pytest.mark.parametrize("name", list(charter_form.TABLES))
 def test_every_key_stands_there_with_its_default(name: str) -> None:
-    model = charter._TABLES[name]
+    model = charter_form.TABLES[name]
     table = f"[[{name}]]" if name in {"task", "member"} else f"[{name}]"
     assert rows(table) == {key: written(model, key) for key in model.model_fields}
