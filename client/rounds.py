@@ -17,9 +17,10 @@ from shared.charter import Charter, TaskPlan
 from shared.errors import PolicyError, ProtocolError
 from shared.header import Header
 from shared.imaging.images import PatientImages
+from shared.imaging.start import prepared
 from shared.imaging.tasks import Sums, Task, get_task
 from shared.vector import Layout, Vector
-from shared.weights import load_weights, weights_of
+from shared.weights import load_weights, travelling
 from shared.wire import (
     TRAIN_SUMS,
     Body,
@@ -63,7 +64,7 @@ class Rounds:
         session, header = self.session, request.header
         privacy = session.charter.privacy
         bench = self._prepare(request, training=True)
-        names = TRAIN_SUMS if privacy.mode == "off" else ()
+        names = TRAIN_SUMS if privacy.mode == "off" and session.charter.scores_leave else ()
         masking = masks.expected(session, request, size=bench.layout.size, metrics=names)
         plan = session.charter.task(header.task)
         facts: dict[str, Scalar] = {"patients": len(bench.train), "steps": plan.local_steps}
@@ -79,7 +80,7 @@ class Rounds:
                 seed=self._seed(header) if receipt is None else None,
                 receipt=receipt,
             )
-            update = bench.layout.flatten(weights_of(bench.network)).vector - request.model.vector
+            update = bench.layout.flatten(travelling(bench.network)).vector - request.model.vector
             sums = () if outcome.loss_sum is None else (outcome.loss_sum, float(outcome.samples))
             metrics = dict(zip(names, sums, strict=True))
             weight = float(sum(patient.slices for patient in bench.train)) if receipt is None else 1.0
@@ -90,6 +91,8 @@ class Rounds:
 
     def _evaluate(self, request: EvaluateRequest) -> RecordDict:
         session, header = self.session, request.header
+        if not session.charter.scores_leave:
+            raise PolicyError("the pinned charter has neither masks nor the consent that scores leave in the clear")
         bench = self._prepare(request, training=False)
         masking = masks.expected(session, request, size=0, metrics=bench.task.sums)
         with session.act(Action.EVALUATE, header, {"patients": len(bench.held_out)}):
@@ -134,9 +137,10 @@ class Rounds:
     def _bench(self, name: str) -> _Bench:
         if name not in self._benches:
             task, cohort = get_task(name), self.session.node.cohort
-            network = task.network(self.session.charter.seed)
+            charter = self.session.charter
+            network = prepared(task, charter.task(name), charter.seed)
             train, held_out = (tuple(usable(task, cohort.load_split(split))) for split in (Split.TRAIN, Split.HELD_OUT))
-            self._benches[name] = _Bench(task, network, Layout.of(weights_of(network)), train, held_out)
+            self._benches[name] = _Bench(task, network, Layout.of(travelling(network)), train, held_out)
         return self._benches[name]
 
     def _seed(self, header: Header) -> int | None:

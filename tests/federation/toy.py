@@ -78,7 +78,8 @@ def charter(**changes: Any) -> Charter:
     """Three rounds of the toy task; ``plan`` and ``privacy`` take changes of those parts."""
     plan = {"name": "toy", "rounds": 3, "local_steps": 2, "batch": 4, "local_lr": 0.2, "evaluate_every": 1}
     plan |= changes.pop("plan", {})
-    privacy = PrivacyPlan(**changes.pop("privacy", {}))
+    # In the clear, scores leave by consent only; most tests are about something else and give it.
+    privacy = PrivacyPlan(**{"scores": "open"} | changes.pop("privacy", {}))
     values: dict[str, Any] = {"id": "test", "purpose": PURPOSE, "min_sites": 2, "deadline": 20.0, "seed": 3} | changes
     return Charter(tasks=(TaskPlan(**plan),), privacy=privacy, **values)
 
