@@ -81,7 +81,7 @@ class Rounds:
                 receipt=receipt,
             )
             update = bench.layout.flatten(travelling(bench.network)).vector - request.model.vector
-            sums = () if outcome.loss_sum is None else (outcome.loss_sum, float(outcome.samples))
+            sums = () if outcome.loss_sum is None or not names else (outcome.loss_sum, float(outcome.samples))
             metrics = dict(zip(names, sums, strict=True))
             weight = float(sum(patient.slices for patient in bench.train)) if receipt is None else 1.0
             body, done = _body(masking, update, weight, metrics)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import safetensors
 import safetensors.numpy
 from flwr.app import Context
@@ -176,8 +177,9 @@ def _network(charter: Charter, settings: Settings) -> nn.Module:
 
 
 def _initial(charter: Charter, settings: Settings) -> State:
-    """The weights to start from, in the network's own order."""
-    fresh = travelling(_network(charter, settings))
+    """The weights to start from, in the network's own order: those that train, and travel."""
+    network = _network(charter, settings)
+    whole, fresh = weights_of(network), travelling(network)
     if settings.initial is None:
         return fresh
     try:
@@ -185,7 +187,13 @@ def _initial(charter: Charter, settings: Settings) -> State:
     except (OSError, safetensors.SafetensorError) as error:
         raise UsageError(f"cannot read the initial model {settings.initial}", hint="give a safetensors file") from error
     layout = Layout.of(fresh)
-    return layout.restore(layout.flatten(loaded))
+    frozen = whole.keys() - fresh.keys()
+    if any(name in loaded and not np.array_equal(loaded[name], whole[name]) for name in frozen):
+        raise UsageError(
+            f"the initial model {settings.initial} differs where the charter trains nothing",
+            hint="hospitals have that part from 'start'; train it too, or begin at a model with the same start",
+        )
+    return layout.restore(layout.flatten({name: array for name, array in loaded.items() if name not in frozen}))
 
 
 def _card(result: Result, charter: Charter) -> ModelCard:

@@ -108,6 +108,24 @@ def test_everything_is_recorded_before_it_is_done(node: Path) -> None:
     assert b"PATIENT" not in (node / "audit" / "log.jsonl").read_bytes()
 
 
+# --- what else leaves -----------------------------------------------------------------------------------------------
+
+NO_CONSENT = toy.charter(privacy={"scores": "masked"})
+
+
+def test_without_masks_no_score_leaves_unless_the_charter_consents(tmp_path: Path) -> None:
+    folder = toy.make_node(tmp_path / "H1", "H1", NO_CONSENT)
+    answer = send(folder, EvaluateRequest(header(NO_CONSENT, round=0), LAYOUT.sha256, MODEL).to_record(), "evaluate")
+    assert refused(answer).code == "policy"
+    assert "consent" in refused(answer).reason
+    assert ("evaluate", "started") not in acts(folder), "nobody is evaluated for nothing"
+
+
+def test_without_masks_no_loss_and_no_count_leaves_unless_the_charter_consents(tmp_path: Path) -> None:
+    folder = toy.make_node(tmp_path / "H1", "H1", NO_CONSENT)
+    assert TrainReply.from_record(train(folder, header(NO_CONSENT))).body.metrics == {}
+
+
 # --- differential privacy ---------------------------------------------------------------------------------------------
 
 PRIVATE = toy.charter(privacy={"mode": "patient", "noise_multiplier": 2.0, "sample_rate": 0.5})
