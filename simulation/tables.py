@@ -245,7 +245,7 @@ def privacy(
         paid = {
             task: spent(hospital.node, run, plan.charter.privacy.delta)
             for task, run in runs.items()
-            if Node.open(hospital.node).charges(run).exists()
+            if Node.open(hospital.node).ledger(run).exists()
         }
         if not paid:
             continue
