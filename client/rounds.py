@@ -7,12 +7,13 @@ from flwr.app import RecordDict
 from torch import nn
 
 from client import masks
+from client.charge import Charge, Receipt
 from client.cohort import Split
+from client.paying import pay, require_no_budget
 from client.policy import decide
 from client.session import Session
-from client.training.charges import MOST_CHARGES, Charges, Receipt
 from client.training.loop import price, train_round, usable
-from compliance.log import Action, Outcome, Scalar
+from compliance.log import Action, Scalar
 from shared.charter import Charter, TaskPlan
 from shared.errors import PolicyError, ProtocolError
 from shared.header import Header
@@ -153,19 +154,22 @@ class Rounds:
         session = self.session
         privacy = session.charter.privacy
         if privacy.mode == "off":
+            require_no_budget(session)
             return None
-        charge = price(bench.task, bench.train, plan, privacy, round_number=header.round)
-        detail: dict[str, Scalar] = {
-            "unit": "patient",
-            "steps": charge.steps,
-            "noise_multiplier": charge.noise_multiplier,
-            "sample_rate": charge.sample_rate,
-        }
-        session.log.append(session.entry(Action.PRIVACY_CHARGE, Outcome.STARTED, header, detail))
-        with Charges(session.node.charges(header.run)) as charges:
-            receipt = charges.append(charge, most=None if session.node.virtual else MOST_CHARGES)
-        session.log.append(session.entry(Action.PRIVACY_CHARGE, Outcome.OK, header, detail))
-        return receipt
+
+        def charge(constant: int | None) -> Charge:
+            return price(
+                bench.task,
+                bench.train,
+                plan,
+                privacy,
+                round_number=header.round,
+                constant=constant,
+                run=header.run,
+                federation=header.federation,
+            )
+
+        return pay(session, header, charge)
 
 
 def seed_of(charter: Charter, site: str, task: str) -> int:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from client.ledger import Ledger
 from client.node import Node
 from client.training.accounting import PrivacyStatement
-from client.training.charges import Charges
 from server.app import Settings, run_task
 from server.history import HISTORY, Traffic
 from server.release import CARD, WEIGHTS
@@ -179,5 +179,5 @@ def _read(folder: Path, run: str, charter: Charter) -> Federated:
 
 def spent(node: Path, run: str, delta: float | None) -> PrivacyStatement:
     """What a run cost the patients of the hospital in ``node``."""
-    with Charges(Node.open(node).charges(run)) as charges:
-        return charges.statement(delta)
+    with Ledger(Node.open(node).ledger(run)) as ledger:
+        return ledger.statement(delta)
