@@ -13,10 +13,12 @@ from torch import nn
 
 from client.training.accounting import Mechanism
 from client.training.charges import Charge, Receipt
-from client.training.patient_dp import PatientDPOptimizer
+from client.training.gradients import accumulate_step, gradients, trained
+from client.training.patient_dp import Clipping, PatientDPOptimizer
 from client.training.sampling import PatientSampler
 from client.training.secure_noise import NoiseSource, SecureNoise
 from shared.charter import PrivacyPlan, TaskPlan
+from shared.charter_plans import Precision
 from shared.errors import BudgetError, CharterError, DataError, PolicyError, UsageError
 from shared.imaging.images import PatientImages
 from shared.imaging.tasks import Batch, Task
@@ -147,7 +149,7 @@ def train_centrally(
     people = _people(task, [patient for site in patients_by_site.values() for patient in site])
     began = time.perf_counter()
     rng = np.random.default_rng([seed, 0])
-    optimizer = torch.optim.Adam(_trained(network), lr=lr)
+    optimizer = torch.optim.Adam(trained(network), lr=lr)
     network.train()
     loss_sum = 0.0
     for step in range(steps):
@@ -171,7 +173,8 @@ def _ordinary_round(
     network.train()
     loss_sum = 0.0
     for _ in range(plan.local_steps):
-        loss_sum += plan.batch * _ordinary_step(task, network, optimizer, _draw(task, people, plan.batch, rng), pull)
+        batch = _draw(task, people, plan.batch, rng)
+        loss_sum += plan.batch * _ordinary_step(task, network, optimizer, batch, pull, precision=plan.precision)
     seconds = time.perf_counter() - began
     return TrainOutcome(loss_sum, plan.local_steps * plan.batch, plan.local_steps, seconds, len(people))
 
@@ -182,17 +185,21 @@ def _ordinary_step(
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     pull: Callable[[], None] | None = None,
+    *,
+    precision: Precision = "float32",
 ) -> float:
-    optimizer.zero_grad(set_to_none=True)
-    loss = _loss(task, network, batch)
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(_trained(network), GRADIENT_NORM)
+    parameters = trained(network)
+    loss, found = gradients(task, network, batch, precision=precision)
+    for parameter, gradient in zip(parameters, found, strict=True):
+        parameter.grad = gradient
+    # Of all objectives together, as in a private step: the two differ by their privacy alone.
+    norm = nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
     if not bool(torch.isfinite(norm)):
         return 0.0  # a batch without a usable gradient changes nothing
     if pull:
         pull()
     optimizer.step()
-    return float(loss.detach())
+    return float(loss)
 
 
 def _private_round(
@@ -215,6 +222,7 @@ def _private_round(
         max_grad_norm=privacy.clip,
         expected_batch_size=privacy.sample_rate * len(people),
         noise=noise,
+        clipping=Clipping(privacy.clipping),
     )
     accountant = PRVAccountant()
     account = accountant.get_optimizer_hook_fn(sample_rate=privacy.sample_rate)
@@ -230,9 +238,7 @@ def _private_round(
     with _Buffers(network):
         network.train()
         for chosen in PatientSampler(len(people), privacy.sample_rate, plan.local_steps):
-            optimizer.zero_grad()
-            for index in chosen:
-                optimizer.backward(_loss(task, network, task.draw(people[index], privacy.slices_per_patient, rng)))
+            accumulate_step(task, network, people, chosen, optimizer, plan=plan, privacy=privacy, rng=rng)
             optimizer.step()
     return TrainOutcome(
         loss_sum=None,
@@ -302,32 +308,22 @@ def _draw(task: Task, people: Sequence[PatientImages], count: int, rng: np.rando
     return torch.cat([inputs for inputs, _ in parts]), torch.cat([targets for _, targets in parts])
 
 
-def _loss(task: Task, network: nn.Module, batch: Batch) -> torch.Tensor:
-    device = _trained(network)[0].device
-    inputs, targets = batch
-    return task.loss(network(inputs.to(device)), targets.to(device))
-
-
-def _trained(network: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-
 def _optimizer(name: str, network: nn.Module, rate: float) -> torch.optim.Optimizer:
     kind = getattr(torch.optim, name, None)
     if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
         raise CharterError(f"there is no optimiser '{name}' in torch.optim", hint="SGD and Adam are usual")
-    made: torch.optim.Optimizer = kind(_trained(network), lr=rate)  # type: ignore[call-arg]
+    made: torch.optim.Optimizer = kind(trained(network), lr=rate)  # type: ignore[call-arg]
     return made
 
 
 def _proximal(network: nn.Module, mu: float) -> Callable[[], None]:
     """What adds the gradient of mu/2 |w - w_round|^2 (FedProx, Li et al. 2020) to the parameters' gradients."""
-    trained = _trained(network)
-    anchors = [parameter.detach().clone() for parameter in trained] if mu > 0 else []
+    parameters = trained(network)
+    anchors = [parameter.detach().clone() for parameter in parameters] if mu > 0 else []
 
     @torch.no_grad()
     def pull() -> None:
-        for parameter, anchor in zip(trained, anchors, strict=False):
+        for parameter, anchor in zip(parameters, anchors, strict=False):
             if parameter.grad is not None:
                 parameter.grad.add_(parameter - anchor, alpha=mu)
 

@@ -13,13 +13,13 @@ from shared.imaging.images import PatientImages, StudyImages
 from shared.imaging.metrics import IMAGE_SUMS, Sums, image_sums
 from shared.imaging.networks import UNet, seeded
 from shared.imaging.patches import draw_windows, eligible_studies, stacked
-from shared.imaging.tasks import Batch, Method, register
+from shared.imaging.tasks import Batch, Method, OneLoss, register
 
 PATCH = 48
 
 
 @register
-class Denoise:
+class Denoise(OneLoss):
     """A residual U-Net under the L1 loss (Zhao et al. 2017: sharper than L2)."""
 
     name = "denoise"

@@ -15,7 +15,7 @@ from shared.imaging.memo import once_per_study
 from shared.imaging.metrics import Sums, confusion_names, confusion_sums
 from shared.imaging.networks import UNet, seeded
 from shared.imaging.patches import draw_windows, eligible_studies, stacked
-from shared.imaging.tasks import Batch, Method, register
+from shared.imaging.tasks import Batch, Method, OneLoss, register
 
 CLASSES = ("background", "cerebrospinal fluid", "grey matter", "white matter")
 PATCH = 96
@@ -24,7 +24,7 @@ LIMIT = 5.0
 
 
 @register
-class Segment:
+class Segment(OneLoss):
     """A U-Net under cross-entropy and soft Dice (Milletari, Navab and Ahmadi 2016; both: Isensee et al. 2021)."""
 
     name = "segment"

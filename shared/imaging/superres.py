@@ -14,13 +14,13 @@ from shared.imaging.lowres import FACTOR, low_resolution
 from shared.imaging.metrics import IMAGE_SUMS, Sums, image_sums
 from shared.imaging.networks import EDSR, seeded
 from shared.imaging.patches import draw_windows, eligible_studies, stacked
-from shared.imaging.tasks import Batch, Method, register
+from shared.imaging.tasks import Batch, Method, OneLoss, register
 
 PATCH = 24
 
 
 @register
-class SuperResolution:
+class SuperResolution(OneLoss):
     """An EDSR-like generator under the L1 loss (Lim et al. 2017)."""
 
     name = "superres"

@@ -8,7 +8,7 @@ by name.
 import difflib
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from shared.imaging.metrics import Sums, summarise
 __all__ = [
     "Batch",
     "Method",
+    "Objective",
+    "OneLoss",
     "Predictions",
     "Sums",
     "Task",
@@ -36,6 +38,14 @@ Batch = tuple[Tensor, Tensor]
 Predictions = NDArray[Any]
 # A classical method: no training, one study in, predictions out.
 Method = Callable[[StudyImages], Predictions]
+
+
+class Objective(NamedTuple):
+    """A scalar to make small, and the part of the network whose parameters are to do so; no others follow it."""
+
+    loss: Tensor
+    trains: nn.Module
+
 
 # One module a task, in the order of tables.
 _MODULES = ("denoise", "superres", "segment")
@@ -77,6 +87,12 @@ class Task(Protocol):
         Patient-level privacy rests on this: the loss of a patient must not depend on another one's patches.
         """
 
+    def objectives(self, network: nn.Module, batch: Batch) -> tuple[Objective, ...]:
+        """What a batch asks of the network, one or more; the first one's loss is the one that is reported.
+
+        Runs where the batch and the network are, perhaps under autocast. Each loss is as :meth:`loss` says.
+        """
+
     def inputs(self, study: StudyImages) -> NDArray[np.float32]:
         """What the network sees of a study, ``[n, h, w]``."""
 
@@ -91,6 +107,19 @@ class Task(Protocol):
 
     def classical(self) -> Mapping[str, Method]:
         """The methods without training that stand beside the network, by key, in the order of tables."""
+
+
+class OneLoss:
+    """For tasks whose whole network follows :meth:`loss`, as most do."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """As :meth:`Task.loss`."""
+        raise NotImplementedError
+
+    def objectives(self, network: nn.Module, batch: Batch) -> tuple[Objective, ...]:
+        """The loss of the network's outputs; of float32 ones, since sums over pixels need its precision."""
+        inputs, targets = batch
+        return (Objective(self.loss(network(inputs).float(), targets), network),)
 
 
 _tasks: dict[str, Task] = {}

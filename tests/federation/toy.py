@@ -20,7 +20,7 @@ from client.cohort import Split
 from client.node import Node
 from shared.charter import Charter, PrivacyPlan, TaskPlan
 from shared.imaging.images import PatientImages, StudyImages
-from shared.imaging.tasks import Batch, Sums, register
+from shared.imaging.tasks import Batch, OneLoss, Sums, register
 
 APP = "tests.federation.toy:app"
 PURPOSE = "testing the federation"
@@ -28,7 +28,7 @@ SIDE = 12
 
 
 @register
-class Toy:
+class Toy(OneLoss):
     """Recover the reference from the noisy image by two small convolutions: twelve weights and a counter."""
 
     name = "toy"

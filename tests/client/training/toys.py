@@ -12,13 +12,13 @@ from client.training.charges import Charge, Receipt
 from client.training.loop import price
 from shared.charter import PrivacyPlan, TaskPlan
 from shared.imaging.images import PatientImages, StudyImages
-from shared.imaging.tasks import Batch, Method, Predictions, Sums, Task
+from shared.imaging.tasks import Batch, Method, OneLoss, Predictions, Sums, Task
 
 PLAN = TaskPlan("toy", rounds=4, local_steps=5, batch=6, local_lr=0.1)
 PRIVACY = PrivacyPlan("patient", sample_rate=0.5, slices_per_patient=2)
 
 
-class ToyTask:
+class ToyTask(OneLoss):
     name = "toy"
     title = "Toy"
     modalities = frozenset({"MR"})
