@@ -11,6 +11,7 @@ from client.cohort import Split
 from client.policy import decide
 from client.session import Session
 from client.training.charges import MOST_CHARGES, Charges, Receipt
+from client.training.device import device
 from client.training.loop import price, train_round, usable
 from compliance.log import Action, Outcome, Scalar
 from shared.charter import Charter, TaskPlan
@@ -134,7 +135,7 @@ class Rounds:
     def _bench(self, name: str) -> _Bench:
         if name not in self._benches:
             task, cohort = get_task(name), self.session.node.cohort
-            network = task.network(self.session.charter.seed)
+            network = task.network(self.session.charter.seed).to(device(virtual=self.session.node.virtual))
             train, held_out = (tuple(usable(task, cohort.load_split(split))) for split in (Split.TRAIN, Split.HELD_OUT))
             self._benches[name] = _Bench(task, network, Layout.of(weights_of(network)), train, held_out)
         return self._benches[name]
