@@ -12,6 +12,7 @@ from client.cohort import Split
 from client.paying import pay, require_no_budget
 from client.policy import decide
 from client.session import Session
+from client.training.device import device
 from client.training.loop import price, train_round, usable
 from compliance.log import Action, Scalar
 from shared.charter import Charter, TaskPlan
@@ -140,6 +141,7 @@ class Rounds:
             task, cohort = get_task(name), self.session.node.cohort
             charter = self.session.charter
             network = prepared(task, charter.task(name), charter.seed)
+            network = network.to(device(virtual=self.session.node.virtual))
             train, held_out = (tuple(usable(task, cohort.load_split(split))) for split in (Split.TRAIN, Split.HELD_OUT))
             self._benches[name] = _Bench(task, network, Layout.of(travelling(network)), train, held_out)
         return self._benches[name]

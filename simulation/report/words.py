@@ -149,6 +149,8 @@ TASKS: Mapping[str, str] = {
     "series with less noise.",
     "superres": "Double the resolution of a slice in both directions. The input is what a scan of half the matrix "
     "would have given, the truth the full one.",
+    "superres_gan": "The same doubling, by a network that also learns to deceive a second one, which tells its images "
+    "from full scans. They look sharper; what was added is likely, not measured, and is no finding.",
     "segment": "Name the tissue of every pixel, from the noisy series. The truth is the study's DICOM segmentation. "
     "“Oracle” marks classical methods that the truth itself told which cluster is which tissue.",
 }

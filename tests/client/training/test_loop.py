@@ -335,10 +335,10 @@ def test_central_training_needs_a_patient() -> None:
         train_centrally(ToyTask(), ToyTask().network(0), {"A": []}, steps=1, batch=1, lr=0.1, seed=0)
 
 
-# --- the three real tasks ---------------------------------------------------------------------------------------------
+# --- the real tasks ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["denoise", "superres", "segment"])
+@pytest.mark.parametrize("name", ["denoise", "superres", "superres_gan", "segment"])
 def test_each_task_trains_with_and_without_privacy_and_centrally(name: str) -> None:
     task, patients = get_task(name), people(3, slices=2, size=96)
     plan = TaskPlan(name, rounds=2, local_steps=2, batch=4, local_lr=0.01, local_optimizer="Adam")
