@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from rich.progress import Progress, TaskID
 
 from compliance.log import Action, AuditLog, Entry, Outcome
-from shared.charter import Charter, PrivacyPlan, TaskPlan
+from shared.charter import Charter, PrivacyMode, PrivacyPlan, TaskPlan
 from shared.errors import FedwardError, OutputError, UsageError
 from shared.files import canonical_json, output_errors, write_json
 from shared.imaging.tasks import get_task
@@ -318,7 +318,8 @@ def _advance(bar: Progress, line: TaskID, number: int) -> None:
 
 def _charter(charter: Charter, task: TaskPlan, *, private: bool) -> Charter:
     """The charter of one arm: one task, and privacy on or off."""
-    privacy = dataclasses.replace(charter.privacy, mode="patient") if private else PrivacyPlan(mode="off")
+    mode: PrivacyMode = "distributed" if charter.privacy.mode == "distributed" else "patient"
+    privacy = dataclasses.replace(charter.privacy, mode=mode) if private else PrivacyPlan(mode="off")
     return dataclasses.replace(charter, tasks=(task,), privacy=privacy)
 
 
