@@ -10,11 +10,11 @@ knows its own share and sees the next model, so that at least one is counted. Th
 hospitals, at least two, which together must hide one patient.
 
 **The guarantee, with every rounding in it.** A patient's clipped gradient is an integer vector x of d elements, in
-multiples of ``unit`` (u), with |x| <= C / u. Hospital i sends X_i + rint(g_i), with independent g_i ~ N(0, s^2) for each
-element, and the sum over h of them is ``X + rint(g_1) + ... + rint(g_h)``. For any integers a_1 + ... + a_h = X it
+multiples of ``unit`` (u), with |x| <= C / u. Hospital i sends X_i + rint(g_i), all elements of all g_i independent
+N(0, s^2), and the sum over h of them is ``X + rint(g_1) + ... + rint(g_h)``. For any integers a_1 + ... + a_h = X it
 equals ``rint(a_1 + g_1) + ... + rint(a_h + g_h)``, because an integer passes through rint. So it is computed from a
-Gaussian mechanism with the h d outputs a_i + g_i. Without the patient let a_1 = X and the others 0; with the patient add
-x, split as evenly as integers allow. An element with r = x_j mod h then adds (x_j^2 + r (h - r)) / h to the squared
+Gaussian mechanism with the h d outputs a_i + g_i. Without the patient let a_1 = X and the others 0; with the patient,
+add x split as evenly as integers allow. An element with r = x_j mod h then adds (x_j^2 + r (h - r)) / h to the squared
 distance between the two, which is therefore at most
 
     D^2 = (C / u)^2 / h + d floor(h^2 / 4) / h.

@@ -5,8 +5,8 @@ wrap. Average: ``sum(q) C w_max / (M sum(w))``. Sixteen bits are rounded stochas
 (the coins are an AES-CTR stream; Suresh et al. 2017, "Distributed mean estimation", section 2). The error of the
 32-bit average is below C / M times n w_max / (2 sum(w)).
 
-A federation may sum integers instead, modulo 2^32 and as they are: a word goes in as it comes, and the sum comes out as a
-number from -2^31 to 2^31 - 1.
+A federation may sum integers instead, modulo 2^32 and as they are: a word goes in as it comes, and the sum comes out as
+a number from -2^31 to 2^31 - 1.
 
 Header: 64-bit lanes, modulo 2^64: a canary that counts the hospitals, the weight, and metrics in fixed point.
 """
