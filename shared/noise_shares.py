@@ -78,11 +78,11 @@ class NoisePlan:
         Raises:
             CharterError: Its noise is not shared, or its numbers leave the noise too few steps of a ring of 32 bits.
         """
-        privacy, masking = charter.privacy, charter.masking
-        if privacy.mode != "distributed" or masking is None or privacy.patients is None:
+        privacy = charter.privacy
+        if privacy.mode != "distributed" or privacy.patients is None:
             raise CharterError(f"the charter {charter.id} shares no noise", hint="say privacy.mode = 'distributed'")
-        members = len(charter.members)
-        honest = max(masking.threshold, masking.min_included) - max(masking.colluding, 1)
+        federation = charter.federation
+        members, honest = len(federation.peers), federation.quorum - max(federation.colluding, 1)
         divisor = privacy.sample_rate * privacy.patients
         reach = privacy.clip * (_SIGMAS * privacy.noise_multiplier * math.sqrt(members / honest) + 2 * divisor)
         unit = 2.0 ** math.ceil(math.log2(max(reach / _RING, privacy.clip * _FINEST)))
