@@ -19,6 +19,7 @@ from client.summed import Purpose, Summed
 from compliance.log import Action, Scalar
 from shared.errors import PolicyError, ProtocolError
 from shared.header import Header
+from shared.secagg.codec import Words
 from shared.secagg.member import Member
 from shared.secagg.round_messages import ConfirmRequest, RoundTask, UnmaskRequest
 from shared.secagg.setup_messages import AdvertiseRequest, KemRequest
@@ -51,11 +52,11 @@ class Masking:
     purpose: Purpose
     summed: Summed
 
-    def mask(self, update: Vector, weight: float, metrics: Mapping[str, float]) -> tuple[MaskedBody, int]:
+    def mask(self, update: Vector | Words, weight: float, metrics: Mapping[str, float]) -> tuple[MaskedBody, int]:
         """The masked answer, and the number of elements that were clipped, which stays here.
 
         Args:
-            update: float32 ``[d]``, finite, or ``[0]`` for metrics alone.
+            update: float32 ``[d]``, finite, or ``[0]`` for metrics alone; uint32 ``[d]`` of a shared step.
             weight: At least 1; what is above the charter's ``w_max`` counts as ``w_max``.
             metrics: Sums of this hospital, by name.
 

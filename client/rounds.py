@@ -13,7 +13,8 @@ from client.paying import pay, require_no_budget
 from client.policy import decide
 from client.session import Session
 from client.training.device import device
-from client.training.loop import price, train_round, usable
+from client.training.loop import TrainOutcome, price, train_round, usable
+from client.training.shared_sum import shared_sum
 from compliance.log import Action, Scalar
 from shared.charter import Charter, TaskPlan
 from shared.errors import PolicyError, ProtocolError
@@ -21,6 +22,7 @@ from shared.header import Header
 from shared.imaging.images import PatientImages
 from shared.imaging.start import prepared
 from shared.imaging.tasks import Sums, Task, get_task
+from shared.noise_shares import NoisePlan
 from shared.vector import Layout, Vector
 from shared.weights import load_weights, travelling
 from shared.wire import (
@@ -72,21 +74,24 @@ class Rounds:
         facts: dict[str, Scalar] = {"patients": len(bench.train), "steps": plan.local_steps}
         with session.act(Action.TRAIN, header, facts):
             receipt = self._pay(header, plan, bench)
-            outcome = train_round(
-                bench.task,
-                bench.network,
-                bench.train,
-                plan,
-                round_number=header.round,
-                privacy=privacy,
-                seed=self._seed(header) if receipt is None else None,
-                receipt=receipt,
-            )
-            update = bench.layout.flatten(travelling(bench.network)).vector - request.model.vector
-            sums = () if outcome.loss_sum is None or not names else (outcome.loss_sum, float(outcome.samples))
-            metrics = dict(zip(names, sums, strict=True))
-            weight = float(sum(patient.slices for patient in bench.train)) if receipt is None else 1.0
-            body, done = _body(masking, update, weight, metrics)
+            if privacy.mode == "distributed":
+                outcome, body, done = self._shared(masking, plan, bench, receipt)
+            else:
+                outcome = train_round(
+                    bench.task,
+                    bench.network,
+                    bench.train,
+                    plan,
+                    round_number=header.round,
+                    privacy=privacy,
+                    seed=self._seed(header) if receipt is None else None,
+                    receipt=receipt,
+                )
+                update = bench.layout.flatten(travelling(bench.network)).vector - request.model.vector
+                sums = () if outcome.loss_sum is None or not names else (outcome.loss_sum, float(outcome.samples))
+                metrics = dict(zip(names, sums, strict=True))
+                weight = float(sum(patient.slices for patient in bench.train)) if receipt is None else 1.0
+                body, done = _body(masking, update, weight, metrics)
             reply = TrainReply(header, session.node.site, body).to_record()
         facts = {"steps": outcome.steps, "noise": outcome.noise, **done}
         return session.sent(Action.TRAIN, header, reply, facts)
@@ -145,6 +150,30 @@ class Rounds:
             train, held_out = (tuple(usable(task, cohort.load_split(split))) for split in (Split.TRAIN, Split.HELD_OUT))
             self._benches[name] = _Bench(task, network, Layout.of(travelling(network)), train, held_out)
         return self._benches[name]
+
+    def _shared(
+        self, masking: masks.Masking | None, plan: TaskPlan, bench: _Bench, receipt: Receipt | None
+    ) -> tuple[TrainOutcome, Body, dict[str, Scalar]]:
+        """A step under shared noise; what it makes is for the masks alone.
+
+        Raises:
+            PolicyError: There are no masks, or they would scale and clip it.
+        """
+        if masking is None or not masking.member.federation.integers:
+            raise PolicyError("a sum with one hospital's share of the noise leaves this hospital masked or not at all")
+        charter = self.session.charter
+        made = shared_sum(
+            bench.task,
+            bench.network,
+            bench.train,
+            plan,
+            privacy=charter.privacy,
+            noise=NoisePlan.of(charter),
+            layout=bench.layout,
+            receipt=receipt,
+        )
+        body, _ = masking.mask(made.words, 1.0, {})
+        return made.outcome, body, {"masked": True}
 
     def _seed(self, header: Header) -> int | None:
         """None takes the operating system's randomness: an update that can be had twice can be had by a difference."""

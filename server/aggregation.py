@@ -9,7 +9,7 @@ from server.history import PhaseRecord
 from server.phases import Phases, RoundError, Take, belongs, trouble
 from server.tally import Aggregate, PlainTally
 from shared.charter import Charter
-from shared.errors import ProtocolError
+from shared.errors import PolicyError, ProtocolError
 from shared.header import Header
 from shared.vector import Flat, Layout
 from shared.wire import (
@@ -48,9 +48,16 @@ class PlainAggregation:
         charter: The charter of the run.
         phases: The line to the sites.
         layout: Layout of the model.
+
+    Raises:
+        PolicyError: The charter's noise is shared: an answer in the clear would have too little of it.
     """
 
     def __init__(self, charter: Charter, phases: Phases, layout: Layout) -> None:
+        if charter.privacy.mode == "distributed":
+            raise PolicyError(
+                "shared noise protects a masked sum, and nothing in the clear", hint="switch the masks on"
+            )
         self._charter, self._phases, self._layout = charter, phases, layout
 
     def train(self, header: Header, model: Flat) -> tuple[PhaseRecord, Aggregate]:

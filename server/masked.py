@@ -22,6 +22,9 @@ from shared.charter import Charter
 from shared.errors import ProtocolError
 from shared.header import Header
 from shared.imaging.tasks import get_task
+from shared.noise_shares import NoisePlan
+from shared.schedule import local_rate
+from shared.secagg.codec import Average
 from shared.secagg.epoch import Epoch
 from shared.secagg.round_messages import RoundTask
 from shared.secagg.setup_messages import AdvertiseRequest, KemRequest
@@ -103,13 +106,22 @@ class MaskedAggregation:
         """See :class:`server.aggregation.Aggregation`."""
         names = TRAIN_SUMS if self._charter.privacy.mode == "off" else ()
         record, outcome = self._repeat(TrainRequest(header, self._layout.sha256, model), self._layout.size, names)
-        average = outcome.average.astype(np.float32)
-        return record, Aggregate(average, outcome.weight, outcome.metrics, float(np.linalg.norm(outcome.average)))
+        average = self._average(outcome, header)
+        return record, Aggregate(
+            average.astype(np.float32), outcome.weight, outcome.metrics, float(np.linalg.norm(average))
+        )
 
     def evaluate(self, header: Header, model: Flat) -> PhaseRecord:
         """See :class:`server.aggregation.Aggregation`."""
         names = get_task(header.task).sums
         return self._repeat(EvaluateRequest(header, self._layout.sha256, model), 0, names)[0]
+
+    def _average(self, outcome: Outcome, header: Header) -> Average:
+        """The averaged update; of a shared step, which comes as a noisy sum of gradients, what the step makes of it."""
+        if self._charter.privacy.mode != "distributed":
+            return outcome.average
+        rate = local_rate(self._charter.task(header.task), header.round)
+        return NoisePlan.of(self._charter).update(outcome.average, rate)
 
     def _repeat(
         self, request: TrainRequest | EvaluateRequest, size: int, names: tuple[str, ...]

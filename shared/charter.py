@@ -18,6 +18,7 @@ from shared.charter_form import CharterForm, read_form
 from shared.charter_plans import CharterMember, MaskingPlan, PrivacyMode, PrivacyPlan, TaskPlan
 from shared.errors import CharterError
 from shared.files import canonical_json
+from shared.noise_shares import NoisePlan
 from shared.secagg.federation import Federation, Peer
 
 __all__ = [
@@ -90,6 +91,7 @@ class Charter:
                     f"{plan.name}: under distributed noise a round is one clipped sum of patients",
                     hint="say local_steps = 1, local_optimizer = 'SGD' and no proximal",
                 )
+        _ = NoisePlan.of(self)
 
     @classmethod
     def load(cls, path: Path) -> "Charter":
@@ -170,6 +172,7 @@ class Charter:
             apps=plan.apps,
             colluding=plan.colluding,
             post_quantum=plan.post_quantum,
+            integers=self.privacy.mode == "distributed",
         )
 
     @property

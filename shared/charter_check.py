@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared.charter import Charter, PrivacyPlan, TaskPlan
+from shared.noise_shares import NoisePlan
 from shared.secagg.codec import Codec
 
 SIGMAS: Final = 8  # beyond it an element of Gaussian noise lies with a chance of 1e-15
 COARSE: Final = 1e-3  # a step of the fixed-point numbers above this share of the clip is worth a word
+COARSE_GRADIENT: Final = 1e-4  # of the clip; an even gradient of 100,000 elements has elements of 3e-3
 FEW_SLICES: Final = 10  # no hospital that takes part trains on fewer
 HOLDING_OUT: Final = 3  # with fewer patients a cohort keeps none for evaluation
 
@@ -126,6 +128,9 @@ def _rounds(charter: Charter) -> Iterator[Caution]:
 
 def _numbers(charter: Charter) -> Iterator[Caution]:
     federation = charter.federation
+    if charter.privacy.mode == "distributed":
+        yield from _shares(charter)
+        return
     if charter.privacy.mode == "patient":
         for plan in charter.tasks:
             yield from _clip(plan, charter)
@@ -144,6 +149,23 @@ def _numbers(charter: Charter) -> Iterator[Caution]:
             f"the update of a hospital with w training slices is rounded to steps of {step:.3g} / w: with fewer than "
             f"{least} slices that is above {COARSE:.1%} of the clip; lower w_max to the slices of the largest hospital"
             + (f", or {wider}" if wider else ""),
+        )
+
+
+def _shares(charter: Charter) -> Iterator[Caution]:
+    noise = NoisePlan.of(charter)
+    if not charter.federation.post_quantum:
+        yield Caution(
+            "shared_noise_not_post_quantum",
+            "an upload has one hospital's share of the noise only, and who records it and has a quantum computer later "
+            "reads it; take post_quantum = true",
+        )
+    if noise.unit > COARSE_GRADIENT * noise.clip:
+        yield Caution(
+            "coarse_numbers",
+            f"gradients are cut to multiples of {noise.unit / noise.clip:.2g} of the clip, since a ring of 32 bits "
+            f"must hold the sum over {charter.privacy.patients} patients: small elements are lost; take a smaller "
+            "sample_rate",
         )
 
 

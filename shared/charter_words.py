@@ -11,6 +11,7 @@ from typing import Any, Final
 from shared.charter import Charter, TaskPlan
 from shared.charter_check import cautions, needed
 from shared.identity import fingerprint, grouped
+from shared.noise_shares import NoisePlan
 from shared.secagg.codec import Codec
 from shared.secagg.federation import Federation
 
@@ -22,6 +23,12 @@ LEARNS: Final = (
     "the sums of the metrics",
     "who took part, who dropped out, and when each answered",
     "why a hospital refuses, in one line without data of patients, such as too few patients for a task",
+)
+LEARNS_SHARED: Final = (
+    "of a round of training the sum of all hospitals' clipped gradients with all their noise in it",
+    "how many hospitals are in it",
+    "of an evaluation the sums of the metrics",
+    *LEARNS[3:],
 )
 NEVER_LEARNS: Final = (
     "a single hospital's update, weight or metric from a round, also if it lies, replays or invents members; and a "
@@ -52,7 +59,7 @@ def not_protected(charter: Charter) -> tuple[str, ...]:
     """What this charter protects nobody from."""
     bounded = (
         "; here by the epsilon of each patient, which grows with every round"
-        if charter.privacy.mode == "patient"
+        if charter.privacy.mode != "off"
         else "; here privacy is off, and nothing bounds it"
     )
     if charter.masking is None:
@@ -87,7 +94,7 @@ def explain(charter: Charter, *, site: str = "") -> tuple[Section, ...]:
     ]
     if charter.masking is not None:
         sections.append(Section("Secure aggregation", _masking(charter)))
-        sections.append(Section("What the coordinator learns", LEARNS))
+        sections.append(Section("What the coordinator learns", _learns(charter)))
         sections.append(Section("What it does not learn", (NEVER_LEARNS,)))
     else:
         sections.append(Section("What the coordinator learns", (READS_ALL,)))
@@ -119,11 +126,16 @@ def facts(charter: Charter) -> dict[str, Any]:
         "min_patients": charter.min_patients,
         "deadline": charter.deadline,
         "secure_aggregation": _masking_facts(charter) if masked else None,
-        "coordinator_learns": list(LEARNS if masked else (READS_ALL,)),
+        "shared_noise": _shared_facts(charter) if charter.privacy.mode == "distributed" else None,
+        "coordinator_learns": list(_learns(charter) if masked else (READS_ALL,)),
         "coordinator_does_not_learn": [NEVER_LEARNS] if masked else [],
         "not_protected": list(not_protected(charter)),
         "warnings": [dataclasses.asdict(one) for one in cautions(charter)],
     }
+
+
+def _learns(charter: Charter) -> tuple[str, ...]:
+    return LEARNS_SHARED if charter.privacy.mode == "distributed" else LEARNS
 
 
 def _members(charter: Charter, site: str) -> Section:
@@ -159,6 +171,8 @@ def _privacy(charter: Charter) -> tuple[str, ...]:
     plan = charter.privacy
     if plan.mode == "off":
         return ("mode off: no differential privacy; no noise is added to any update",)
+    if plan.mode == "distributed":
+        return _shared(charter)
     delta = "the lesser of 1e-5 and 1 / (10 N) with N patients" if plan.delta is None else f"{plan.delta:g}"
     steps = ", ".join(f"{task.name} {task.rounds * task.local_steps}" for task in charter.tasks)
     repeats = (
@@ -173,6 +187,65 @@ def _privacy(charter: Charter) -> tuple[str, ...]:
         f"{repeats}",
         "every hospital has weight 1, since a count of slices is not covered by the guarantee",
         "not covered by epsilon: scores on held-out patients, and how long a hospital takes",
+    )
+
+
+def _shared(charter: Charter) -> tuple[str, ...]:
+    plan, noise, federation = charter.privacy, NoisePlan.of(charter), charter.federation
+    delta = f"the lesser of 1e-5 and 1 / (10 N) with N = {plan.patients}" if plan.delta is None else f"{plan.delta:g}"
+    steps = ", ".join(f"{task.name} {task.rounds}" for task in charter.tasks)
+    against = (
+        f"against the coordinator together with up to {federation.colluding} of the other hospitals"
+        if federation.colluding
+        else "against the coordinator, or one of the other hospitals, each on its own"
+    )
+    most = noise.spread(0, noise.members) / (noise.noise_multiplier * noise.clip)
+    return (
+        "mode distributed: the unit is the patient with all slices and studies at one hospital; one patient more or "
+        f"less changes the sums by no more than epsilon tells (add or remove one patient), {against}",
+        f"every round draws each patient with chance {plan.sample_rate:g} and clips the patient's whole gradient to "
+        f"{plan.clip:g}; the noise that counts is {plan.noise_multiplier:g} times that, and delta is {delta}",
+        f"noise: every hospital adds {noise.spread(0, 1) / noise.clip:.4g} times the clip, as {noise.honest} hospitals "
+        f"must make up what counts: of the {federation.quorum} that every sum has, {federation.quorum - noise.honest} "
+        f"may know and subtract their own; a sum over all {noise.members} has {most:.3g} times the noise that counts",
+        f"every sum is divided by {plan.sample_rate:g} times the agreed number of patients, {plan.patients}, a public "
+        "constant",
+        f"steps in all: {steps}; every hospital charges them before it computes; rounds that are repeated (two repeats "
+        "each at most) are charged again",
+        "an upload alone has too little noise: whoever takes its masks off learns more of its patients than epsilon "
+        "tells",
+        "a patient with images at two hospitals changes a sum by up to twice the clip, and the costs of both add up",
+        "a hospital that adds no noise counts as one that works with the coordinator",
+        "not covered by epsilon: scores on held-out patients, and how long a hospital takes",
+    )
+
+
+def _shared_facts(charter: Charter) -> dict[str, Any]:
+    noise = NoisePlan.of(charter)
+    return {
+        "honest": noise.honest,
+        "share": noise.spread(0, 1),
+        "noise_of_all": noise.spread(0, noise.members),
+        "unit": noise.unit,
+        "divisor": noise.divisor,
+    }
+
+
+def _numbers(charter: Charter, codec: Codec) -> tuple[str, ...]:
+    upload = (
+        f"numbers: a ring of {codec.bits} bits, {codec.words.itemsize} bytes of upload for each parameter of the "
+        f"network and {HEADER_BYTES} besides"
+    )
+    if codec.integers:
+        return (
+            upload,
+            f"sums of training are integers, multiples of {NoisePlan.of(charter).unit:.3g}, modulo 2^32; clip and "
+            "w_max of [secure_aggregation] have no effect, since a summand with a share of the noise is not cut off",
+        )
+    return (
+        upload,
+        f"every element of an update is clipped to {codec.clip:g} either way; the greatest weight of a hospital is "
+        f"{codec.w_max} (w_max)",
     )
 
 
@@ -196,10 +269,7 @@ def _masking(charter: Charter) -> tuple[str, ...]:
         f"min_sites = {charter.min_sites}); with fewer it repeats the round, twice at most, then the run ends",
         f"as many as c = {federation.colluding} of the hospitals may tell the coordinator all that they know, and "
         "learn no other one's update with it",
-        f"numbers: a ring of {codec.bits} bits, {codec.words.itemsize} bytes of upload for each parameter of the "
-        f"network and {HEADER_BYTES} besides",
-        f"every element of an update is clipped to {codec.clip:g} either way; the greatest weight of a hospital is "
-        f"{codec.w_max} (w_max)",
+        *_numbers(charter, codec),
         f"keys: {keys}; {later}",
         *_apps(federation),
     )

@@ -3,6 +3,8 @@
 import math
 from typing import Final
 
+from shared.charter_plans import TaskPlan
+
 FLOOR: Final = 0.05
 
 
@@ -12,3 +14,12 @@ def cosine(done: float) -> float:
     Half a cosine (Loshchilov and Hutter 2017, without restarts) above a floor, so that the last steps still move.
     """
     return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def local_rate(plan: TaskPlan, number: int) -> float:
+    """The learning rate of the steps of round ``number``, from 1.
+
+    Where the coordinator averages (``SGD``) it falls along the half cosine, from the first round on; where the
+    coordinator's own optimiser sets the step, that one's rate falls instead.
+    """
+    return plan.local_lr * (cosine((number - 1) / plan.rounds) if plan.server_optimizer == "SGD" else 1.0)

@@ -22,7 +22,7 @@ from shared.charter_plans import Precision
 from shared.errors import BudgetError, CharterError, DataError, PolicyError, UsageError
 from shared.imaging.images import PatientImages
 from shared.imaging.tasks import Batch, Task
-from shared.schedule import cosine
+from shared.schedule import cosine, local_rate
 
 GRADIENT_NORM: Final = 5.0  # without privacy; keeps one odd batch from undoing a round
 
@@ -120,9 +120,8 @@ def train_round(
         network: The global model of the round.
         patients: The site's training patients; those without a study for the task are left out.
         plan: Steps, batch, optimiser and rate.
-        round_number: From 1 to ``plan.rounds``. Where the coordinator averages (SGD), the local rate falls along a half
-            cosine from the first round on; where its own optimiser sets the step, that one's rate falls instead.
-        privacy: None or mode ``off`` for ordinary training.
+        round_number: From 1 to ``plan.rounds``; the rate follows (:func:`shared.schedule.local_rate`).
+        privacy: None or mode ``off`` for ordinary training; mode ``distributed`` takes no step here.
         seed: Ordinary training is the same for the same seed and round; None takes the operating system's randomness.
             Under privacy it must be None: randomness that somebody else knows protects nobody.
         receipt: Under privacy, the receipt of the charge for exactly this round's steps
@@ -131,14 +130,18 @@ def train_round(
     Raises:
         DataError: No patient has a study that the task can use.
         BudgetError: Training under privacy without a charge that pays for it.
-        PolicyError: Training under privacy with a seed, or of a network that keeps statistics of its inputs.
+        PolicyError: Training under privacy with a seed, or of a network that keeps statistics of its inputs; or under
+            noise that is shared (:mod:`client.training.shared_sum`).
         UsageError: The round is not one of the plan's.
     """
     if not 1 <= round_number <= plan.rounds:
         raise UsageError(f"round {round_number} is not one of 1 to {plan.rounds}", hint="count rounds from 1")
     people = _people(task, patients)
-    averaged = plan.server_optimizer == "SGD"
-    rate = plan.local_lr * (cosine((round_number - 1) / plan.rounds) if averaged else 1.0)
+    if privacy is not None and privacy.mode == "distributed":
+        raise PolicyError(
+            "a step of shared noise is taken by the coordinator", hint="see client/training/shared_sum.py"
+        )
+    rate = local_rate(plan, round_number)
     if privacy is None or privacy.mode == "off":
         return _ordinary_round(task, network, people, plan, rate=rate, rng=_generator(seed, round_number))
     if seed is not None:

@@ -59,6 +59,7 @@ class PatientDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no ty
         noise: Source of the noise; a fresh :class:`SecureNoise` where left out.
         clipping: See :class:`Clipping`.
         gamma: The constant of automatic clipping, above 0.
+        unit: Step of the lattice, a power of two; None takes the finest that there is, near C * 2**-40.
 
     Raises:
         ValueError: A number is out of its range, or nothing can be trained.
@@ -76,6 +77,7 @@ class PatientDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no ty
         noise: NoiseSource | None = None,
         clipping: Clipping = Clipping.AUTOMATIC,
         gamma: float = 0.01,
+        unit: float | None = None,
     ) -> None:
         if not 0 <= noise_multiplier <= _LARGEST_NOISE:
             raise ValueError(f"the noise multiplier must lie in [0, {_LARGEST_NOISE:g}], not {noise_multiplier}")
@@ -96,7 +98,10 @@ class PatientDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no ty
             raise ValueError("the optimiser has no parameter that requires a gradient")
         self.noise: NoiseSource = noise if noise is not None else SecureNoise()
         self.clipping, self.gamma = clipping, gamma
-        self.unit = 2.0 ** (math.floor(math.log2(max_grad_norm)) - _LATTICE_BITS)
+        finest = 2.0 ** (math.floor(math.log2(max_grad_norm)) - _LATTICE_BITS)
+        self.unit = finest if unit is None else unit
+        if not (math.isfinite(self.unit) and self.unit >= finest and math.frexp(self.unit)[0] == 0.5):
+            raise ValueError(f"the step of the lattice must be a power of two from {finest:g} up, not {unit}")
         size = sum(parameter.numel() for parameter in self._trained)
         self._sum = torch.zeros(size, dtype=torch.int64, device=self._trained[0].device)
 

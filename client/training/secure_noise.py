@@ -33,18 +33,23 @@ class KeyStream:
     A process that inherits the object by ``fork`` draws a key of its own: two processes never share a stream.
     """
 
+    kind = "aes-256-ctr"
+
     def __init__(self) -> None:
         self._owner = -1
         self._cipher: CipherContext | None = None
 
-    def integers(self, count: int) -> NDArray[np.uint64]:
-        """``count`` independent integers, uniform on [0, 2**53), uint64 ``[count]``."""
+    def words(self, count: int) -> NDArray[np.uint64]:
+        """``count`` independent words, uniform on [0, 2**64), uint64 ``[count]``."""
         cipher = self._cipher
         if cipher is None or self._owner != os.getpid():
             cipher = Cipher(algorithms.AES256(os.urandom(32)), modes.CTR(os.urandom(16))).encryptor()
             self._cipher, self._owner = cipher, os.getpid()
-        words = np.frombuffer(cipher.update(bytes(8 * count)), dtype=np.uint64)
-        shifted: NDArray[np.uint64] = words >> np.uint64(64 - FRACTION_BITS)
+        return np.frombuffer(cipher.update(bytes(8 * count)), dtype=np.uint64)
+
+    def integers(self, count: int) -> NDArray[np.uint64]:
+        """``count`` independent integers, uniform on [0, 2**53), uint64 ``[count]``."""
+        shifted: NDArray[np.uint64] = self.words(count) >> np.uint64(64 - FRACTION_BITS)
         return shifted
 
 
@@ -54,7 +59,7 @@ class SecureNoise:
     The largest number it can give is sqrt(2 * 53 * ln 2) = 8.57; a true normal exceeds that with probability 1e-17.
     """
 
-    kind = "aes-256-ctr"
+    kind = KeyStream.kind
 
     def __init__(self) -> None:
         self._stream = KeyStream()

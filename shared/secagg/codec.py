@@ -5,6 +5,9 @@ wrap. Average: ``sum(q) C w_max / (M sum(w))``. Sixteen bits are rounded stochas
 (the coins are an AES-CTR stream; Suresh et al. 2017, "Distributed mean estimation", section 2). The error of the
 32-bit average is below C / M times n w_max / (2 sum(w)).
 
+A federation may sum integers instead, modulo 2^32 and as they are: a word goes in as it comes, and the sum comes out as
+a number from -2^31 to 2^31 - 1.
+
 Header: 64-bit lanes, modulo 2^64: a canary that counts the hospitals, the weight, and metrics in fixed point.
 """
 
@@ -34,6 +37,7 @@ HEADROOM = 1 - 2**-20
 _ZEROS = memoryview(bytes(2 * CHUNK))
 
 Lanes = NDArray[np.uint64]
+Words = NDArray[np.uint32]
 Average = NDArray[np.float64]
 
 
@@ -46,17 +50,19 @@ class Codec:
         members: N, the summands that must not wrap.
         clip: C.
         w_max: Greatest weight.
+        integers: The body is words of the caller's, uint32 ``[d]``; C and M are without effect.
     """
 
     bits: int
     members: int
     clip: float
     w_max: int
+    integers: bool = False
 
     @classmethod
     def of(cls, federation: Federation) -> "Codec":
         """The codec that a federation's charter asks for."""
-        return cls(federation.ring_bits, len(federation.peers), federation.clip, federation.w_max)
+        return cls(federation.ring_bits, len(federation.peers), federation.clip, federation.w_max, federation.integers)
 
     @property
     def scale(self) -> int:
@@ -76,17 +82,18 @@ class Codec:
 
     def encoded(self) -> bytes:
         """For the context of a round: both ends must mean the same numbers."""
-        return encode("codec", self.bits, self.members, struct.pack(">d", self.clip), self.w_max, self.scale)
+        kind = ("integers",) if self.integers else ()
+        return encode("codec", self.bits, self.members, struct.pack(">d", self.clip), self.w_max, self.scale, *kind)
 
-    def check(self, update: Vector, weight: int) -> bool:
+    def check(self, update: Vector | Words, weight: int) -> bool:
         """Refuse an update that must not be masked; says whether any element will be clipped.
 
         Args:
-            update: float32 ``[d]``.
+            update: float32 ``[d]``; of integers uint32 ``[d]``, or ``[0]`` of either type.
             weight: 1 to w_max.
 
         Raises:
-            PolicyError: NaN or infinity in it, not float32 ``[d]``, or the weight is 0, negative or above the cap.
+            PolicyError: NaN or infinity in it, another type or shape, or the weight is 0, negative or above the cap.
         """
         if isinstance(weight, bool) or not isinstance(weight, int) or not 1 <= weight <= self.w_max:
             # Without the number: a refusal is read by the coordinator, who must not learn a weight.
@@ -94,6 +101,10 @@ class Codec:
                 f"the weight is not a whole number from 1 to {self.w_max}",
                 hint="the charter caps a hospital's weight; with nothing to contribute, do not answer",
             )
+        if self.integers and update.size:
+            if update.dtype != self.words or update.ndim != 1 or not update.flags.c_contiguous:
+                raise PolicyError("this charter sums integers modulo 2^32", hint="give them as contiguous uint32 words")
+            return False
         if update.dtype != np.float32 or update.ndim != 1 or not update.flags.c_contiguous:
             raise PolicyError("an update is a contiguous float32 vector", hint="flatten it with shared.vector.Layout")
         low = high = 0.0
@@ -108,11 +119,11 @@ class Codec:
         return max(-low, high) > self.clip
 
     def average(self, words: Ring, weight: int, out: Average) -> None:
-        """Decode a sum: ``out[k] = int(words[k]) C w_max / (M weight)``, float64 ``[m]``.
+        """Decode a sum: ``out[k] = int(words[k]) C w_max / (M weight)``, float64 ``[m]``; of integers the sum itself.
 
         ``weight`` is the sum of w.
         """
-        factor = np.float64(self.clip * self.w_max / (self.scale * weight))
+        factor = np.float64(1.0 if self.integers else self.clip * self.w_max / (self.scale * weight))
         signed = words.view(self.signed)
         for place in range(0, words.size, CHUNK):
             part = out[place : place + CHUNK]
@@ -158,6 +169,16 @@ def lane_count(metrics: int) -> int:
     return max(LANES, 2 + metrics + metrics % 2)
 
 
+class Verbatim:
+    """Takes integers over as they are, where a :class:`Quantiser` would scale and clip."""
+
+    clipped = 0
+
+    def quantise(self, piece: Vector | Words, out: Ring) -> None:
+        """Write ``piece`` (uint32 ``[m]``) to ``out`` (ring ``[m]``)."""
+        np.copyto(out, piece, casting="no")
+
+
 class Quantiser:
     """Quantises consecutive pieces of one update; the pieces together give what one call would.
 
@@ -182,7 +203,7 @@ class Quantiser:
         self._coin_words = np.empty(self._draw.size, np.dtype("<u2"))
         self.clipped = 0
 
-    def quantise(self, piece: Vector, out: Ring) -> None:
+    def quantise(self, piece: Vector | Words, out: Ring) -> None:
         """Write ``piece`` (finite float32 ``[m]``) to ``out`` (ring ``[m]``); counts what it clips."""
         signed = out.view(self._signed)
         for place in range(0, piece.size, CHUNK):

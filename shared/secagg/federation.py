@@ -49,6 +49,7 @@ class Federation:
         apps: SHA-256 of the app bundles that the charter names, hexadecimal; bound into every signature.
         colluding: C of the parameters: hospitals that might work with the coordinator.
         post_quantum: Whether X25519 is joined by ML-KEM-768 (FIPS 203).
+        integers: What is summed are integers modulo 2^32, as they are: nothing is clipped, weighted or divided.
     """
 
     id: str
@@ -62,6 +63,7 @@ class Federation:
     apps: tuple[str, ...] = ()
     colluding: int = 1
     post_quantum: bool = False
+    integers: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what would not protect the members."""
@@ -82,6 +84,8 @@ class Federation:
             raise CharterError(f"a ring of {self.ring_bits} bits is not known", hint="say 32 or 16")
         if not (math.isfinite(self.clip) and 0 < self.clip <= 1e6 and 1 <= self.w_max <= MAX_WEIGHT):
             raise CharterError("clip is not in (0, 1e6] or w_max not in [1, 2^32]", hint="mend the charter")
+        if self.integers and (self.ring_bits, self.w_max) != (32, 1):
+            raise CharterError("integers are summed in a ring of 32 bits with weight 1", hint="say so")
 
     @property
     def quorum(self) -> int:
@@ -94,8 +98,9 @@ class Federation:
         peers: list[list[Field]] = [[peer.index, peer.name, peer.identity] for peer in self.peers]
         rule = [self.threshold, self.min_included, self.colluding, self.ring_bits, self.w_max, int(self.post_quantum)]
         clip = struct.pack(">d", self.clip)
+        kind: list[Field] = ["integers"] if self.integers else []
         return hashlib.sha256(
-            encode("federation", self.id, self.charter, peers, rule, clip, sorted(self.apps))
+            encode("federation", self.id, self.charter, peers, rule, clip, sorted(self.apps), *kind)
         ).digest()
 
     def peer(self, index: int) -> Peer:

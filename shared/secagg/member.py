@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.errors import PolicyError, ProtocolError
 from shared.secagg import field
-from shared.secagg.codec import CHUNK, Codec, Lanes, Quantiser
+from shared.secagg.codec import CHUNK, Codec, Lanes, Quantiser, Verbatim, Words
 from shared.secagg.dealing import deal, open_box, own_share
 from shared.secagg.epoch_keys import EpochKeys, read_adverts
 from shared.secagg.federation import Federation
@@ -113,7 +113,7 @@ class Member:
         """See before the work of a round that :meth:`mask` will take its task; nothing is claimed."""
         self._expected(task)
 
-    def mask(self, task: RoundTask, update: Vector, weight: int, metrics: Mapping[str, float]) -> Masked:
+    def mask(self, task: RoundTask, update: Vector | Words, weight: int, metrics: Mapping[str, float]) -> Masked:
         """``train``: the masked vector of one round.
 
         What is wrong with the update is found before the round is claimed; after the claim the round is used up,
@@ -121,7 +121,7 @@ class Member:
 
         Args:
             task: What the round is about; hashed into every mask.
-            update: float32 ``[d]``, finite; clipped to [-C, C].
+            update: float32 ``[d]``, finite, clipped to [-C, C]; where the federation sums integers uint32 ``[d]``.
             weight: 1 to w_max.
             metrics: Sums of this hospital by name, exactly those of the task, each within 2^36.
         """
@@ -136,7 +136,7 @@ class Member:
         context = task.context(state.transcript, self._codec)
         self._ledger.claim(task.epoch, task.round, context, task.participants)
         coins = expand(state.own, Label.COINS) if self._codec.bits == 16 else None
-        quantiser = Quantiser(self._codec, weight, clips=clips, coins=coins)
+        quantiser = Verbatim() if self._codec.integers else Quantiser(self._codec, weight, clips=clips, coins=coins)
         message, body = Upload.blank(task, self._codec)
         streams = self._mask_header(state, task.participants, context, lanes)
         head = Upload.head(self._index, context, lanes)

@@ -33,7 +33,7 @@ class Outcome:
     """What a round gives.
 
     Attributes:
-        average: Weighted average of the updates, float64 ``[d]``.
+        average: Weighted average of the updates, float64 ``[d]``; where the federation sums integers, their sum.
         included: Who is in it, ascending.
         weight: Sum of the weights.
         metrics: Sums of the metrics, by name.

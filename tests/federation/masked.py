@@ -13,7 +13,7 @@ from client.node import Node
 from compliance.log import AuditLog
 from server.exchange import Exchange
 from server.strategy import FederatedTraining, Result
-from shared.charter import Charter
+from shared.charter import Charter, PrivacyPlan
 from shared.imaging.tasks import get_task
 from shared.vector import Layout
 from shared.weights import weights_of
@@ -95,11 +95,12 @@ class Federation:
     def make(
         cls, root: Path, sites: int = 4, *, masks: Mapping[str, Any] | None = None, **changes: Any
     ) -> "Federation":
+        privacy = PrivacyPlan(**changes.pop("privacy", {}))
         rules = toy.charter(**changes)
         nodes = toy.make_nodes(root, rules, sites)
         agreed = masked(rules, {config["site"]: Path(config["node-dir"]) for config in nodes.values()})
         assert agreed.masking is not None
-        agreed = replace(agreed, masking=replace(agreed.masking, **(masks or {})))
+        agreed = replace(agreed, masking=replace(agreed.masking, **(masks or {})), privacy=privacy)
         made = cls(root, agreed, nodes)
         for site in made.sites:
             made.node(site).pin(agreed)
@@ -114,11 +115,12 @@ class Federation:
 
     def run(self, wire: Wire | None = None, charter: Charter | None = None, *, run: str = "r") -> Result:
         """All rounds of the charter, with the real ClientApp and the real strategy."""
-        state = weights_of(get_task("toy").network(self.charter.seed))
+        task = self.charter.tasks[0].name
+        state = weights_of(get_task(task).network(self.charter.seed))
         layout = Layout.of(state)
         log = AuditLog(self.root / "coordinator.jsonl", site="coordinator", purpose=toy.PURPOSE, subject_key=b"")
         with log, Line(self.nodes, wire or Wire()) as grid:
-            training = FederatedTraining(charter or self.charter, "toy", run=run, layout=layout, log=log)
+            training = FederatedTraining(charter or self.charter, task, run=run, layout=layout, log=log)
             away = wire.absent if wire else frozenset()
             names = {number: config["site"] for number, config in self.nodes.items() if config["site"] not in away}
             try:

@@ -1,0 +1,113 @@
+"""What rounds under shared noise cost: the accountants' epsilon for sigma, and what finite precision adds to it."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from client.training.accounting import Mechanism, PrivacyStatement, default_delta, epsilon, merged
+from client.training.rounded_normal import DEVIATION, TAIL
+from shared.charter import Charter
+from shared.errors import BudgetError, PolicyError
+from shared.noise_shares import NoisePlan
+
+EXTRA: Final = 1e-6
+"""Added to epsilon for each step: above 2 N DEVIATION for the N = h d numbers of noise that hide a patient in it."""
+_NUMBERS: Final = EXTRA / (2 * DEVIATION)  # 7e7
+
+NOT_COVERED: Final = (
+    "an upload whose masks were taken off: it has one hospital's share of the noise only",
+    "a patient whose images are also at another hospital: such a patient changes the sum by up to twice the bound, and "
+    "the costs of both add up",
+    "the agreed number of patients, a public constant that divides every sum",
+    "whether the hospital takes part: it does not where fewer patients than the charter's least number are in training",
+    "metrics on held-out patients, and choices made by looking at them (tuning)",
+    "how long the hospital takes to answer",
+    "runs charged elsewhere on the same patients: their costs add up",
+)
+
+
+def check_size(noise: NoisePlan, size: int) -> None:
+    """See that a step with ``size`` parameters stays within :data:`EXTRA`.
+
+    Raises:
+        PolicyError: It has too many.
+    """
+    if noise.honest * size > _NUMBERS:
+        raise PolicyError(
+            f"shared noise is accounted for up to {_NUMBERS / noise.honest:.0f} parameters, and these are {size}",
+            hint="train fewer of them, say with trained = 'biases_norms_head'",
+        )
+
+
+def epsilon_with_shares(history: Iterable[Mechanism], delta: float, *, shared_steps: int) -> tuple[float, str]:
+    """As :func:`client.training.accounting.epsilon`, where ``shared_steps`` of the steps had shared noise.
+
+    By the rule of :mod:`client.training.rounded_normal`; the step's own noise multiplier is exact
+    (:mod:`shared.noise_shares`).
+
+    Raises:
+        UsageError: ``delta`` is not in (0, 1).
+        BudgetError: No finite epsilon can be shown.
+    """
+    extra = EXTRA * shared_steps
+    if not shared_steps:
+        return epsilon(history, delta)
+    if extra < 1:
+        value, accountant = epsilon(history, delta * (1 - extra))
+        tails = math.exp(min(value, 700)) * shared_steps * _NUMBERS * TAIL
+        if math.exp(extra / 2) * (delta * (1 - extra) + tails) <= delta:
+            return value + extra, accountant
+    raise BudgetError(
+        f"no finite epsilon at delta {delta:g} for {shared_steps} steps of shared noise",
+        hint="use more noise or fewer steps",
+    )
+
+
+def shared_statement(charter: Charter, history: Sequence[Mechanism]) -> PrivacyStatement:
+    """What the charged ``history`` of a hospital, all of it under shared noise, guarantees to each of its patients.
+
+    Args:
+        charter: With privacy mode ``distributed``; its delta, or that of its number of patients, is stated.
+        history: The charged mechanisms of this hospital, repeated rounds included.
+
+    Raises:
+        CharterError: The charter shares no noise.
+        BudgetError: No finite epsilon can be shown.
+    """
+    noise, federation, privacy = NoisePlan.of(charter), charter.federation, charter.privacy
+    patients = privacy.patients or 0
+    delta = default_delta(patients) if privacy.delta is None else privacy.delta
+    steps = sum(one.steps for one in history)
+    value, accountant = epsilon_with_shares(history, delta, shared_steps=steps)
+    known = max(federation.colluding, 1)
+    others = f"{known} other hospital{'s' * (known > 1)}"
+    whom = (
+        f"the coordinator with up to {others} that tell it all that they know"
+        if federation.colluding
+        else f"the coordinator, or {others}"
+    )
+    return PrivacyStatement(
+        unit="patient",
+        relation="add or remove one patient of one hospital",
+        epsilon=value,
+        delta=delta,
+        accountant=accountant,
+        sample_rate=max((one.sample_rate for one in history), default=0.0),
+        noise_multiplier=min((one.noise_multiplier for one in history), default=0.0),
+        steps=steps,
+        patients=patients,
+        history=merged(history),
+        covers=(
+            "the sums of these rounds, and all models that are computed from them",
+            "every slice and study of a patient at this hospital, together",
+            f"against {whom}, and against whoever sees the models",
+            f"as long as the masks hold and {noise.honest} of every {federation.quorum} hospitals in a sum, this one "
+            f"among them, add their share: noise of {noise.noise_multiplier / math.sqrt(noise.honest):.4g} times the "
+            "bound on a patient's gradient",
+        ),
+        not_covered=(
+            f"more than {known} hospitals that work against the others; one that adds less noise than agreed counts as "
+            "if it did",
+            *NOT_COVERED,
+        ),
+    )
