@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
 from client.training.accounting import PrivacyStatement, statement
+from client.training.shared_accounting import shared_statement
 from simulation.arms import Hospital
 from simulation.federation import Federated, spent
 from simulation.record import PrivacyRecord
@@ -46,7 +47,9 @@ def _row(
     charter = next(iter(runs.values())).charter
     delta = charter.privacy.delta
     patients = max(one.patients for one in paid.values())
-    whole = statement([m for one in paid.values() for m in one.history], delta, patients=patients)
+    history = [mechanism for one in paid.values() for mechanism in one.history]
+    local = noise == "local"
+    whole = statement(history, delta, patients=patients) if local else shared_statement(charter, history)
     return PrivacyRecord(
         site=site,
         tasks=tuple(paid),
