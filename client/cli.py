@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
+from client.budget_cli import app as budget_app
 from client.deid import DeidReport, Profile, SiteKey, deidentify_folder
 from client.deid.batch import examine
 from client.deid.expert_cli import app as expert_app
@@ -24,6 +25,7 @@ app = typer.Typer(help="A hospital's node: de-identify, build the cohort, take p
 mount(app)
 mount_join(app)
 
+app.add_typer(budget_app, name="budget")
 app.add_typer(profile_app, name="profile")
 app.add_typer(expert_app, name="expert")
 

@@ -1,0 +1,147 @@
+"""``fedward node budget``: what was spent of the patients' privacy, how much may be, and what a charter would cost."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shared import console
+from shared.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from client.node import Node
+
+_NODE = "The node's folder, from 'fedward node init'."
+_JSON = "Print JSON."
+
+app = typer.Typer(
+    help="The privacy budget: what is spent, what may be, what a charter would cost.", no_args_is_help=True
+)
+
+
+@app.command("show")
+def show_command(
+    node: Annotated[Path, typer.Argument(metavar="NODE", help=_NODE)],
+    as_json: Annotated[bool, typer.Option("--json", help=_JSON)] = False,
+) -> None:
+    """Say what was spent of the privacy of this hospital's patients, on what, and how much of the budget is left.
+
+    The ledger is compared with the node's audit log. Nothing is changed.
+
+    Exit status 0: said. 2: no node. 6: a virtual hospital. 9: the ledger or the audit log cannot be read, was altered,
+    or the ledger lacks what the log knows.
+    """
+    from client.budget import standing
+    from client.budget_words import standing_json, standing_lines
+    from client.node import Node
+
+    found = standing(Node.open(node))
+    if as_json:
+        console.emit_json(standing_json(found))
+        return
+    for line in standing_lines(found):
+        console.say(line)
+
+
+@app.command("set")
+def set_command(
+    node: Annotated[Path, typer.Argument(metavar="NODE", help=_NODE)],
+    *,
+    epsilon: Annotated[float, typer.Option(help="Largest epsilon of everything that is ever trained here, above 0.")],
+    who: Annotated[str, typer.Option(help="Who decided; stands in the ledger and in the audit log.")],
+    why: Annotated[str, typer.Option(help="Why; stands there as well.")],
+    delta: Annotated[
+        float | None,
+        typer.Option(help="At most 1e-5. Default: as before, at first the lesser of 1e-5 and 1 / (10 N)."),
+    ] = None,
+    patients: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="N, the declared number of patients; it divides noisy sums and is public from then on. Default: as "
+            "before, at first the number in training.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help=_JSON)] = False,
+) -> None:
+    """Set the privacy budget of this hospital, for all tasks, runs and federations together.
+
+    Raising and lowering it is recorded with who and why. A budget below what is spent takes nothing back: it refuses
+    everything further. Without one, this hospital trains nothing under differential privacy; with one, it trains
+    nothing without.
+
+    Exit status 0: set. 2: no node, or figures that no budget has. 6: a virtual hospital. 9: the ledger or the audit log
+    is in use, was altered or cannot be written.
+    """
+    from client.budget import set_budget, standing
+    from client.budget_words import standing_json, standing_lines
+    from client.charge import Budget
+    from client.node import Node
+    from client.training.accounting import LARGEST_DELTA, default_delta
+
+    opened = Node.open(node)
+    before = standing(opened).budget
+    count = patients or (before.patients if before else _in_training(opened))
+    if not count:
+        raise UsageError("this node has no cohort to count patients in", hint="declare a number with --patients")
+    chosen = delta if delta is not None else before.delta if before and not patients else default_delta(count)
+    if chosen > LARGEST_DELTA:
+        raise UsageError(f"delta {chosen:g} is above {LARGEST_DELTA:g}", hint="leave out --delta, or give less")
+    set_budget(opened, Budget(epsilon, chosen, count), who=who, why=why)
+    now = standing(opened)
+    if as_json:
+        console.emit_json(standing_json(now))
+        return
+    for line in standing_lines(now):
+        console.say(line)
+
+
+@app.command("plan")
+def plan_command(
+    node: Annotated[Path, typer.Argument(metavar="NODE", help=_NODE)],
+    charter: Annotated[Path, typer.Argument(metavar="CHARTER", help="Any charter (TOML); it need not be pinned.")],
+    *,
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Also write a page for people, with the curve.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help=_JSON)] = False,
+) -> None:
+    """Say what CHARTER would cost this hospital's patients on top of what is spent, before anybody agrees to it.
+
+    For all of its tasks: epsilon after each, how many rounds the budget covers, and how much noise would make the whole
+    charter fit. Takes some seconds. Nothing is changed, and nothing is charged.
+
+    Exit status 0: said, whether it fits or not (``covered`` with --json). 2: no node or no charter. 5: the page cannot
+    be written. 6: a virtual hospital. 9: the ledger or the audit log cannot be read, was altered, or the ledger lacks
+    what the log knows.
+    """
+    from client.budget import forecast, standing
+    from client.budget_page import write_page
+    from client.budget_words import forecast_json, forecast_lines
+    from client.node import Node
+    from shared.charter import Charter
+
+    if page is not None and page.suffix != ".html":
+        raise UsageError(f"{page} is no name for a page", hint="choose one that ends with .html")
+    opened, asked = Node.open(node), Charter.load(charter)
+    now = standing(opened, patients=_in_training(opened) or 1)
+    found = forecast(now, asked)
+    if page is not None:
+        write_page(page, asked, found, now)
+    if as_json:
+        console.emit_json(forecast_json(asked, found, now))
+        return
+    for line in forecast_lines(asked, found, now):
+        console.say(line)
+    if page is not None:
+        console.say(f"page for people: {page}")
+
+
+def _in_training(node: "Node") -> int:
+    """Patients in training; 0 where there is no cohort yet."""
+    from client.cohort import Split
+
+    try:
+        return len(node.cohort.patients(Split.TRAIN))
+    except DataError:
+        return 0
