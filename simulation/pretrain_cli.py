@@ -42,7 +42,7 @@ def pretrain(
         emit_json({m.task: {"sha256": m.sha256, "shipped": m.shipped, "scores": dict(m.scores)} for m in models})
         return
     for model in models:
-        figures = ", ".join(f"{name} {value:.3f}" for name, value in model.scores.items())
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in model.scores.items())
         say(f"{model.task}: {plural(model.parameters, 'parameter')}; on held-out phantoms {figures}")
         same = "the shipped weights, byte for byte" if model.shipped else "not the shipped weights' bytes"
         say(f"{model.task}: SHA-256 {model.sha256}: {same}")

@@ -20,9 +20,9 @@ PUBLIC: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
         "public-1": MappingProxyType(
             {
-                "denoise": "",
-                "superres": "",
-                "segment": "",
+                "denoise": "b977d68773d7baf4cb7e27265cba7fc9aa883ae594390d74250298c70eaa2a56",
+                "superres": "93afdc9803d507f645938dd94c12492e8dd9454c03fbe76d778fa63eb7fd4dce",
+                "segment": "87b0a80d01ed3c76f2b433bd257aaa96d12243d92879fbb07945b654b266654b",
             }
         )
     }
