@@ -260,7 +260,7 @@ def _cache_study(
         return pair
     low, high = pair
     modality = str(low[0].header.Modality)
-    noisy, reference = _scaled(modality, _pixels(low), _pixels(high))
+    noisy, reference = scaled(modality, _pixels(low), _pixels(high))
     arrays: dict[str, NDArray[np.generic]] = {"noisy": noisy, "reference": reference}
     label = _label(instances, high)
     if label is not None:
@@ -341,7 +341,7 @@ def _pixels(ordered: Sequence[_Instance]) -> NDArray[np.float32]:
     return np.stack(slices)
 
 
-def _scaled(
+def scaled(
     modality: str, noisy: NDArray[np.float32], reference: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Both series on one scale in [0, 1], set by the input alone: it is all there is when a model is applied."""

@@ -158,6 +158,7 @@ def train_centrally(
     batch: int,
     lr: float,
     seed: int,
+    on_step: Callable[[int], None] | None = None,
 ) -> TrainOutcome:
     """Train ``network`` in place as one hospital alone, or one that held everybody's images, would.
 
@@ -172,6 +173,7 @@ def train_centrally(
         batch: Patches in a step.
         lr: Learning rate at the first step.
         seed: The same seed gives the same network.
+        on_step: Called with the steps done, after each.
 
     Raises:
         DataError: No patient has a study that the task can use.
@@ -185,6 +187,8 @@ def train_centrally(
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = lr * cosine(step / steps)
         loss_sum += batch * _ordinary_step(task, network, optimizer, _draw(task, people, batch, rng))
+        if on_step:
+            on_step(step + 1)
     return TrainOutcome(loss_sum, steps * batch, steps, time.perf_counter() - began, len(people))
 
 
