@@ -1,8 +1,8 @@
-"""Epsilon beside that of another implementation of another method: Google's dp-accounting and its privacy loss distributions.
+"""Epsilon beside that of another implementation of another method: the privacy loss distributions of dp-accounting.
 
-Both bound the same quantity from above: ours by privacy random variables (Gopi, Lee and Wutschitz 2021, in Opacus), theirs
-by connecting the dots of the privacy curve (Doroshenko et al. 2022). Theirs can also bound it from below, which a correct
-upper bound must never undercut. The neighbouring relation is to add or remove one patient, in both.
+Both bound the same quantity from above: ours by privacy random variables (Gopi, Lee and Wutschitz 2021, in Opacus),
+Google's by connecting the dots of the privacy curve (Doroshenko et al. 2022). The peer can also bound it from below,
+which an upper bound must never undercut. The neighbouring relation is to add or remove one patient, in both.
 
 Ours is higher by the 0.01 that Opacus adds to its estimate for the error of its grid. At a tiny delta and thousands of
 steps it is also higher because steps * OVERFLOW of delta pay for the sampler's cap; the peer is asked at what is left.
@@ -70,7 +70,7 @@ GRID = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "delta"), GRID, ids=lambda value: str(value))
+@pytest.mark.parametrize(("settings", "delta"), GRID, ids=str)
 def test_epsilon_is_that_of_googles_accountant(settings: list[tuple[float, float, int]], delta: float) -> None:
     history = [Mechanism(*one) for one in settings]
     with warnings.catch_warnings():
