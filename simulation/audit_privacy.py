@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -286,14 +287,18 @@ def _moments(plan: TaskPlan, privacy: PrivacyPlan, canaries: int, delta: float) 
     early, most = plan.rounds, _ceiling(canaries, delta) / 2
     while early > 1:
         steps = early * plan.local_steps
-        history = [Mechanism(privacy.noise_multiplier, privacy.sample_rate, steps)]
-        try:
-            if epsilon(history, delta)[0] <= most:
-                break
-        except BudgetError:
-            pass  # no finite epsilon: certainly too many
+        if _claimed(Mechanism(privacy.noise_multiplier, privacy.sample_rate, steps), delta) <= most:
+            break
         early //= 2
     return frozenset({early, plan.rounds})
+
+
+@cache
+def _claimed(mechanism: Mechanism, delta: float) -> float:
+    try:
+        return epsilon([mechanism], delta)[0]
+    except BudgetError:  # none that is finite: certainly too many steps
+        return math.inf
 
 
 def _ceiling(canaries: int, delta: float) -> float:

@@ -142,7 +142,7 @@ PLAN = TaskPlan("toy", rounds=4, local_steps=10)
 PRIVACY = PrivacyPlan("patient", sample_rate=0.5, slices_per_patient=8, noise_multiplier=5.5)
 
 
-def audited(canaries: int = 700, *, others: int = 1) -> PrivacyAudit:
+def audited(canaries: int = 600, *, others: int = 1) -> PrivacyAudit:
     return audit(WideToy(), PLAN, PRIVACY, canaries=canaries, others=others)
 
 
@@ -155,7 +155,7 @@ def test_honest_code_is_not_accused() -> None:
         assert look.expected < look.claim
     assert found.statement.epsilon == found.looks[-1].claim
     assert found.statement.steps == 40
-    assert 250 < found.canaries_in < 450
+    assert 200 < found.canaries_in < 400
 
 
 def test_clipping_slices_instead_of_patients_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
