@@ -31,6 +31,11 @@ PRIVATE = (
 )
 EPSILONS = "Guarantees that those arms aim at, such as 1,3,8. Default: the noise that their charter says."
 PLAIN = "Updates travel in the clear, and the coordinator sees each of them: only for comparison."
+AUDIT = (
+    "Instead of the run, train with canaries under the privacy settings of the charter's first task, guess who was in, "
+    "and write the lower bound on epsilon to OUT/audit.json."
+)
+RUN, AUDITED = Path("runs/simulation"), Path("runs/audit")
 ROOM = 512 << 20  # bytes that the demo's images, models and logs fit into with a margin
 
 
@@ -38,7 +43,7 @@ def simulate(
     charter: Annotated[
         str, typer.Argument(help="A charter file (TOML), or the name of a shipped one: demo, benchmark, private.")
     ] = "demo",
-    out: Annotated[Path, typer.Option(help="Folder of the run; made new.")] = Path("runs/simulation"),
+    out: Annotated[Path, typer.Option(help="Folder of the run; made new.")] = RUN,
     sites: Annotated[str, typer.Option(help="Hospitals that train: ids such as H1,H3, or how many.")] = "H1,H3,H6,H7",
     unseen: Annotated[str, typer.Option(help="Hospitals that no model is trained on; 'none' for none.")] = "X1",
     patients: Annotated[int, typer.Option(min=0, help="Patients at each hospital; 0: as the site says.")] = 8,
@@ -54,6 +59,7 @@ def simulate(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes, one thread each.")] = 2,
     profile: Annotated[str, typer.Option(help="De-identification profile.")] = "basic",
     plain: Annotated[bool, typer.Option("--plain", help=PLAIN)] = False,
+    audit_privacy: Annotated[bool, typer.Option("--audit-privacy", help=AUDIT)] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the summary.")] = False,
 ) -> None:
@@ -68,6 +74,9 @@ def simulate(
 
     Profile.load(profile)  # before anything is made
     agreed = _charter(charter, task or [], rounds, seed)
+    if audit_privacy:
+        _audit(agreed, AUDITED if out == RUN else out, as_json=json)
+        return
     plan = run.Plan(
         charter=agreed,
         members=choose_sites(sites),
@@ -126,6 +135,12 @@ def _levels(text: str) -> tuple[float, ...]:
     if not all(0 < one < math.inf for one in levels):
         raise UsageError(f"--epsilons '{text}' are not numbers above 0", hint="separate them by commas: 1,3,8")
     return tuple(dict.fromkeys(levels))
+
+
+def _audit(charter: Charter, out: Path, *, as_json: bool) -> None:
+    from simulation.audit_cli import audit_charter
+
+    audit_charter(charter, out, as_json=as_json)
 
 
 def _charter(name: str, tasks: list[str], rounds: int, seed: int | None) -> Charter:

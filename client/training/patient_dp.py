@@ -139,7 +139,7 @@ class PatientDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no ty
         """
         if [g.numel() for g in gradients] != [p.numel() for p in self._trained]:
             raise ValueError("the gradients do not match the parameters")
-        flat = torch.cat([gradient.reshape(-1).to(torch.float64) for gradient in gradients])
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients]).to(torch.float64)  # both are exact
         norm = float(torch.linalg.vector_norm(flat))
         if math.isfinite(norm):
             flat.mul_(self._factor(norm) / self.unit)  # dividing by a power of two is exact
