@@ -249,8 +249,10 @@ def test_nothing_leaves_without_masks_by_the_charter_or_past_it(
     with pytest.raises(PolicyError, match="nothing in the clear"):
         PlainAggregation(federation.charter, None, Layout(()))  # type: ignore[arg-type]
     of_train(monkeypatch, lambda _: None)
-    with pytest.raises(RoundError, match="masked or not at all"):
+    with pytest.raises(RoundError) as caught:
         federation.run()
+    assert all("masked or not at all" in why for why in caught.value.record.refused.values())
+    assert set(caught.value.record.refused) == set(federation.sites)
     charged = [row for row in toy.log_rows(tmp_path / "H1") if row["action"] == "privacy.charge"]
     assert charged == [], "what is refused is not paid for"
 
@@ -259,8 +261,10 @@ def test_masks_that_would_scale_and_clip_are_refused(tmp_path: Path, monkeypatch
     federation = hospitals(tmp_path, 3)
     clipping = replace(federation.charter.federation, integers=False)
     of_train(monkeypatch, lambda masking: replace(masking, member=SimpleNamespace(federation=clipping)))
-    with pytest.raises(RoundError, match="masked or not at all"):
+    with pytest.raises(RoundError) as caught:
         federation.run()
+    assert all("masked or not at all" in why for why in caught.value.record.refused.values())
+    assert set(caught.value.record.refused) == set(federation.sites)
 
 
 def test_too_few_are_not_summed(tmp_path: Path) -> None:
