@@ -208,9 +208,9 @@ class Node:
 
         return Cohort.open(self.folder / "cohort")
 
-    def charges(self, run: str) -> Path:
-        """The file of the privacy charges of ``run``."""
-        return self.folder / "privacy" / f"{run}.jsonl"
+    def ledger(self, run: str = "") -> Path:
+        """The file of the privacy ledger: one whatever ``run``, but for a virtual hospital, which has one for each."""
+        return self.folder / "privacy" / (f"{run}.jsonl" if self.virtual else "ledger.jsonl")
 
 
 def _make_keys(folder: Path, names: Iterable[str], site: str, seed: int | None) -> None:

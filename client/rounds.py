@@ -7,21 +7,24 @@ from flwr.app import RecordDict
 from torch import nn
 
 from client import masks
+from client.charge import Charge, Receipt
 from client.cohort import Split
+from client.paying import pay, require_no_budget
 from client.policy import decide
 from client.session import Session
-from client.training.charges import MOST_CHARGES, Charges, Receipt
+from client.training.device import device
 from client.training.loop import TrainOutcome, price, train_round, usable
 from client.training.shared_sum import shared_sum
-from compliance.log import Action, Outcome, Scalar
+from compliance.log import Action, Scalar
 from shared.charter import Charter, PrivacyPlan, TaskPlan
 from shared.errors import PolicyError, ProtocolError
 from shared.header import Header
 from shared.imaging.images import PatientImages
+from shared.imaging.start import prepared
 from shared.imaging.tasks import Sums, Task, get_task
 from shared.noise_shares import NoisePlan
 from shared.vector import Layout, Vector
-from shared.weights import load_weights, weights_of
+from shared.weights import load_weights, travelling
 from shared.wire import (
     TRAIN_SUMS,
     Body,
@@ -65,7 +68,7 @@ class Rounds:
         session, header = self.session, request.header
         privacy = session.charter.privacy
         bench = self._prepare(request, training=True)
-        names = TRAIN_SUMS if privacy.mode == "off" else ()
+        names = TRAIN_SUMS if privacy.mode == "off" and session.charter.scores_leave else ()
         masking = masks.expected(session, request, size=bench.layout.size, metrics=names)
         _check_masks(privacy, masking)
         plan = session.charter.task(header.task)
@@ -85,8 +88,8 @@ class Rounds:
                     seed=self._seed(header) if receipt is None else None,
                     receipt=receipt,
                 )
-                update = bench.layout.flatten(weights_of(bench.network)).vector - request.model.vector
-                sums = () if outcome.loss_sum is None else (outcome.loss_sum, float(outcome.samples))
+                update = bench.layout.flatten(travelling(bench.network)).vector - request.model.vector
+                sums = () if outcome.loss_sum is None or not names else (outcome.loss_sum, float(outcome.samples))
                 metrics = dict(zip(names, sums, strict=True))
                 weight = float(sum(patient.slices for patient in bench.train)) if receipt is None else 1.0
                 body, done = _body(masking, update, weight, metrics)
@@ -96,6 +99,8 @@ class Rounds:
 
     def _evaluate(self, request: EvaluateRequest) -> RecordDict:
         session, header = self.session, request.header
+        if not session.charter.scores_leave:
+            raise PolicyError("the pinned charter has neither masks nor the consent that scores leave in the clear")
         bench = self._prepare(request, training=False)
         masking = masks.expected(session, request, size=0, metrics=bench.task.sums)
         with session.act(Action.EVALUATE, header, {"patients": len(bench.held_out)}):
@@ -140,9 +145,11 @@ class Rounds:
     def _bench(self, name: str) -> _Bench:
         if name not in self._benches:
             task, cohort = get_task(name), self.session.node.cohort
-            network = task.network(self.session.charter.seed)
+            charter = self.session.charter
+            network = prepared(task, charter.task(name), charter.seed)
+            network = network.to(device(virtual=self.session.node.virtual))
             train, held_out = (tuple(usable(task, cohort.load_split(split))) for split in (Split.TRAIN, Split.HELD_OUT))
-            self._benches[name] = _Bench(task, network, Layout.of(weights_of(network)), train, held_out)
+            self._benches[name] = _Bench(task, network, Layout.of(travelling(network)), train, held_out)
         return self._benches[name]
 
     def _shared(
@@ -173,19 +180,22 @@ class Rounds:
         session = self.session
         privacy = session.charter.privacy
         if privacy.mode == "off":
+            require_no_budget(session)
             return None
-        charge = price(bench.task, bench.train, plan, privacy, round_number=header.round)
-        detail: dict[str, Scalar] = {
-            "unit": "patient",
-            "steps": charge.steps,
-            "noise_multiplier": charge.noise_multiplier,
-            "sample_rate": charge.sample_rate,
-        }
-        session.log.append(session.entry(Action.PRIVACY_CHARGE, Outcome.STARTED, header, detail))
-        with Charges(session.node.charges(header.run)) as charges:
-            receipt = charges.append(charge, most=None if session.node.virtual else MOST_CHARGES)
-        session.log.append(session.entry(Action.PRIVACY_CHARGE, Outcome.OK, header, detail))
-        return receipt
+
+        def charge(constant: int | None) -> Charge:
+            return price(
+                bench.task,
+                bench.train,
+                plan,
+                privacy,
+                round_number=header.round,
+                constant=constant,
+                run=header.run,
+                federation=header.federation,
+            )
+
+        return pay(session, header, charge)
 
 
 def _check_masks(privacy: PrivacyPlan, masking: masks.Masking | None) -> None:

@@ -116,8 +116,9 @@ class Session:
         reason = str(error.args[0]) if speaks and not local else type(error).__name__
         refusal = Refusal(self.node.site, code, "".join(c for c in reason if c.isprintable())[:300], header)
         detail: dict[str, Scalar] = {"code": code, "reason": refusal.reason}
-        if local:
-            detail["here"] = str(error.args[0])  # what is wrong with this hospital's own files is for itself
+        if local or isinstance(error, BudgetError | RecordError):
+            # What is wrong with this hospital's own files, or left of its budget, is for itself.
+            detail["here"] = str(error.args[0])
         reply = refusal.to_record()
         self.log.append_many(
             [

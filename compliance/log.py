@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from shared.errors import RecordError
 from shared.files import canonical_json, sync_folder
@@ -43,6 +43,7 @@ class Action(StrEnum):
     REVIEW = "review"
     COHORT_BUILD = "cohort.build"
     TRAIN = "train"
+    PRIVACY_BUDGET = "privacy.budget"
     PRIVACY_CHARGE = "privacy.charge"
     EVALUATE = "evaluate"
     MESSAGE_IN = "message.in"
@@ -137,8 +138,11 @@ class AuditLog:
     def _begin(self) -> None:
         with _record_errors(self._path):
             torn = _cut_torn_line(self._file)
-            found = verify(self._path)
-            self._next, self._head = found.entries, found.head
+            self._newest: dict[tuple[str, str], tuple[int, Mapping[str, Scalar]]] = {}
+            self._next, self._head = 0, GENESIS
+            for row, head in _rows(self._path):
+                self._note(row)
+                self._head, self._next = head, self._next + 1
             sync_folder(self._path.parent)
         if torn:
             self.append(Entry(Action.LOG_REPAIR, Outcome.OK, detail={"bytes_cut": torn}))
@@ -149,9 +153,11 @@ class AuditLog:
 
     def append_many(self, entries: Sequence[Entry]) -> str:
         """Record ``entries`` with one fsync and return the hash of the last."""
+        rows: list[dict[str, object]] = []
         lines, head, number = [], self._head, self._next
         for entry in entries:
-            line = canonical_json(self._row(entry, number, head)) + b"\n"
+            rows.append(self._row(entry, number, head))
+            line = canonical_json(rows[-1]) + b"\n"
             head, number = hashlib.sha256(line).hexdigest(), number + 1
             lines.append(line)
         data = b"".join(lines)
@@ -166,7 +172,21 @@ class AuditLog:
                 hint="free some space; nothing was done that is not recorded",
             ) from error
         self._head, self._next = head, number
+        for row in rows:
+            self._note(row)
         return head
+
+    def newest(self, *actions: Action, outcome: Outcome = Outcome.OK) -> Mapping[str, Scalar] | None:
+        """The detail of the newest entry of any of ``actions`` with ``outcome``, or None where there is none.
+
+        It is remembered from the walk over the log at its opening and from what was appended since: nothing is read.
+        """
+        found = [self._newest[key] for action in actions if (key := (action.value, outcome.value)) in self._newest]
+        return max(found, key=lambda one: one[0])[1] if found else None
+
+    def _note(self, row: Mapping[str, Any]) -> None:
+        key = (str(row.get("action")), str(row.get("outcome")))
+        self._newest[key] = (row["seq"], row.get("detail") or {})
 
     def _row(self, entry: Entry, number: int, head: str) -> dict[str, object]:
         subject = {"kind": entry.subject[0], "digest": entry.subject[1]} if entry.subject else None
@@ -233,6 +253,31 @@ def verify(path: Path) -> Verified:
         RecordError: The first line that is not canonical, out of order or not chained to the one before it.
     """
     head, count = GENESIS, 0
+    for _, head in _rows(path):  # noqa: B007  # the last one is what counts
+        count += 1
+    return Verified(count, head)
+
+
+def newest(path: Path, *actions: Action, outcome: Outcome = Outcome.OK) -> Mapping[str, Scalar] | None:
+    """As :meth:`AuditLog.newest`, of a log that somebody else may be writing; a missing one has no entry.
+
+    Raises:
+        RecordError: It does not verify.
+    """
+    found: Mapping[str, Scalar] | None = None
+    for row, _ in _rows(path) if path.exists() else ():
+        if row.get("action") in actions and row.get("outcome") == outcome:
+            found = row.get("detail") or {}
+    return found
+
+
+def _rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """The entries of a log, each with its hash.
+
+    Raises:
+        RecordError: At the first that is not canonical, out of order or not chained to the one before it.
+    """
+    head, count = GENESIS, 0
     try:
         with path.open("rb") as stream:
             for line in stream:
@@ -247,9 +292,9 @@ def verify(path: Path) -> Verified:
                         hint="keep the file as evidence and restore the log from a copy that verifies",
                     )
                 head, count = hashlib.sha256(line).hexdigest(), count + 1
+                yield row, head
     except OSError as error:
         raise RecordError(f"cannot read the audit log {path}: {error.strerror}", hint="check the path") from error
-    return Verified(count, head)
 
 
 def _write_all(stream: IO[bytes], data: bytes) -> None:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import safetensors
 import safetensors.numpy
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from torch import nn
 
 from compliance.log import Action, AuditLog, Entry, Outcome
 from server.exchange import Exchange
@@ -20,9 +22,10 @@ from server.strategy import FederatedTraining, OnRound, Result
 from shared.charter import Charter
 from shared.errors import CharterError, FedwardError, ProtocolError, UsageError
 from shared.files import write_json
+from shared.imaging.start import prepared
 from shared.imaging.tasks import get_task
 from shared.vector import Layout, State
-from shared.weights import weights_of
+from shared.weights import load_weights, travelling, weights_of
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,9 @@ def run_task(grid: Grid, settings: Settings, *, on_round: OnRound | None = None)
         try:
             result = training.start(Exchange(grid, site_names(grid), poll=settings.poll), layout.flatten(state))
             write_json(settings.out / HISTORY, result.history.to_json())
-            write_model(settings.out, layout, result.model, _card(result, charter), log=log)
+            network = _network(charter, settings)
+            load_weights(network, layout.restore(result.model))
+            write_model(settings.out, weights_of(network), _card(result, charter), log=log)
         except BaseException as error:
             with _second_to(error):
                 log.append(dataclasses.replace(begin, action=Action.RUN_END, outcome=Outcome.FAILED))
@@ -167,9 +172,14 @@ def site_names(grid: Grid) -> dict[int, str]:
     return names
 
 
+def _network(charter: Charter, settings: Settings) -> nn.Module:
+    return prepared(get_task(settings.task), charter.task(settings.task), charter.seed)
+
+
 def _initial(charter: Charter, settings: Settings) -> State:
-    """The weights to start from, in the network's own order."""
-    fresh = weights_of(get_task(settings.task).network(charter.seed))
+    """The weights to start from, in the network's own order: those that train, and travel."""
+    network = _network(charter, settings)
+    whole, fresh = weights_of(network), travelling(network)
     if settings.initial is None:
         return fresh
     try:
@@ -177,7 +187,13 @@ def _initial(charter: Charter, settings: Settings) -> State:
     except (OSError, safetensors.SafetensorError) as error:
         raise UsageError(f"cannot read the initial model {settings.initial}", hint="give a safetensors file") from error
     layout = Layout.of(fresh)
-    return layout.restore(layout.flatten(loaded))
+    frozen = whole.keys() - fresh.keys()
+    if any(name in loaded and not np.array_equal(loaded[name], whole[name]) for name in frozen):
+        raise UsageError(
+            f"the initial model {settings.initial} differs where the charter trains nothing",
+            hint="hospitals have that part from 'start'; train it too, or begin at a model with the same start",
+        )
+    return layout.restore(layout.flatten({name: array for name, array in loaded.items() if name not in frozen}))
 
 
 def _card(result: Result, charter: Charter) -> ModelCard:
@@ -193,4 +209,6 @@ def _card(result: Result, charter: Charter) -> ModelCard:
         privacy=charter.privacy.mode,
         parameters=history.parameters,
         model=history.rounds[-1].model,
+        start=charter.task(history.task).start,
+        trained=charter.task(history.task).trained,
     )

@@ -78,7 +78,8 @@ class RoundRecord:
         evaluation: The evaluation phase; None where the plan asks for none in this round.
         weight: Sum of the weights in the average.
         update_norm: Euclidean length of the averaged update.
-        model: Digest of the model after the round.
+        model: Digest of the model after the round, or of the moving average of models where the charter asks for one:
+            what is evaluated and released.
     """
 
     round: int

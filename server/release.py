@@ -9,7 +9,7 @@ import safetensors.numpy
 from compliance.log import Action, AuditLog, Entry, Outcome
 from shared.errors import OutputError
 from shared.files import output_errors, write_bytes, write_json
-from shared.vector import Flat, Layout
+from shared.vector import State
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 
@@ -23,8 +23,10 @@ class ModelCard:
         rounds: Rounds of training.
         sites: Sites that gave at least one update.
         privacy: ``off`` or ``patient``: what the charter asked of every site.
-        parameters: Length of its vector.
-        model: Digest of layout and numbers, as in the messages.
+        parameters: Length of the vector of what was trained.
+        model: Digest of layout and numbers of what was trained, as in the messages.
+        start: What the parameters were before the first round; those that did not train still are.
+        trained: Which of them trained.
     """
 
     federation: str
@@ -36,9 +38,11 @@ class ModelCard:
     privacy: str
     parameters: int
     model: str
+    start: str = "fresh"
+    trained: str = "all"
 
 
-def write_model(folder: Path, layout: Layout, model: Flat, card: ModelCard, *, log: AuditLog) -> Path:
+def write_model(folder: Path, state: State, card: ModelCard, *, log: AuditLog) -> Path:
     """Write ``model.safetensors``, then ``model.json`` with its hash: a model without its description is unfinished.
 
     Returns:
@@ -48,7 +52,7 @@ def write_model(folder: Path, layout: Layout, model: Flat, card: ModelCard, *, l
         OutputError: The folder cannot be written; an earlier model in it is kept or gone, never mixed with this one.
         RecordError: The record cannot be written; then neither is the model.
     """
-    data = safetensors.numpy.save(layout.restore(model), {"run": card.run, "task": card.task, "charter": card.charter})
+    data = safetensors.numpy.save(dict(state), {"run": card.run, "task": card.task, "charter": card.charter})
     digest = hashlib.sha256(data).hexdigest()
     entry = Entry(
         Action.MODEL_WRITE,

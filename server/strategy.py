@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from compliance.log import Action, AuditLog, Outcome, Scalar
 from server.aggregation import Aggregation, PlainAggregation
+from server.averaging import MovingAverage
 from server.exchange import Exchange
 from server.history import History, PhaseRecord, RoundRecord
 from server.masked import MaskedAggregation
@@ -105,24 +106,27 @@ class FederatedTraining:
         return MaskedAggregation(charter, phases, self._layout)
 
     def _run(self, aggregation: Aggregation, initial: Flat) -> Result:
-        optimiser = ServerOptimiser.of(self._plan, initial.vector)
-        model = initial
-        self._finish(
-            RoundRecord(0, None, aggregation.evaluate(self._at(0, model), model), 0.0, 0.0, self._layout.digest(model))
-        )
+        optimiser, averages = ServerOptimiser.of(self._plan, initial.vector), MovingAverage(self._plan.average)
+        model = released = initial
+        self._finish(RoundRecord(0, None, self._evaluate(aggregation, 0, model), 0.0, 0.0, self._layout.digest(model)))
         for number in range(1, self._plan.rounds + 1):
             phase, aggregate = aggregation.train(self._at(number, model), model)
             model = replace(model, vector=optimiser.step(aggregate.average))
+            released = replace(model, vector=averages.add(model.vector))
             wanted = number % self._plan.evaluate_every == 0 or number == self._plan.rounds
-            evaluation = aggregation.evaluate(self._at(number, model), model) if wanted else None
-            digest = self._layout.digest(model)
+            evaluation = self._evaluate(aggregation, number, released) if wanted else None
+            digest = self._layout.digest(released)
             self._finish(RoundRecord(number, phase, evaluation, aggregate.weight, aggregate.norm, digest))
         if self._layout.digest(model) == self._layout.digest(initial):
             raise ProtocolError(
                 "the run did not change the model in any round",
                 hint="look at the rates in the charter and at the sites",
             )
-        return Result(model, self.history)
+        return Result(released, self.history)
+
+    def _evaluate(self, aggregation: Aggregation, number: int, model: Flat) -> PhaseRecord | None:
+        """How ``model`` does, where the charter lets scores leave the hospitals."""
+        return aggregation.evaluate(self._at(number, model), model) if self._charter.scores_leave else None
 
     def _at(self, number: int, model: Flat) -> Header:
         return replace(self._header, round=number, model=self._layout.digest(model))

@@ -175,6 +175,14 @@ class Charter:
             integers=self.privacy.mode == "distributed",
         )
 
+    @property
+    def scores_leave(self) -> bool:
+        """Whether sums of losses and scores may leave a hospital: under masks, or by the charter's explicit consent.
+
+        They are computed from patients without noise, so that no epsilon covers them.
+        """
+        return self.masking is not None or self.privacy.scores == "open"
+
     def task(self, name: str) -> TaskPlan:
         """The plan of task ``name``.
 

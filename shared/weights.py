@@ -10,10 +10,17 @@ from shared.vector import State
 
 
 def weights_of(network: nn.Module) -> dict[str, NDArray[Any]]:
-    """The network's state as numpy arrays, in the order of its ``state_dict``; copies, on the CPU."""
+    """The network's whole state as numpy arrays, in the order of its ``state_dict``; copies, on the CPU."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in network.state_dict().items()}
 
 
+def travelling(network: nn.Module) -> dict[str, NDArray[Any]]:
+    """The part of the state that a federation agrees on: all but frozen parameters, which both ends have already."""
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    return {name: array for name, array in weights_of(network).items() if name not in frozen}
+
+
 def load_weights(network: nn.Module, state: State) -> None:
-    """Copy ``state`` into the network; names and shapes must be those of its ``state_dict``."""
-    network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in state.items()})
+    """Copy ``state``, all of the network's state or what of it travels, into the network."""
+    wanted = {name: torch.from_numpy(array.copy()) for name, array in state.items()}
+    network.load_state_dict({**network.state_dict(), **wanted})

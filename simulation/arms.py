@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors
+import safetensors.numpy
 import safetensors.torch
 import torch
 from torch import nn
@@ -22,13 +23,15 @@ from client.deid.pseudonyms import SiteKey
 from client.node import Node
 from client.rounds import seed_of
 from client.training.loop import train_centrally, train_round, usable
-from shared.charter import Charter
+from shared.charter import Charter, TaskPlan
 from shared.files import canonical_json, write_bytes
 from shared.imaging.images import PatientImages, StudyImages
 from shared.imaging.metrics import Sums, summarise
+from shared.imaging.public import load_public
+from shared.imaging.start import prepared
 from shared.imaging.tasks import Task, get_task
 from shared.vector import Layout, Vector
-from shared.weights import load_weights, weights_of
+from shared.weights import load_weights, travelling
 from simulation.pictures import class_picture, intensity_picture
 from simulation.record import Picture
 
@@ -100,9 +103,9 @@ def update_again(node: Path, charter: Path, task_name: str, number: int, start: 
     same update.
     """
     opened, rules, task = Node.open(node), Charter.load(charter), get_task(task_name)
-    network = task.network(rules.seed)
-    layout = Layout.of(weights_of(network))
-    load_weights(network, layout.restore(replace(layout.flatten(weights_of(network)), vector=start)))
+    network = prepared(task, rules.task(task_name), rules.seed)
+    layout = Layout.of(travelling(network))
+    load_weights(network, layout.restore(replace(layout.flatten(travelling(network)), vector=start)))
     train_round(
         task,
         network,
@@ -112,7 +115,7 @@ def update_again(node: Path, charter: Path, task_name: str, number: int, start: 
         privacy=rules.privacy,
         seed=seed_of(rules, opened.site, task_name),
     )
-    return layout.flatten(weights_of(network)).vector - start
+    return layout.flatten(travelling(network)).vector - start
 
 
 # --- training without a federation, for comparison --------------------------------------------------------------------
@@ -122,10 +125,9 @@ def update_again(node: Path, charter: Path, task_name: str, number: int, start: 
 class Alone:
     """Ordinary training on the cohorts of ``nodes``: one node is local training, all of them pooled training."""
 
-    task: str
+    plan: TaskPlan
     nodes: tuple[Path, ...]
     steps: int
-    batch: int
     lr: float
     seed: int
     out: Path
@@ -135,12 +137,18 @@ def train_alone(job: Alone) -> Path:
     """Train one network as ``job`` says and return the file of its weights; a whole file is not made again."""
     if _whole(job.out):
         return job.out
-    task = get_task(job.task)
-    network = task.network(job.seed)
+    task = get_task(job.plan.name)
+    network = prepared(task, job.plan, job.seed)
     sites = {node.name: Cohort.open(node / "cohort").load_split(Split.TRAIN) for node in job.nodes}
-    train_centrally(task, network, sites, steps=job.steps, batch=job.batch, lr=job.lr, seed=job.seed)
+    train_centrally(task, network, sites, steps=job.steps, batch=job.plan.batch, lr=job.lr, seed=job.seed)
     write_bytes(job.out, safetensors.torch.save(network.state_dict()))
     return job.out
+
+
+def write_public(name: str, task: str, path: Path) -> Path:
+    """The public weights ``name`` of a task as a file like those of any other arm."""
+    write_bytes(path, safetensors.numpy.save(dict(load_public(name, task))))
+    return path
 
 
 def _whole(path: Path) -> bool:

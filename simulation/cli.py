@@ -1,6 +1,7 @@
 """``fedward simulate``: a whole federation on this machine."""
 
 import dataclasses
+import math
 import shlex
 import sys
 from importlib import resources
@@ -19,18 +20,23 @@ from simulation.sites.specs import choose_sites
 if TYPE_CHECKING:
     from simulation.run import Plan
 
-SHIPPED = ("demo", "benchmark")
+SHIPPED = ("demo", "benchmark", "private")
 COMPARE = (
-    "Tasks also trained pooled, at each hospital alone, and under privacy: names, all or none. "
+    "Tasks also trained pooled and at each hospital alone: names, all or none. "
     "Default: denoise, where the charter has it."
 )
+PRIVATE = (
+    "Charter of the arms that show what privacy costs: a file, a shipped name, or none. "
+    "Default: private with a shipped charter; with a file that file, where it asks for privacy."
+)
+EPSILONS = "Guarantees that those arms aim at, such as 1,3,8. Default: the noise that their charter says."
 PLAIN = "Updates travel in the clear, and the coordinator sees each of them: only for comparison."
 ROOM = 512 << 20  # bytes that the demo's images, models and logs fit into with a margin
 
 
 def simulate(
     charter: Annotated[
-        str, typer.Argument(help="A charter file (TOML), or the name of a shipped one: demo, benchmark.")
+        str, typer.Argument(help="A charter file (TOML), or the name of a shipped one: demo, benchmark, private.")
     ] = "demo",
     out: Annotated[Path, typer.Option(help="Folder of the run; made new.")] = Path("runs/simulation"),
     sites: Annotated[str, typer.Option(help="Hospitals that train: ids such as H1,H3, or how many.")] = "H1,H3,H6,H7",
@@ -41,6 +47,9 @@ def simulate(
     task: Annotated[list[str] | None, typer.Option(help="Only this task of the charter; may be repeated.")] = None,
     rounds: Annotated[int, typer.Option(min=0, help="Rounds of every task; 0: as the charter says.")] = 0,
     compare: Annotated[str | None, typer.Option(help=COMPARE)] = None,
+    private: Annotated[str | None, typer.Option(help=PRIVATE)] = None,
+    epsilons: Annotated[str, typer.Option(help=EPSILONS)] = "",
+    repeats: Annotated[int, typer.Option(min=1, max=20, help="Trainings of each of those arms.")] = 1,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the charter's seed.")] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes, one thread each.")] = 2,
     profile: Annotated[str, typer.Option(help="De-identification profile.")] = "basic",
@@ -50,20 +59,19 @@ def simulate(
 ) -> None:
     """Run a whole federation of virtual hospitals on this machine.
 
-    Generated DICOM is de-identified at each hospital, a Flower coordinator trains the charter's tasks with them and
-    sees masked updates of which only the sum can be unmasked, and OUT gets report.html, summary.json, the models and
-    every party's audit log. Each task is trained without differential privacy, and those of --compare also with it, by
-    the charter's settings, so that its price shows. An interrupted run goes on when the same command is given again.
+    Generated DICOM is de-identified at each hospital, and a Flower coordinator trains the charter's tasks with them and
+    unmasks nothing but sums. OUT gets report.html, summary.json, the models and every party's audit log. The tasks of
+    --private are trained with noise too. An interrupted run goes on when the same command is given again.
     """
     from client.deid import Profile
     from simulation import run  # seconds of imports that `fedward --help` should not cost
 
-    Profile.load(profile)
+    Profile.load(profile)  # before anything is made
     agreed = _charter(charter, task or [], rounds, seed)
     plan = run.Plan(
         charter=agreed,
         members=choose_sites(sites),
-        unseen=() if unseen == "none" else choose_sites(unseen),
+        unseen=choose_sites(unseen) if unseen != "none" else (),
         patients=patients or None,
         size=size,
         slices=slices,
@@ -75,6 +83,9 @@ def simulate(
         out=out,
         command=shlex.join(["fedward", *sys.argv[1:]]),
         plain=plain,
+        private=_private(private, charter, agreed, rounds),
+        epsilons=_levels(epsilons),
+        repeats=repeats,
     )
     _check(plan)
     run.room(out, ROOM)
@@ -82,18 +93,45 @@ def simulate(
         if run.claim(plan, overwrite=overwrite) and not json:
             say(f"going on with the run in {out}")
         with progress(quiet=json) as bar:
-            record = run.simulate(plan, bar)
-    _tell(record, out, as_json=json)
+            _tell(run.simulate(plan, bar), out, as_json=json)
+
+
+def _read(name: str) -> Charter:
+    if name in SHIPPED:
+        text = resources.files("simulation").joinpath(f"charters/{name}.toml").read_text(encoding="utf-8")
+        return Charter.parse(text, source=f"the shipped charter {name}")
+    return Charter.load(Path(name))
+
+
+def _private(name: str | None, chosen: str, agreed: Charter, rounds: int) -> Charter | None:
+    """The charter of the private arms, with those of its tasks that the run trains at all."""
+    if name is None:
+        name = "private" if chosen in SHIPPED else chosen
+        if name == chosen and _read(name).privacy.mode == "off":
+            return None
+    if name == "none":
+        return None
+    charter, trained = _read(name), {plan.name for plan in agreed.tasks}
+    plans = tuple(plan for plan in charter.tasks if plan.name in trained)
+    if rounds:
+        plans = tuple(dataclasses.replace(plan, rounds=rounds) for plan in plans)
+    return dataclasses.replace(charter, tasks=plans, seed=agreed.seed) if plans else None
+
+
+def _levels(text: str) -> tuple[float, ...]:
+    try:
+        levels = tuple(float(one) for one in text.split(",") if one.strip())
+    except ValueError:
+        levels = (math.nan,)
+    if not all(0 < one < math.inf for one in levels):
+        raise UsageError(f"--epsilons '{text}' are not numbers above 0", hint="separate them by commas: 1,3,8")
+    return tuple(dict.fromkeys(levels))
 
 
 def _charter(name: str, tasks: list[str], rounds: int, seed: int | None) -> Charter:
     from shared.imaging.tasks import get_task
 
-    if name in SHIPPED:
-        text = resources.files("simulation").joinpath(f"charters/{name}.toml").read_text(encoding="utf-8")
-        charter = Charter.parse(text, source=f"the shipped charter {name}")
-    else:
-        charter = Charter.load(Path(name))
+    charter = _read(name)
     plans: tuple[TaskPlan, ...] = charter.tasks
     for plan in plans:
         get_task(plan.name)
@@ -172,8 +210,11 @@ def _tell(record: RunRecord, out: Path, *, as_json: bool) -> None:
             f"{task.title}: federated {metric} {federated:.3f}, "
             f"best classical {task.classical[best][metric]:.3f} ({best})"
         )
-    for site in record.privacy:
-        say(f"privacy at {site.site}: epsilon {site.epsilon:.2f} at delta {site.delta:.0e} for a {site.unit}")
+    for row in record.privacy:
+        say(
+            f"privacy at {row.site} ({row.noise} noise): epsilon {row.epsilon:.2f} at delta {row.delta:.0e} "
+            f"for a {row.unit}"
+        )
     verdict = "verified" if record.verified else "NOT verified"
     say(f"audit {verdict}: {plural(record.entries, 'entry', 'entries')} in {plural(len(record.logs), 'log')}")
     say(f"{record.seconds:.0f} s; report: {out / 'report.html'}")

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from client.ledger import Ledger
 from client.node import Node
 from client.training.accounting import PrivacyStatement
-from client.training.charges import Charges
 from server.app import Settings, run_task
 from server.history import HISTORY, Traffic
 from server.release import CARD, WEIGHTS
@@ -17,6 +17,7 @@ from shared.files import write_bytes
 from shared.imaging.metrics import Sums, summarise
 from shared.secagg.parameters import MIN_MEMBERS, Thresholds, check_parameters, recommended
 from simulation.local_grid import LocalGrid, Seen
+from simulation.private import PrivateArm
 from simulation.record import Metrics
 
 APP = "client.app:app"
@@ -41,6 +42,8 @@ class Federated:
         bytes_per_answer: Content of one hospital's answer to a training request.
         traffic: All messages by Flower's type.
         aggregation: ``masked`` or ``plain``.
+        charter: What its hospitals pinned.
+        price: Which of the arms that show what privacy costs; None for the others.
     """
 
     weights: Path
@@ -54,6 +57,18 @@ class Federated:
     bytes_per_answer: int
     traffic: Mapping[str, Traffic]
     aggregation: str
+    charter: Charter
+    price: PrivateArm | None = None
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of its charter."""
+        return self.charter.tasks[0].rounds
+
+    @property
+    def local_steps(self) -> int:
+        """Steps of a hospital in a round."""
+        return self.charter.tasks[0].local_steps
 
 
 def make_grid(nodes: Mapping[str, Path], workers: int, watch: Seen | None = None) -> LocalGrid:
@@ -99,6 +114,7 @@ def federate(
     grid: LocalGrid,
     folder: Path,
     on_round: Callable[[int], None],
+    price: PrivateArm | None = None,
 ) -> Federated:
     """Train the one task of ``charter`` with the hospitals in ``nodes``; an arm that is finished is only read.
 
@@ -122,7 +138,7 @@ def federate(
         )
         grid.select(nodes)
         run_task(grid, settings, on_round=lambda record: on_round(record.round))
-    return _read(folder, run, plan.name)
+    return replace(_read(folder, run, charter), price=price)
 
 
 def _finished(folder: Path, charter: Charter) -> bool:
@@ -134,7 +150,8 @@ def _finished(folder: Path, charter: Charter) -> bool:
     return whole and (folder / WEIGHTS).exists() and (folder / CARD).exists()
 
 
-def _read(folder: Path, run: str, task: str) -> Federated:
+def _read(folder: Path, run: str, charter: Charter) -> Federated:
+    task = charter.tasks[0].name
     history = json.loads((folder / HISTORY).read_bytes())
     rounds = history["rounds"]
     phases = [phase for one in rounds for phase in (one["train"], one["evaluation"]) if phase]
@@ -156,10 +173,11 @@ def _read(folder: Path, run: str, task: str) -> Federated:
         bytes_per_answer=last["bytes_up"] // max(1, last["answers"]),
         traffic=traffic,
         aggregation=history["aggregation"],
+        charter=charter,
     )
 
 
 def spent(node: Path, run: str, delta: float | None) -> PrivacyStatement:
     """What a run cost the patients of the hospital in ``node``."""
-    with Charges(Node.open(node).charges(run)) as charges:
-        return charges.statement(delta)
+    with Ledger(Node.open(node).ledger(run)) as ledger:
+        return ledger.statement(delta)

@@ -18,7 +18,7 @@ Metrics = Mapping[str, float]
 Role = Literal["input", "classical", "ours", "truth"]
 
 # The ways of training, in the order of every table. A run fills those that it ran.
-ARM_ORDER = ("initial", "local", "pooled", "federated", "federated_dp")
+ARM_ORDER = ("initial", "local", "pooled", "federated", "public", "tuned", "federated_dp", "federated_shared")
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,24 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class SweepPoint:
+    """One training that shows what privacy costs.
+
+    Attributes:
+        kind: ``tuned`` without noise, ``local`` with all of the noise at every hospital, ``shared`` with a share each.
+        epsilon: The guarantee aimed at; None without noise, or where the noise and not the guarantee was given.
+        repeat: From 0: the same training with other random numbers.
+        all_sites, unseen: As in :class:`ArmRecord`.
+    """
+
+    kind: Literal["tuned", "local", "shared"]
+    epsilon: float | None
+    repeat: int
+    all_sites: Metrics
+    unseen: Metrics | None = None
+
+
+@dataclass(frozen=True)
 class TaskRecord:
     """Everything that a run shows about one task.
 
@@ -121,6 +139,7 @@ class TaskRecord:
         local_matrix: Metrics of local models: ``local_matrix[trained on][tried on]``. Empty where not run.
         together: Metrics by method or arm over all held-out slices of the member sites together, where large hospitals
             count more: what the curves show, since the record of the rounds sums them so. Empty without curves.
+        sweep: The trainings that show what privacy costs.
         pictures: At least one per site where there is one to show.
         parameters: Trainable parameters of the network.
         classes: Names of the label classes, background first; empty unless the task labels pixels.
@@ -136,6 +155,7 @@ class TaskRecord:
     per_site: Mapping[str, Mapping[str, Metrics]]
     local_matrix: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
     together: Mapping[str, Metrics] = field(default_factory=dict)
+    sweep: tuple[SweepPoint, ...] = ()
     pictures: tuple[Picture, ...] = ()
     parameters: int | None = None
     classes: tuple[str, ...] = ()
@@ -154,7 +174,9 @@ class PrivacyRecord:
         sample_rate: Poisson inclusion probability of a patient per step (q).
         noise_multiplier: Standard deviation of the noise over the clipping norm (sigma).
         clip: Clipping norm of one patient's gradient; its kind in ``clipping``.
-        patients: Patients in training at this site.
+        patients: Patients in training at this site, or at all of them.
+        noise: ``local``: the guarantee holds for whatever leaves the site; ``shared``: for the masked sum of all sites,
+            against a coordinator and as many hospitals in league with it as the charter says.
     """
 
     site: str
@@ -170,6 +192,7 @@ class PrivacyRecord:
     unit: str = "patient"
     neighbouring: str = "add or remove one patient"
     clipping: str = "automatic"
+    noise: Literal["local", "shared"] = "local"
 
 
 @dataclass(frozen=True)
@@ -343,16 +366,8 @@ def to_summary(record: RunRecord) -> dict[str, Any]:
         "sites": len(record.members),
         "rounds": record.rounds,
         "tasks": {task.name: _task(task) for task in record.tasks},
-        "privacy": {
-            site.site: {
-                "unit": site.unit,
-                "epsilon": _finite(site.epsilon),
-                "delta": site.delta,
-                "accountant": site.accountant,
-                "steps": site.steps,
-            }
-            for site in record.privacy
-        },
+        "privacy": {row.site: _privacy(row) for row in record.privacy if row.noise == "local"},
+        "privacy_shared": {row.site: _privacy(row) for row in record.privacy if row.noise == "shared"},
         "deid": {
             "files": record.deid.files,
             "released": record.deid.released,
@@ -373,6 +388,16 @@ def to_summary(record: RunRecord) -> dict[str, Any]:
     }
 
 
+def _privacy(row: PrivacyRecord) -> dict[str, Any]:
+    return {
+        "unit": row.unit,
+        "epsilon": _finite(row.epsilon),
+        "delta": row.delta,
+        "accountant": row.accountant,
+        "steps": row.steps,
+    }
+
+
 def _task(task: TaskRecord) -> dict[str, Any]:
     summary: dict[str, Any] = {"classical": {name: _metrics(values) for name, values in task.classical.items()}}
     for name, arm in task.arms.items():
@@ -382,6 +407,12 @@ def _task(task: TaskRecord) -> dict[str, Any]:
                 if part is not None:
                     values[key] = _metrics(part)
         summary[name] = values
+    if task.sweep:
+        summary["sweep"] = [
+            {"kind": one.kind, "epsilon": one.epsilon, "repeat": one.repeat, **_metrics(one.all_sites)}
+            | ({"unseen": _metrics(one.unseen)} if one.unseen else {})
+            for one in task.sweep
+        ]
     summary["per_site"] = {
         site: {method: _metrics(values) for method, values in methods.items()}
         for site, methods in task.per_site.items()
@@ -389,7 +420,7 @@ def _task(task: TaskRecord) -> dict[str, Any]:
     return summary
 
 
-def _metrics(values: Metrics) -> dict[str, float | None]:
+def _metrics(values: Metrics) -> dict[str, Any]:
     return {name: _finite(value) for name, value in values.items()}
 
 

@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,14 +25,15 @@ from typing import Any, TypeVar
 from rich.progress import Progress, TaskID
 
 from compliance.log import Action, AuditLog, Entry, Outcome
-from shared.charter import Charter, PrivacyMode, PrivacyPlan, TaskPlan
+from shared.charter import Charter, PrivacyPlan, TaskPlan
 from shared.errors import FedwardError, OutputError, UsageError
 from shared.files import canonical_json, output_errors, write_json
 from shared.imaging.tasks import get_task
 from shared.processes import WorkerPool
-from simulation import account, arms, seen, tables
+from simulation import account, arms, price, private, seen, tables
 from simulation.arms import Alone, Hospital
 from simulation.federation import Federated, federate, make_grid, masked
+from simulation.private import PrivateArm
 from simulation.record import Machine, RunRecord, SeenRecord, to_summary
 from simulation.report import write_report
 from simulation.seen import Watch
@@ -49,13 +50,16 @@ class Plan:
     """What to run.
 
     Attributes:
-        charter: The tasks and how they are trained; its privacy plan is used by the arm with differential privacy.
+        charter: The tasks and how they are trained without differential privacy.
         members: The hospitals that train.
         unseen: Hospitals that no model is trained on.
         patients: Patients at each hospital; None takes the number of its specification.
         size: Matrix of the images, pixels.
         slices: Slices in a series.
-        compare: Tasks that are also trained at each hospital alone, pooled, and under differential privacy.
+        compare: Tasks that are also trained at each hospital alone and pooled.
+        private: Tasks and privacy of the arms that show what privacy costs; None for no such arms.
+        epsilons: The guarantees that those arms aim at; empty for the noise of ``private``.
+        repeats: How often each of them is trained.
         seed: Seed of the images; networks and training take the charter's.
         workers: Processes.
         profile: De-identification profile.
@@ -79,6 +83,9 @@ class Plan:
     out: Path
     command: str
     plain: bool = False
+    private: Charter | None = None
+    epsilons: tuple[float, ...] = ()
+    repeats: int = 1
 
     @property
     def digest(self) -> str:
@@ -88,8 +95,10 @@ class Plan:
             "members": [site.id for site in self.members],
             "unseen": [site.id for site in self.unseen],
             "compare": sorted(self.compare),
+            "private": self.private.sha256 if self.private else None,
+            "epsilons": list(self.epsilons),
         }
-        for name in ("patients", "size", "slices", "seed", "profile", "holdout", "plain"):
+        for name in ("patients", "size", "slices", "seed", "profile", "holdout", "plain", "repeats"):
             values[name] = getattr(self, name)
         return hashlib.sha256(canonical_json(values)).hexdigest()
 
@@ -169,7 +178,8 @@ def simulate(plan: Plan, bar: Progress) -> RunRecord:
         calls = Calls(pool, bar, log)
         jobs = [(one, plan.profile, plan.charter.purpose, plan.seed, plan.holdout) for one in hospitals]
         prepared = calls.each("De-identify and index", Action.DEIDENTIFY, arms.prepare, jobs)
-        federations = _federate(plan, hospitals, bar)
+        patients = {one.site: one.train_patients for one in prepared}
+        federations = _federate(plan, hospitals, patients, bar)
         seen_update = _seen(plan, hospitals, calls)
         alone = _train_alone(plan, hospitals, calls)
         tasks = tables.build(plan, hospitals, federations, alone, calls)
@@ -186,7 +196,7 @@ def simulate(plan: Plan, bar: Progress) -> RunRecord:
             for spec, found in zip(_specs(plan), prepared, strict=True)
         ),
         tasks=tasks,
-        privacy=tables.privacy(plan, hospitals, federations),
+        privacy=price.privacy(plan, hospitals, federations),
         deid=account.deid(prepared),
         logs=tuple(account.logs(plan.out, hospitals)),
         wire=account.wire(federations, seen_update),
@@ -257,38 +267,64 @@ def _hospitals(plan: Plan, bar: Progress) -> tuple[Hospital, ...]:
     return tuple(Hospital(one.id, pacs / one.id, plan.out / "nodes" / one.id, one.id in members) for one in specs)
 
 
-def _federate(plan: Plan, hospitals: Sequence[Hospital], bar: Progress) -> dict[tuple[str, str], Federated]:
+def _federate(
+    plan: Plan, hospitals: Sequence[Hospital], patients: Mapping[str, int], bar: Progress
+) -> dict[tuple[str, str], Federated]:
     """Every federated arm, by task and name."""
     done: dict[tuple[str, str], Federated] = {}
     members = [one for one in hospitals if one.member]
     watch = Watch()
     with make_grid({one.site: one.node for one in members}, plan.workers, watch) as grid:
-        for task, private in _federated_arms(plan):
-            line = bar.add_task(f"{get_task(task.name).title}: federated{', private' * private}", total=task.rounds)
-            arm = "federated_dp" if private else "federated"
-            nodes = {one.site: one.node for one in tables.taking_part(task.name, members)}
-            charter, folder = _charter(plan.charter, task, private=private), _arm(plan, task, private=private)
+        for arm in _arms(plan, members, patients):
+            line = bar.add_task(arm.title, total=arm.task.rounds)
+            folder = plan.out / "federation" / f"{arm.task.name}-{arm.name}"
             if not done:
-                watch.expect(next(iter(nodes)), _seen_round(task), folder)
-            done[task.name, arm] = federate(
-                dataclasses.replace(charter, members=(), masking=None) if plan.plain else masked(charter, nodes),
-                nodes,
-                grid=grid,
-                folder=folder,
-                on_round=partial(_advance, bar, line),
+                watch.expect(next(iter(arm.nodes)), _seen_round(arm.task), folder)
+            done[arm.task.name, arm.name] = federate(
+                arm.charter, arm.nodes, grid=grid, folder=folder, on_round=partial(_advance, bar, line), price=arm.price
             )
-            bar.update(line, completed=task.rounds)
+            bar.update(line, completed=arm.task.rounds)
     return done
 
 
-def _arm(plan: Plan, task: TaskPlan, *, private: bool) -> Path:
-    return plan.out / "federation" / f"{task.name}-{'federated_dp' if private else 'federated'}"
+@dataclass(frozen=True)
+class _Arm:
+    """One federated training: of which task, what it is called, and the charter that these nodes pin."""
+
+    task: TaskPlan
+    name: str
+    title: str
+    charter: Charter
+    nodes: Mapping[str, Path]
+    price: PrivateArm | None = None
+
+
+def _arms(plan: Plan, members: Sequence[Hospital], patients: Mapping[str, int]) -> Iterator[_Arm]:
+    """Each task without differential privacy, then what shows the price of privacy."""
+    for task in plan.charter.tasks:
+        base, nodes = _base(plan, plan.charter, task, members)
+        yield _Arm(task, "federated", f"{get_task(task.name).title}: federated", base, nodes)
+    if plan.private is None:
+        return
+    for arm in private.arms(plan.private, plan.epsilons, plan.repeats, masks=not plan.plain):
+        base, nodes = _base(plan, plan.private, arm.task, members)
+        together = sum(patients[site] for site in nodes)
+        charter = private.charter_of(base, arm, plan.private.privacy, together)
+        yield _Arm(arm.task, arm.name, f"{get_task(arm.task.name).title}: {arm.title}", charter, nodes, arm)
+
+
+def _base(plan: Plan, charter: Charter, task: TaskPlan, members: Sequence[Hospital]) -> tuple[Charter, dict[str, Path]]:
+    """``charter`` for one task and without privacy, with the hospitals that can train it as its members."""
+    nodes = {one.site: one.node for one in tables.taking_part(task.name, members)}
+    off = PrivacyPlan(mode="off", scores="open" if plan.plain else "masked")
+    one = dataclasses.replace(charter, tasks=(task,), privacy=off, members=(), masking=None)
+    return one if plan.plain else masked(dataclasses.replace(one, masking=charter.masking), nodes), nodes
 
 
 def _seen(plan: Plan, hospitals: Sequence[Hospital], calls: "Calls") -> SeenRecord | None:
     """One update of the first hospital, beside what the coordinator got; None without masks."""
     task = plan.charter.tasks[0]
-    folder = _arm(plan, task, private=False)
+    folder = plan.out / "federation" / f"{task.name}-federated"
     masked_numbers = seen.masked_numbers(folder, Charter.load(folder / "charter.toml"))
     if masked_numbers is None:
         return None
@@ -304,23 +340,8 @@ def _seen_round(task: TaskPlan) -> int:
     return min(10, task.rounds)
 
 
-def _federated_arms(plan: Plan) -> Iterable[tuple[TaskPlan, bool]]:
-    """Each task without differential privacy, and each that is compared also with it."""
-    for task in plan.charter.tasks:
-        yield task, False
-        if task.name in plan.compare:
-            yield task, True
-
-
 def _advance(bar: Progress, line: TaskID, number: int) -> None:
     bar.update(line, completed=number)
-
-
-def _charter(charter: Charter, task: TaskPlan, *, private: bool) -> Charter:
-    """The charter of one arm: one task, and privacy on or off."""
-    mode: PrivacyMode = "distributed" if charter.privacy.mode == "distributed" else "patient"
-    privacy = dataclasses.replace(charter.privacy, mode=mode) if private else PrivacyPlan(mode="off")
-    return dataclasses.replace(charter, tasks=(task,), privacy=privacy)
 
 
 def _train_alone(plan: Plan, hospitals: Sequence[Hospital], calls: Calls) -> dict[tuple[str, str], Path]:
@@ -332,10 +353,9 @@ def _train_alone(plan: Plan, hospitals: Sequence[Hospital], calls: Calls) -> dic
         groups = {"pooled": able} | {one.site: [one] for one in able}
         for name, group in groups.items():
             jobs[task.name, name] = Alone(
-                task=task.name,
+                plan=task,
                 nodes=tuple(one.node for one in group),
                 steps=steps * len(group),
-                batch=task.batch,
                 lr=tables.ALONE_RATE[task.name],
                 seed=plan.charter.seed,
                 out=folder / f"{name}.safetensors",

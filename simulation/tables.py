@@ -6,24 +6,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.cohort import Cohort
-from client.node import Node
-from client.training.accounting import statement
 from compliance.log import Action
 from shared.charter import TaskPlan
 from shared.imaging.metrics import Sums, summarise
 from shared.imaging.tasks import Task, get_task
 from simulation import arms
 from simulation.arms import Hospital
-from simulation.federation import Federated, spent
-from simulation.record import ArmRecord, CurvePoint, Metrics, Picture, PrivacyRecord, TaskRecord
+from simulation.federation import Federated
+from simulation.record import ArmRecord, CurvePoint, Metrics, Picture, SweepPoint, TaskRecord
 
 if TYPE_CHECKING:
     from simulation.run import Calls, Plan
 
 # Learning rate of ordinary training (Adam) where no federation is in the way, by task.
-ALONE_RATE = {"denoise": 2e-3, "superres": 2e-3, "segment": 3e-3}
+ALONE_RATE = {"denoise": 2e-3, "superres": 2e-3, "superres_gan": 2e-3, "segment": 3e-3}
 
 CLASSES = {"segment": ("background", "cerebrospinal fluid", "grey matter", "white matter")}
+
+PRICED = ("public", "tuned", "federated_dp", "federated_shared")
+"""The arms that show what privacy costs."""
+TABLED = ("pooled", "federated", *PRICED)
+"""The arms with one model for all sites, as tables have them."""
 
 Scores = Mapping[str, Metrics]
 """Metrics by site."""
@@ -68,7 +71,7 @@ def build(
     calls: "Calls",
 ) -> tuple[TaskRecord, ...]:
     """Score every model and every classical method of a run, and draw the pictures."""
-    models = {(task, arm): one.weights for (task, arm), one in federations.items()} | dict(alone)
+    models = {(task, arm): one.weights for (task, arm), one in federations.items()} | dict(alone) | _public(plan)
     able = {task.name: taking_part(task.name, hospitals) for task in plan.charter.tasks}
     keys = [(task, arm, one) for (task, arm) in models for one in able[task]]
     jobs = [(task, models[task, arm], one.node) for task, arm, one in keys]
@@ -171,6 +174,7 @@ def _record(
         per_site=_per_site(bench),
         local_matrix={site: {s: bench.models[site][s] for s in bench.members} for site in _local(bench)},
         together=bench.together,
+        sweep=_sweep(bench, federations),
         pictures=pictures,
         parameters=parameters,
         classes=CLASSES.get(name, ()),
@@ -202,19 +206,62 @@ def _arms(bench: _Bench, federations: Mapping[tuple[str, str], Federated]) -> di
             gradients=each * plan.batch * len(local),
             steps=each * len(local),
         )
-    for arm in ("pooled", "federated", "federated_dp"):
+    for arm in TABLED:
         if arm not in bench.models:
             continue
         run = federations.get((name, arm))
+        if arm in PRICED:
+            table[arm] = _priced(bench, arm, run)
+            continue
         table[arm] = ArmRecord(
             all_sites=bench.mean(bench.models[arm], bench.members),
             unseen=bench.mean(bench.models[arm], bench.unseen) if bench.unseen else None,
-            gradients=None if arm == "federated_dp" else steps * plan.batch,
+            gradients=steps * plan.batch,
             steps=steps,
             seconds=run.seconds if run else None,
             curve=tuple(CurvePoint(number, values) for number, values in run.curve) if run else (),
         )
     return table
+
+
+def _priced(bench: _Bench, arm: str, run: Federated | None) -> ArmRecord:
+    """An arm that shows what privacy costs; the public model has not been trained here at all."""
+    return ArmRecord(
+        all_sites=bench.mean(bench.models[arm], bench.members),
+        unseen=bench.mean(bench.models[arm], bench.unseen) if bench.unseen else None,
+        steps=run.rounds * run.local_steps * len(bench.members) if run else 0,
+        gradients=None if run else 0,
+        seconds=run.seconds if run else None,
+        curve=tuple(CurvePoint(number, values) for number, values in run.curve) if run else (),
+    )
+
+
+def _sweep(bench: _Bench, federations: Mapping[tuple[str, str], Federated]) -> tuple[SweepPoint, ...]:
+    """Every training of the private arms, repeats and all: what a figure with a spread is made of."""
+    return tuple(
+        SweepPoint(
+            kind=run.price.kind,
+            epsilon=run.price.epsilon,
+            repeat=run.price.repeat,
+            all_sites=bench.mean(bench.models[arm], bench.members),
+            unseen=bench.mean(bench.models[arm], bench.unseen) if bench.unseen else None,
+        )
+        for (name, arm), run in federations.items()
+        if name == bench.task.name and run.price is not None
+    )
+
+
+def _public(plan: "Plan") -> dict[tuple[str, str], Path]:
+    """The public model of every task that has private arms, as it is before anybody trains it."""
+    if plan.private is None:
+        return {}
+    return {
+        (task.name, "public"): arms.write_public(
+            task.start, task.name, plan.out / "public" / f"{task.name}.safetensors"
+        )
+        for task in plan.private.tasks
+        if task.start != "fresh"
+    }
 
 
 def _per_site(bench: _Bench) -> dict[str, dict[str, Metrics]]:
@@ -223,52 +270,10 @@ def _per_site(bench: _Bench) -> dict[str, dict[str, Metrics]]:
         row = {method: sites[site] for method, sites in bench.classical.items()}
         if site in bench.models:
             row["local"] = bench.models[site][site]
-        row |= {arm: bench.models[arm][site] for arm in ("pooled", "federated", "federated_dp") if arm in bench.models}
+        row |= {arm: bench.models[arm][site] for arm in TABLED if arm in bench.models}
         table[site] = row
     return table
 
 
 def _mean(parts: Sequence[Metrics]) -> dict[str, float]:
     return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
-
-
-# --- privacy ----------------------------------------------------------------------------------------------------------
-
-
-def privacy(
-    plan: "Plan", hospitals: Sequence[Hospital], federations: Mapping[tuple[str, str], Federated]
-) -> tuple[PrivacyRecord, ...]:
-    """What the arms under differential privacy cost the patients of each hospital, composed over tasks."""
-    runs = {task: one.run for (task, arm), one in federations.items() if arm == "federated_dp"}
-    rows = []
-    for hospital in (one for one in hospitals if one.member):
-        paid = {
-            task: spent(hospital.node, run, plan.charter.privacy.delta)
-            for task, run in runs.items()
-            if Node.open(hospital.node).charges(run).exists()
-        }
-        if not paid:
-            continue
-        patients = max(one.patients for one in paid.values())
-        whole = statement(
-            [mechanism for one in paid.values() for mechanism in one.history],
-            plan.charter.privacy.delta,
-            patients=patients,
-        )
-        rows.append(
-            PrivacyRecord(
-                site=hospital.site,
-                tasks=tuple(paid),
-                epsilon=whole.epsilon,
-                delta=whole.delta,
-                steps=whole.steps,
-                sample_rate=whole.sample_rate,
-                noise_multiplier=whole.noise_multiplier,
-                clip=plan.charter.privacy.clip,
-                patients=patients,
-                accountant=whole.accountant.upper(),
-                unit=whole.unit,
-                neighbouring=whole.relation,
-            )
-        )
-    return tuple(rows)

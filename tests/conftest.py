@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+# A shell that starts the tests in the background makes them ignore SIGINT, and so do the commands that they interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A verdict on a commit must not hang on luck: examples are the same in every run, and others with FEDWARD_RANDOM=1.
 settings.register_profile("fedward", derandomize=os.environ.get("FEDWARD_RANDOM") != "1", database=None)

@@ -3,15 +3,19 @@
 Epsilon comes from the PRV accountant (Gopi, Lee and Wutschitz 2021) as an upper bound. Where it fails, or where epsilon
 is so large that its grid would take minutes, Renyi DP (Mironov, Talwar and Zhang 2019) gives a looser upper bound.
 Gaussian DP is never used: it is a limit, not a bound, and understates.
+
+Opacus brings torch, whose import takes seconds; it is loaded where an epsilon is asked for, and not before.
 """
 
+import functools
 import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final, NamedTuple
 
-from opacus.accountants import PRVAccountant, RDPAccountant
+import numpy as np
+from numpy.typing import NDArray
 
 from client.training.sampling import OVERFLOW
 from shared.errors import BudgetError, UsageError
@@ -24,7 +28,8 @@ COVERS: Final = (
     "every slice and study of a patient at this site, together",
 )
 NOT_COVERED: Final = (
-    "the number of patients of the site, which divides the noisy sum and may weight the site's update",
+    "the number of patients that the hospital has declared: a public constant, which divides every noisy sum",
+    "whether the site takes part: it does not where fewer patients than the charter's least number are in training",
     "training losses, metrics on held-out patients, and choices made by looking at them (tuning)",
     "how long the site takes to answer",
     "a patient whose images are also at another hospital: the costs of both add up",
@@ -101,39 +106,81 @@ def epsilon(history: Iterable[Mechanism], delta: float) -> tuple[float, str]:
         UsageError: ``delta`` is not in (0, 1).
         BudgetError: No finite epsilon can be shown.
     """
-    if not 0 < delta < 1:
-        raise UsageError(f"delta must lie between 0 and 1, not {delta}", hint="1e-5 or less is usual")
     mechanisms = merged(history)
-    left = delta - OVERFLOW * sum(mechanism.steps for mechanism in mechanisms)
+    left = _left(mechanisms, delta)
     if not mechanisms:
         return 0.0, "prv"
-    if left <= delta / 2 or any(m.noise_multiplier <= 0 for m in mechanisms):
+    if left <= 0:
         raise BudgetError(
             f"no finite epsilon at delta {delta:g} for {sum(m.steps for m in mechanisms)} steps",
             hint="use noise, fewer steps or a larger delta",
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Opacus warns that its Renyi orders are few: a looser bound, still a bound
-        loose = _rdp(mechanisms, left)
-        tight = _prv(mechanisms, left) if loose <= _PRV_LIMIT else math.inf
-    value, accountant = (tight, "prv") if tight < math.inf else (loose, "rdp")
+    loose = _rdp(mechanisms, left)
+    tight = _prv(mechanisms, left) if loose <= _PRV_LIMIT else math.inf
+    value, accountant = (tight, "prv") if tight <= loose else (loose, "rdp")
     if not math.isfinite(value):
         raise BudgetError(f"no finite epsilon at delta {delta:g}", hint="use more noise or fewer steps")
     return value, accountant
 
 
+def within(history: Iterable[Mechanism], delta: float, limit: float) -> bool:
+    """Whether an epsilon of ``limit`` or less can be shown for ``history`` at ``delta``.
+
+    The cheap bound is asked first: far from the limit no other is needed.
+
+    Raises:
+        UsageError: ``delta`` is not in (0, 1).
+    """
+    mechanisms = merged(history)
+    left = _left(mechanisms, delta)
+    if not mechanisms:
+        return limit >= 0
+    loose = _rdp(mechanisms, left) if left > 0 else math.inf
+    return loose <= limit or (loose <= _PRV_LIMIT and _prv(mechanisms, left) <= limit)
+
+
+def _left(mechanisms: Sequence[Mechanism], delta: float) -> float:
+    """What is left of ``delta`` after the steps' share for full steps; 0 where it is less than half, or without noise.
+
+    Raises:
+        UsageError: ``delta`` is not in (0, 1).
+    """
+    if not 0 < delta < 1:
+        raise UsageError(f"delta must lie between 0 and 1, not {delta}", hint="1e-5 or less is usual")
+    left = delta - OVERFLOW * sum(mechanism.steps for mechanism in mechanisms)
+    return left if left > delta / 2 and all(m.noise_multiplier > 0 for m in mechanisms) else 0.0
+
+
 def _rdp(history: Sequence[Mechanism], delta: float) -> float:
-    accountant = RDPAccountant()
-    accountant.history = [tuple(mechanism) for mechanism in history]
-    value = float(accountant.get_epsilon(delta))
+    from opacus.accountants.analysis.rdp import get_privacy_spent  # noqa: PLC0415
+
+    total = sum(_renyi(one.noise_multiplier, one.sample_rate)[1] * one.steps for one in history)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Opacus warns that its Renyi orders are few: a looser bound, still a bound
+        value = float(get_privacy_spent(orders=_renyi(1.0, 1.0)[0], rdp=total, delta=delta)[0])
     return value if value >= 0 else math.inf
 
 
+@functools.lru_cache(maxsize=256)
+def _renyi(noise_multiplier: float, sample_rate: float) -> tuple[list[float], NDArray[np.float64]]:
+    """The Renyi orders and the cost of one step at each: 0.2 s, once for each pair of settings; steps add up."""
+    from opacus.accountants import RDPAccountant  # noqa: PLC0415
+    from opacus.accountants.analysis.rdp import compute_rdp  # noqa: PLC0415
+
+    orders = list(RDPAccountant.DEFAULT_ALPHAS)
+    cost = compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=orders)
+    return orders, np.asarray(cost, np.float64)
+
+
 def _prv(history: Sequence[Mechanism], delta: float) -> float:
+    from opacus.accountants import PRVAccountant  # noqa: PLC0415
+
     accountant = PRVAccountant()
     accountant.history = [tuple(mechanism) for mechanism in history]
     try:
-        value = float(accountant.get_epsilon(delta))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = float(accountant.get_epsilon(delta))
     except (ValueError, RuntimeError, ArithmeticError, MemoryError):
         return math.inf
     return value if value >= 0 else math.inf

@@ -1,6 +1,7 @@
 """Gradients of a batch: the one way in which training, ordinary or private, looks at images."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ def gradients(
     parameters = trained(network)
     device = parameters[0].device
     inputs, targets = batch
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+    with torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext():
         objectives = task.objectives(network, (inputs.to(device), targets.to(device)))
     found: dict[nn.Parameter, Tensor] = {}
     for position, (loss, part) in enumerate(objectives, start=1):

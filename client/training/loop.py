@@ -11,8 +11,8 @@ import torch
 from opacus.accountants import PRVAccountant
 from torch import nn
 
+from client.charge import Charge, ChargeMode, Receipt
 from client.training.accounting import Mechanism
-from client.training.charges import Charge, Receipt
 from client.training.gradients import accumulate_step, gradients, trained
 from client.training.patient_dp import Clipping, PatientDPOptimizer
 from client.training.sampling import PatientSampler
@@ -58,22 +58,47 @@ def usable(task: Task, patients: Sequence[PatientImages]) -> list[PatientImages]
 
 
 def price(
-    task: Task, patients: Sequence[PatientImages], plan: TaskPlan, privacy: PrivacyPlan, *, round_number: int
+    task: Task,
+    patients: Sequence[PatientImages],
+    plan: TaskPlan,
+    privacy: PrivacyPlan,
+    *,
+    round_number: int,
+    constant: int | None = None,
+    run: str = "",
+    federation: str = "",
 ) -> Charge:
     """The charge that pays for :func:`train_round` with the same arguments.
 
+    Args:
+        task: What is learnt.
+        patients: The site's training patients.
+        plan: Gives the steps.
+        privacy: Gives the mode, the noise and the rate; mode ``distributed`` also the public number of patients.
+        round_number: From 1.
+        constant: The public number of patients that the hospital declared with its budget; None takes the number of
+            patients here, as a virtual hospital may at its first charge.
+        run: Id of the run.
+        federation: Id of the federation.
+
     Raises:
         DataError: No patient has a study that the task can use.
+        UsageError: The mode is ``off``, which no charge pays for.
     """
+    here = len(_people(task, patients))
+    if privacy.mode == "off":
+        raise UsageError("training without differential privacy has no price", hint="charge private rounds only")
+    mode: ChargeMode = privacy.mode
     return Charge(
+        run=run,
+        federation=federation,
         task=task.name,
         round=round_number,
+        mode=mode,
         noise_multiplier=privacy.noise_multiplier,
         sample_rate=privacy.sample_rate,
         steps=plan.local_steps,
-        patients=privacy.patients
-        if privacy.mode == "distributed" and privacy.patients
-        else len(_people(task, patients)),
+        patients=(privacy.patients if mode == "distributed" else constant) or here,
     )
 
 
@@ -100,7 +125,7 @@ def train_round(
         seed: Ordinary training is the same for the same seed and round; None takes the operating system's randomness.
             Under privacy it must be None: randomness that somebody else knows protects nobody.
         receipt: Under privacy, the receipt of the charge for exactly this round's steps
-            (``charges.append(price(...))``).
+            (``ledger.reserve(price(...))``).
 
     Raises:
         DataError: No patient has a study that the task can use.
@@ -219,13 +244,13 @@ def _private_round(
     noise: NoiseSource,
 ) -> TrainOutcome:
     """As :func:`train_round`; ``noise`` is a parameter so that tests, and only they, can replay it."""
-    paid = _paid(receipt, privacy, plan.local_steps, len(people))
+    paid = _paid(receipt, privacy, plan.local_steps)
     began = time.perf_counter()
     optimizer = PatientDPOptimizer(
         _optimizer(plan.local_optimizer, network, rate),
         noise_multiplier=privacy.noise_multiplier,
         max_grad_norm=privacy.clip,
-        expected_batch_size=privacy.sample_rate * len(people),
+        expected_batch_size=privacy.sample_rate * paid.charge.patients,  # public: the divisor tells nobody's presence
         noise=noise,
         clipping=Clipping(privacy.clipping),
     )
@@ -256,18 +281,17 @@ def _private_round(
     )
 
 
-def _paid(receipt: Receipt | None, privacy: PrivacyPlan, steps: int, patients: int) -> Receipt:
+def _paid(receipt: Receipt | None, privacy: PrivacyPlan, steps: int) -> Receipt:
     if receipt is None:
-        raise BudgetError("training under differential privacy needs a charge", hint="append it to the charges first")
+        raise BudgetError("training under differential privacy needs a charge", hint="reserve it in the ledger first")
     paid = receipt.charge
-    if (paid.noise_multiplier, paid.sample_rate, paid.patients, receipt.left) != (
+    if (paid.noise_multiplier, paid.sample_rate, receipt.left) != (
         privacy.noise_multiplier,
         privacy.sample_rate,
-        patients,
         steps,
     ):
         raise BudgetError(
-            f"the charge ({receipt.left} steps left of {paid}) does not pay for {steps} steps on {patients} patients",
+            f"the charge ({receipt.left} steps left of {paid}) does not pay for {steps} steps",
             hint="charge each round once, with the plan's own figures",
         )
     return receipt

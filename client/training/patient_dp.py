@@ -36,7 +36,7 @@ class Clipping(StrEnum):
 
 
 class PatientDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no types
-    """An optimiser that sees patients through :meth:`backward` only, and steps on their clipped, noisy sum.
+    """An optimiser that sees patients one at a time only, and steps on their clipped, noisy sum.
 
     One patient more or less changes the sum by at most C, *exactly*: a clipped gradient is truncated towards zero onto
     the lattice of multiples of :attr:`unit`, a power of two near C * 2**-40, and summed in integers, so that no

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from client.charge import Receipt
 from client.training.accounting import Mechanism
-from client.training.charges import Receipt
 from client.training.gradients import accumulate_step, trained
 from client.training.loop import TrainOutcome
 from client.training.patient_dp import Clipping, PatientDPOptimizer

@@ -14,7 +14,7 @@ def run(network: nn.Module, images: NDArray[np.float32], *, scale: int = 1) -> N
     """The network's outputs for whole slices.
 
     Borders are repeated up to a multiple of eight pixels and cropped away afterwards. The network runs in evaluation
-    mode and is left in the mode in which it came.
+    mode and is left in the mode in which it came; it runs where its parameters are.
 
     Args:
         network: ``[n, 1, h, w]`` to ``[n, channels, scale h, scale w]``.
@@ -27,11 +27,12 @@ def run(network: nn.Module, images: NDArray[np.float32], *, scale: int = 1) -> N
     _, height, width = images.shape
     padded = np.pad(images, ((0, 0), (0, -height % MULTIPLE), (0, -width % MULTIPLE)), mode="edge")
     tensor = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))[:, None]
+    device = next((parameter.device for parameter in network.parameters()), tensor.device)
     training = network.training
     network.eval()
     try:
         with torch.inference_mode():
-            outputs = torch.cat([network(part) for part in torch.split(tensor, BATCH)])
+            outputs = torch.cat([network(part.to(device)).cpu() for part in torch.split(tensor, BATCH)])
     finally:
         network.train(training)
     return outputs[:, :, : height * scale, : width * scale].numpy()

@@ -47,7 +47,7 @@ class SuperResolution(OneLoss):
         return torch.from_numpy(inputs)[:, None], torch.from_numpy(targets)[:, None]
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean absolute error: the content loss; an adversarial one would be added here."""
+        """Mean absolute error: the content loss."""
         return F.l1_loss(outputs, targets)
 
     def inputs(self, study: StudyImages) -> NDArray[np.float32]:

@@ -48,7 +48,7 @@ class Objective(NamedTuple):
 
 
 # One module a task, in the order of tables.
-_MODULES = ("denoise", "superres", "segment")
+_MODULES = ("denoise", "superres", "superres_gan", "segment")
 
 
 class Task(Protocol):

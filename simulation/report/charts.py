@@ -64,10 +64,11 @@ class Scale:
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: the arm's name and its points (round, value)."""
+    """One curve: the arm's name, its points (round, value), and ranges (round, lowest, highest) where it has them."""
 
     name: str
-    points: tuple[tuple[int, float], ...]
+    points: tuple[tuple[float, float], ...]
+    ranges: tuple[tuple[float, float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,20 +114,22 @@ def _beyond(x: float, y: float, *, left: bool) -> Markup:
     )
 
 
-def curves(title: str, metric: str, lines: Sequence[Line], levels: Sequence[Level]) -> Markup:
-    """Quality over rounds.
+def curves(title: str, metric: str, lines: Sequence[Line], levels: Sequence[Level], *, unit: str = "round") -> Markup:
+    """Quality over rounds, or over what else has a number.
 
     Args:
         title: The drawing's name for whoever cannot see it.
         metric: The metric's key, for the axis' numbers.
         lines: One curve per arm, at least one point in all.
         levels: Horizontal lines of comparison.
+        unit: What the horizontal axis counts.
 
     Returns:
         An ``svg`` element that scales to the width of its box.
     """
     factor = words.metric_note(metric).scale
     values = [value for line in lines for _, value in line.points] + [level.value for level in levels]
+    values += [value for line in lines for _, *ends in line.ranges for value in ends]
     axis = _padded(Scale.around(value * factor for value in values))
     rounds = Scale.around(float(x) for line in lines for x, _ in line.points)
 
@@ -136,7 +139,7 @@ def curves(title: str, metric: str, lines: Sequence[Line], levels: Sequence[Leve
             _TOP + (1 - axis.place(y * factor)) * (_HEIGHT - _TOP - _BOTTOM),
         )
 
-    parts = [_grid(axis, rounds)]
+    parts = [_grid(axis, rounds, unit)]
     for level in levels:
         _, y = at(rounds.low, level.value)
         parts.append(
@@ -147,7 +150,8 @@ def curves(title: str, metric: str, lines: Sequence[Line], levels: Sequence[Leve
     for line in lines:
         places = [at(x, y) for x, y in line.points if math.isfinite(y)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        markers = Markup("").join(_marker(line.name, x, y, 3.6) for x, y in places)
+        bars = Markup("").join(_bar(at(x, low), at(x, high)) for x, low, high in line.ranges)
+        markers = bars + Markup("").join(_marker(line.name, x, y, 3.6) for x, y in places)
         parts.append(
             Markup('<g class="{}"><polyline points="{}"{}/>{}</g>').format(
                 style(line.name), path, _dashes(line.name), markers
@@ -155,6 +159,12 @@ def curves(title: str, metric: str, lines: Sequence[Line], levels: Sequence[Leve
         )
     return Markup('<svg class="curves" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         _WIDTH, _HEIGHT, title, Markup("").join(parts)
+    )
+
+
+def _bar(low: tuple[float, float], high: tuple[float, float]) -> Markup:
+    return Markup('<line class="bar" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(
+        low[0], high[0], low[1], high[1]
     )
 
 
@@ -173,7 +183,7 @@ def _level_mark(name: str, x: float, y: float) -> Markup:
     return Markup("") if name in CLASSICAL else _marker(name, x, y, 3.6)
 
 
-def _grid(axis: Scale, rounds: Scale) -> Markup:
+def _grid(axis: Scale, rounds: Scale, unit: str) -> Markup:
     parts = []
     bottom = _HEIGHT - _BOTTOM
     ticks = axis.ticks()
@@ -192,7 +202,7 @@ def _grid(axis: Scale, rounds: Scale) -> Markup:
             continue
         x = _LEFT + rounds.place(tick) * (_WIDTH - _LEFT - _RIGHT)
         parts.append(Markup('<text x="{:.1f}" y="{}" class="tick middle">{:.0f}</text>').format(x, bottom + 17, tick))
-    parts.append(Markup('<text x="{}" y="{}" class="tick end">round</text>').format(_WIDTH - _RIGHT, _HEIGHT - 3))
+    parts.append(Markup('<text x="{}" y="{}" class="tick end">{}</text>').format(_WIDTH - _RIGHT, _HEIGHT - 3, unit))
     return Markup("").join(parts)
 
 
@@ -208,7 +218,7 @@ def _decimals(ticks: Sequence[float]) -> int:
 
 
 def _dashes(name: str) -> Markup:
-    dashes = {"federated_dp": "7 3", "pooled": "2 3", "local": "8 3 2 3"}.get(name)
+    dashes = {"federated_dp": "7 3", "federated_shared": "4 2", "pooled": "2 3", "local": "8 3 2 3"}.get(name)
     return Markup(' stroke-dasharray="{}"').format(dashes) if dashes else Markup("")
 
 
@@ -221,6 +231,9 @@ def _marker(name: str, x: float, y: float, radius: float) -> Markup:
     corners = {
         "pooled": ((0, -1.25), (1.1, 0.85), (-1.1, 0.85)),
         "local": ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)),
+        "federated_shared": ((0, 1.25), (1.1, -0.85), (-1.1, -0.85)),
+        "public": ((-1.3, -0.45), (1.3, -0.45), (1.3, 0.45), (-1.3, 0.45)),
+        "tuned": ((-0.45, -1.3), (0.45, -1.3), (0.45, 1.3), (-0.45, 1.3)),
     }.get(name)
     if corners is None:
         return Markup('<circle class="marker" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>').format(x, y, radius)

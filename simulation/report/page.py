@@ -12,7 +12,7 @@ from shared import page
 from shared.files import write_bytes
 from simulation.pictures import CLASS_COLOURS
 from simulation.record import Panel, RunRecord, TaskRecord
-from simulation.report import charts, tables, words
+from simulation.report import charts, price, tables, words
 
 _PICTURES_OPEN = 3
 
@@ -60,6 +60,9 @@ class TaskView:
     curve_numbers: tables.Table | None
     charts: tuple[Chart, ...]
     keys: tuple[tuple[str, Markup], ...]
+    price: tables.Table | None
+    price_chart: Markup | None
+    price_keys: tuple[tuple[str, Markup], ...]
     classes: tuple[tuple[str, str], ...]
 
 
@@ -114,6 +117,9 @@ def _task_view(record: RunRecord, task: TaskRecord) -> TaskView:
         curve_numbers=tables.curve_numbers(task),
         charts=drawn,
         keys=keys,
+        price=price.table(task),
+        price_chart=price.chart(task),
+        price_keys=tuple(price.keys(task)),
         classes=tuple(
             (name, "#{:02x}{:02x}{:02x}".format(*colour))
             for name, colour in list(zip(task.classes, CLASS_COLOURS, strict=False))[1:]
@@ -169,11 +175,10 @@ def _task_fact(task: TaskRecord) -> Fact:
             remarks.append(
                 Remark(f"{amount} {kind}: {words.classical_title(name)}, {words.number(metric, theirs)}", tone)
             )
-    private = task.arms.get("federated_dp")
-    if private is not None:
-        remarks.append(
-            Remark(f"{words.number(metric, private.all_sites.get(metric))}{note.unit} with patient-level DP")
-        )
+    for arm, kind in (("federated_dp", "local"), ("federated_shared", "shared")):
+        if arm in task.arms:
+            figure = words.number(metric, task.arms[arm].all_sites.get(metric))
+            remarks.append(Remark(f"{figure}{note.unit} under patient-level DP, {kind} noise"))
     unit = f"{note.unit.strip()} {note.title.split(',')[0]}".strip() + ", federated"
     return Fact(task.title, words.number(metric, ours), unit, tuple(remarks), f"task-{task.name}")
 
@@ -190,8 +195,8 @@ def _privacy_fact(record: RunRecord) -> Fact:
         f"ε = {words.bound(worst.epsilon)}",
         f"per {worst.unit}",
         (
-            Remark(f"the largest of {words.plural(len(record.privacy), 'site')}, at δ = {words.plain(worst.delta)}"),
-            Remark(f"covers only the private model of: {', '.join(covered)}"),
+            Remark(f"the largest of {words.plural(len(record.privacy), 'guarantee')}, δ = {words.plain(worst.delta)}"),
+            Remark(f"covers only the private models of: {', '.join(covered)}"),
         ),
         "privacy",
     )

@@ -125,9 +125,21 @@ ARMS: Mapping[str, ArmNote] = {
     "federated": ArmNote(
         "Federated", "One model for all. Each hospital trains on its own patients and sends only model updates."
     ),
+    "public": ArmNote(
+        "Public model", "The published starting point, trained on synthetic phantoms: no hospital has had a part in it."
+    ),
+    "tuned": ArmNote(
+        "Public, tuned without privacy",
+        "The public model after federated training of a few of its parameters, without noise: what privacy could keep.",
+    ),
     "federated_dp": ArmNote(
-        "Federated, patient-level DP",
-        "The same, with each patient's influence on the model bounded and covered by noise (differential privacy).",
+        "Public, tuned under DP, local noise",
+        "The same under patient-level differential privacy: each patient's influence is bounded, and every hospital "
+        "covers it with noise of its own before anything leaves.",
+    ),
+    "federated_shared": ArmNote(
+        "Public, tuned under DP, shared noise",
+        "The same guarantee for the sum, which is all that anybody reads: each hospital adds a share of the noise.",
     ),
 }
 
@@ -137,6 +149,8 @@ TASKS: Mapping[str, str] = {
     "series with less noise.",
     "superres": "Double the resolution of a slice in both directions. The input is what a scan of half the matrix "
     "would have given, the truth the full one.",
+    "superres_gan": "The same doubling, by a network that also learns to deceive a second one, which tells its images "
+    "from full scans. They look sharper; what was added is likely, not measured, and is no finding.",
     "segment": "Name the tissue of every pixel, from the noisy series. The truth is the study's DICOM segmentation. "
     "“Oracle” marks classical methods that the truth itself told which cluster is which tissue.",
 }

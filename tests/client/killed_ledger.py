@@ -46,7 +46,10 @@ def told(folder: Path) -> tuple[bytes | None, bytes]:
 
 
 def asks_the_system(function: Any) -> bool:
-    return function.__module__ in {"posix", "fcntl"} or isinstance(getattr(function, "__self__", None), io.IOBase)
+    owner = getattr(function, "__self__", None)
+    if isinstance(owner, io.IOBase):
+        return not isinstance(owner, io.BytesIO)  # memory asks nobody
+    return function.__module__ in {"posix", "fcntl"}
 
 
 def dies(work: Callable[[], object], calls: int) -> bool:

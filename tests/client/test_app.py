@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from flwr.app import Context, Message, RecordDict
 
-from client import rounds
+from client import budget, rounds
 from client.app import app, close_sessions
+from client.charge import Budget
 from client.cohort import Split
+from client.ledger_file import read_book
 from client.node import Node
-from compliance.log import verify
+from compliance.log import Action, AuditLog, Entry, Outcome, verify
 from shared.charter import Charter
-from shared.errors import DataError
+from shared.errors import DataError, RecordError
 from shared.header import Header
 from shared.imaging.tasks import get_task
 from shared.vector import Layout
@@ -108,6 +110,24 @@ def test_everything_is_recorded_before_it_is_done(node: Path) -> None:
     assert b"PATIENT" not in (node / "audit" / "log.jsonl").read_bytes()
 
 
+# --- what else leaves -----------------------------------------------------------------------------------------------
+
+NO_CONSENT = toy.charter(privacy={"scores": "masked"})
+
+
+def test_without_masks_no_score_leaves_unless_the_charter_consents(tmp_path: Path) -> None:
+    folder = toy.make_node(tmp_path / "H1", "H1", NO_CONSENT)
+    answer = send(folder, EvaluateRequest(header(NO_CONSENT, round=0), LAYOUT.sha256, MODEL).to_record(), "evaluate")
+    assert refused(answer).code == "policy"
+    assert "consent" in refused(answer).reason
+    assert ("evaluate", "started") not in acts(folder), "nobody is evaluated for nothing"
+
+
+def test_without_masks_no_loss_and_no_count_leaves_unless_the_charter_consents(tmp_path: Path) -> None:
+    folder = toy.make_node(tmp_path / "H1", "H1", NO_CONSENT)
+    assert TrainReply.from_record(train(folder, header(NO_CONSENT))).body.metrics == {}
+
+
 # --- differential privacy ---------------------------------------------------------------------------------------------
 
 PRIVATE = toy.charter(privacy={"mode": "patient", "noise_multiplier": 2.0, "sample_rate": 0.5})
@@ -130,8 +150,9 @@ def test_the_charge_is_durable_before_the_training(private: Path, monkeypatch: p
 
     monkeypatch.setattr(rounds, "train_round", crash)
     assert refused(train(private, header(PRIVATE))).reason == "MemoryError"
-    charges = [json.loads(line) for line in (private / "privacy" / "run-1.jsonl").read_bytes().splitlines()]
-    assert [(row["task"], row["steps"], row["noise_multiplier"]) for row in charges] == [("toy", 2, 2.0)]
+    (charge,) = read_book(Node.open(private).ledger("run-1")).charges
+    assert (charge.run, charge.federation, charge.task, charge.round) == ("run-1", "test", "toy", 1)
+    assert (charge.steps, charge.noise_multiplier, charge.mode, charge.patients) == (2, 2.0, "patient", 4)
     assert acts(private)[1:] == [
         ("train", "started"),
         ("privacy.charge", "started"),
@@ -145,12 +166,113 @@ def test_the_charge_is_durable_before_the_training(private: Path, monkeypatch: p
 def test_a_round_that_is_asked_for_again_is_paid_for_again(private: Path) -> None:
     updates = [TrainReply.from_record(train(private, header(PRIVATE))).body.update for _ in range(2)]
     assert updates[0].tobytes() != updates[1].tobytes(), "the noise is fresh"
-    assert len((private / "privacy" / "run-1.jsonl").read_bytes().splitlines()) == 2
+    assert len(read_book(Node.open(private).ledger("run-1")).charges) == 2
 
 
 def test_without_differential_privacy_nothing_is_charged(node: Path) -> None:
     train(node)
     assert not (node / "privacy").exists()
+
+
+# --- the budget of a real hospital ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def real(private: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hospital with patients; it would need masks as well, which are not what is asked about here."""
+    about = (private / "node.json").read_text().replace("true", "false")
+    (private / "node.json").write_text(about)
+    monkeypatch.setattr("client.masks.expected", lambda *_, **__: None)
+    return private
+
+
+def set_budget(folder: Path, epsilon: float, patients: int = 9) -> None:
+    budget.set_budget(Node.open(folder), Budget(epsilon, 1e-5, patients), who="Ada", why="a test")
+
+
+def test_a_real_hospital_without_a_budget_trains_nothing_under_privacy(real: Path) -> None:
+    refusal = refused(train(real, header(PRIVATE)))
+    assert (refusal.code, refusal.reason) == ("policy", "this hospital has set no privacy budget")
+    assert ("privacy.charge", "started") not in acts(real)
+    assert not (real / "privacy").exists()
+
+
+def test_a_real_hospital_charges_its_one_ledger_with_the_number_of_patients_that_it_declared(real: Path) -> None:
+    set_budget(real, 1e4)
+    for run in ("run-1", "run-2"):
+        TrainReply.from_record(train(real, header(PRIVATE, run=run)))
+    book = read_book(real / "privacy" / "ledger.jsonl")
+    assert [(charge.run, charge.patients) for charge in book.charges] == [("run-1", 9), ("run-2", 9)]
+    (row,) = [row for row in toy.log_rows(real) if row["action"] == "privacy.charge" and row["run"] == "run-2"][1:]
+    assert (row["outcome"], row["detail"]["ledger_rows"], row["detail"]["ledger_head"]) == ("ok", 4, book.head)
+
+
+def test_what_the_budget_does_not_cover_is_refused_and_told_to_nobody_but_the_hospital(real: Path) -> None:
+    set_budget(real, 0.5)
+    refusal = refused(train(real, header(PRIVATE)))
+    assert (refusal.code, refusal.reason) == ("budget", "BudgetError")
+    here = next(row["detail"]["here"] for row in toy.log_rows(real) if row["action"] == "refusal")
+    assert "above the budget of 0.5 at delta 1e-05; 0.000 is spent" in here
+    assert acts(real)[-5:] == [
+        ("train", "started"),
+        ("privacy.charge", "started"),
+        ("train", "failed"),
+        ("refusal", "refused"),
+        ("message.out", "started"),
+    ]
+
+
+def test_a_real_hospital_with_a_budget_trains_nothing_without_privacy(real: Path) -> None:
+    Node.open(real).pin(RULES)
+    TrainReply.from_record(train(real))
+    close_sessions()
+    set_budget(real, 5.0)
+    assert "without differential privacy" in refused(train(real)).reason
+
+
+@pytest.mark.parametrize("loss", ["the last charge", "the file", "everything but the budget"])
+def test_a_ledger_that_lacks_what_the_audit_log_knows_stops_all_training(real: Path, loss: str) -> None:
+    set_budget(real, 1e4)
+    path = real / "privacy" / "ledger.jsonl"
+    for number in (1, 2):
+        TrainReply.from_record(train(real, header(PRIVATE, round=number)))
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    if loss == "the file":
+        path.unlink()
+    else:
+        path.write_bytes(b"".join(lines[: {"the last charge": 3, "everything but the budget": 2}[loss]]))
+    for fresh in (False, True):
+        if fresh:
+            close_sessions()  # another process has only the log on disk to know it from
+        refusal = refused(train(real, header(PRIVATE, round=3)))
+        assert (refusal.code, refusal.reason) == ("record", "RecordError")
+    assert "lacks line 4" in toy.log_rows(real)[-2]["detail"]["here"]
+    close_sessions()
+    with pytest.raises(RecordError, match="lacks line 4"):
+        set_budget(real, 2e4)
+    path.write_bytes(whole)
+    TrainReply.from_record(train(real, header(PRIVATE, round=3)))
+
+
+def test_a_crash_between_the_ledger_and_the_log_stops_nothing(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_budget(real, 1e4)
+    append, session = AuditLog.append, []
+
+    def crashes(log: AuditLog, entry: Entry) -> str:
+        if (entry.action, entry.outcome) == (Action.PRIVACY_CHARGE, Outcome.OK):
+            session.append(log)
+            raise RecordError("the machine is gone", hint="switch it on")
+        return append(log, entry)
+
+    monkeypatch.setattr(AuditLog, "append", crashes)
+    assert refused(train(real, header(PRIVATE))).code == "record"
+    monkeypatch.undo()
+    monkeypatch.setattr("client.masks.expected", lambda *_, **__: None)
+    close_sessions()
+    TrainReply.from_record(train(real, header(PRIVATE)))
+    assert len(session) == 1
+    assert len(read_book(real / "privacy" / "ledger.jsonl").charges) == 2, "a crash never refunds"
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compliance.log import GENESIS, Action, AuditLog, Entry, Outcome, verify
+from compliance.log import GENESIS, Action, AuditLog, Entry, Outcome, newest, verify
 from shared.errors import RecordError
 
 KEY = bytes(range(32))
@@ -107,6 +107,23 @@ def test_a_head_shows_what_the_chain_alone_cannot_a_changed_last_line(tmp_path: 
     head = verify(path).head
     path.write_bytes(path.read_bytes().replace(b'"number":1', b'"number":2'))
     assert verify(path).head != head
+
+
+def test_the_newest_entry_of_a_kind_is_known_without_reading_the_log_again(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    assert newest(path, Action.TRAIN) is None
+    with open_log(path) as log:
+        assert log.newest(Action.TRAIN) is None
+        for number, outcome in enumerate((Outcome.OK, Outcome.OK, Outcome.FAILED)):
+            log.append(Entry(Action.TRAIN, outcome, detail={"number": number}))
+        assert log.newest(Action.TRAIN, Action.EVALUATE) == {"number": 1}
+        assert log.newest(Action.TRAIN, outcome=Outcome.FAILED) == {"number": 2}
+    with open_log(path) as log:
+        assert log.newest(Action.TRAIN) == {"number": 1}
+        log.append(Entry(Action.EVALUATE, Outcome.OK))
+        assert log.newest(Action.TRAIN, Action.EVALUATE) == {}
+        assert newest(path, Action.TRAIN) == {"number": 1}
+        assert newest(path, Action.EVALUATE, Action.TRAIN) == {}
 
 
 def test_a_torn_last_line_is_cut_and_the_cut_is_recorded(tmp_path: Path) -> None:

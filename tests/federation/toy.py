@@ -19,6 +19,7 @@ from client.app import app as app  # noqa: PLC0414  # what the worker is told to
 from client.cohort import Split
 from client.node import Node
 from shared.charter import Charter, PrivacyPlan, TaskPlan
+from shared.imaging import inference
 from shared.imaging.images import PatientImages, StudyImages
 from shared.imaging.tasks import Batch, OneLoss, Sums, register
 
@@ -60,8 +61,7 @@ class Toy(OneLoss):
         return study.noisy
 
     def predict(self, network: nn.Module, study: StudyImages) -> NDArray[np.float32]:
-        with torch.no_grad():
-            return network(torch.from_numpy(study.noisy)[:, None])[:, 0].numpy()
+        return inference.run(network, self.inputs(study))[:, 0]
 
     def truth(self, study: StudyImages) -> NDArray[np.float32]:
         return study.reference
@@ -78,7 +78,8 @@ def charter(**changes: Any) -> Charter:
     """Three rounds of the toy task; ``plan`` and ``privacy`` take changes of those parts."""
     plan = {"name": "toy", "rounds": 3, "local_steps": 2, "batch": 4, "local_lr": 0.2, "evaluate_every": 1}
     plan |= changes.pop("plan", {})
-    privacy = PrivacyPlan(**changes.pop("privacy", {}))
+    # In the clear, scores leave by consent only; most tests are about something else and give it.
+    privacy = PrivacyPlan(**{"scores": "open"} | changes.pop("privacy", {}))
     values: dict[str, Any] = {"id": "test", "purpose": PURPOSE, "min_sites": 2, "deadline": 20.0, "seed": 3} | changes
     return Charter(tasks=(TaskPlan(**plan),), privacy=privacy, **values)
 

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from flwr.app import RecordDict
 
+from client.charge import Budget
+from client.ledger import Ledger
+from client.node import Node
 from compliance.log import verify
 from server import masked
 from server.phases import RoundError
@@ -249,6 +252,9 @@ def test_a_hospital_without_known_seeds_never_sends_the_same_update_twice(tmp_pa
 def test_a_round_under_privacy_is_paid_for_three_times_at_most(tmp_path: Path) -> None:
     lost = losing(("H2", "train"), ("H3", "train"), times=99)
     federation = with_patients(one_round(tmp_path / "real", privacy={"mode": "patient"}))
+    for site in federation.sites:
+        with Ledger(Node.open(federation.root / site).ledger()) as ledger:
+            ledger.set_budget(Budget(1e6, 1e-5, 4), who="a test", why="rounds that are repeated")
     with pytest.raises(RoundError):
         federation.run(lost)
     with pytest.raises(RoundError, match="BudgetError"):

@@ -18,7 +18,7 @@ CARD = ModelCard("test", "a" * 64, "run-1", "toy", 3, ("H1", "H2"), "off", LAYOU
 
 
 def test_weights_and_description_belong_together(tmp_path: Path, log: AuditLog) -> None:
-    path = write_model(tmp_path / "out", LAYOUT, MODEL, CARD, log=log)
+    path = write_model(tmp_path / "out", WEIGHTS, CARD, log=log)
     loaded = safetensors.numpy.load_file(path)
     assert set(loaded) == set(WEIGHTS)
     assert all(np.array_equal(loaded[name], WEIGHTS[name]) for name in WEIGHTS)
@@ -36,24 +36,24 @@ def test_a_full_disk_leaves_neither(tmp_path: Path, log: AuditLog, monkeypatch: 
 
     monkeypatch.setattr(release, "write_json", full)
     with pytest.raises(OutputError):
-        write_model(tmp_path / "out", LAYOUT, MODEL, CARD, log=log)
+        write_model(tmp_path / "out", WEIGHTS, CARD, log=log)
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_an_unfinished_replacement_never_passes_for_the_earlier_model(
     tmp_path: Path, log: AuditLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_model(tmp_path / "out", LAYOUT, MODEL, CARD, log=log)
+    write_model(tmp_path / "out", WEIGHTS, CARD, log=log)
     monkeypatch.setattr(release, "write_bytes", _full)
     with pytest.raises(OutputError):
-        write_model(tmp_path / "out", LAYOUT, MODEL, CARD, log=log)
+        write_model(tmp_path / "out", WEIGHTS, CARD, log=log)
     assert not (tmp_path / "out" / "model.json").exists()
 
 
 def test_what_cannot_be_recorded_is_not_written(tmp_path: Path, log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compliance.log.os.fsync", _no_space)
     with pytest.raises(RecordError):
-        write_model(tmp_path / "out", LAYOUT, MODEL, CARD, log=log)
+        write_model(tmp_path / "out", WEIGHTS, CARD, log=log)
     assert not (tmp_path / "out").exists()
 
 

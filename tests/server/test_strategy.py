@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Error, Message
+from flwr.app import Error, Message, RecordDict
 
 from compliance.log import Action, AuditLog, verify
 from server.exchange import Exchange
@@ -52,6 +52,34 @@ def test_evaluations_are_summed_over_sites_at_the_start_as_often_as_planned_and_
     first = result.history.rounds[0].evaluation
     assert first is not None
     assert dict(first.sums) == {"slices": 2.0, "mse": 1.0}
+
+
+def test_without_masks_or_consent_nobody_is_asked_for_scores(log: AuditLog) -> None:
+    kinds: list[str] = []
+
+    def watch(content: object, kind: str) -> list[object]:
+        kinds.append(kind)
+        return honest("H1")(content, kind)
+
+    result = run([watch, honest("H2")], toy.charter(privacy={"scores": "masked"}), log)
+    assert kinds == ["train"] * 3
+    assert all(one.evaluation is None for one in result.history.rounds)
+
+
+def test_the_average_of_the_models_is_what_is_evaluated_and_released_and_not_what_is_trained(log: AuditLog) -> None:
+    trained: list[float] = []
+    evaluated: list[float] = []
+
+    def watch(content: RecordDict, kind: str) -> list[object]:
+        read = (TrainRequest if kind == "train" else EvaluateRequest).from_record(content)
+        (trained if kind == "train" else evaluated).append(float(read.model.vector[0]))
+        return honest("H1")(content, kind)
+
+    result = run([watch, honest("H2")], toy.charter(plan={"rounds": 3, "average": 0.5}), log)
+    assert trained == [1.0, 2.0, 3.0]
+    assert evaluated == pytest.approx([1.0, 2.0, (2 * 0.5 + 3) / 1.5, (2 * 0.25 + 3 * 0.5 + 4) / 1.75])
+    assert float(result.model.vector[0]) == pytest.approx(evaluated[-1])
+    assert result.history.rounds[-1].model == LAYOUT.digest(result.model)
 
 
 def test_integer_buffers_pass_through_unchanged(log: AuditLog) -> None:

@@ -24,7 +24,7 @@ local_steps = 2
 
 plans = st.builds(
     TaskPlan,
-    name=st.sampled_from(["denoise", "superres", "segment"]),
+    name=st.sampled_from(["denoise", "superres", "superres_gan", "segment"]),
     rounds=st.integers(1, 1000),
     local_steps=st.integers(1, 50),
     batch=st.integers(1, 64),

@@ -1,4 +1,4 @@
-"""Shared noise: what each hospital adds, and that the sum of rounded shares hides one patient as a Gaussian would."""
+"""Shared noise: what each hospital must add, and that the sum of rounded shares hides one patient as Gaussians do."""
 
 import math
 from dataclasses import replace

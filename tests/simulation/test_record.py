@@ -13,7 +13,17 @@ from tests.simulation.report.example import DENOISE, example
 
 def test_the_summary_has_the_promised_keys() -> None:
     summary = to_summary(example())
-    assert summary.keys() == {"seconds", "sites", "rounds", "tasks", "privacy", "deid", "audit", "wire"}
+    assert summary.keys() == {
+        "seconds",
+        "sites",
+        "rounds",
+        "tasks",
+        "privacy",
+        "privacy_shared",
+        "deid",
+        "audit",
+        "wire",
+    }
     assert summary["sites"] == 4, "a site that never trained is no member"
     assert summary["rounds"] == 20
     assert summary["tasks"].keys() == {"denoise", "superres", "segment"}

@@ -1,9 +1,10 @@
 """The networks, one idea a file; all of them small enough for a hospital's processor."""
 
 from shared.imaging.networks.blocks import seeded
+from shared.imaging.networks.discriminator import AdversarialPair, Discriminator
 from shared.imaging.networks.dncnn import DnCNN
 from shared.imaging.networks.edsr import EDSR
 from shared.imaging.networks.fcn import FCN
 from shared.imaging.networks.unet import UNet
 
-__all__ = ["EDSR", "FCN", "DnCNN", "UNet", "seeded"]
+__all__ = ["EDSR", "FCN", "AdversarialPair", "Discriminator", "DnCNN", "UNet", "seeded"]

@@ -9,8 +9,7 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from client.training import accounting
-from client.training.accounting import Mechanism, default_delta, epsilon, merged, statement
+from client.training.accounting import Mechanism, default_delta, epsilon, merged, statement, within
 from shared.errors import BudgetError, UsageError
 
 
@@ -87,11 +86,32 @@ def test_renyi_dp_stands_in_where_prv_fails(monkeypatch: pytest.MonkeyPatch) -> 
                 raise failure
             return math.nan
 
-        monkeypatch.setattr(accounting.PRVAccountant, "get_epsilon", fails)
+        monkeypatch.setattr(PRVAccountant, "get_epsilon", fails)
         value, name = epsilon(history, 1e-5)
         assert name == "rdp"
         assert value == pytest.approx(renyi.get_epsilon(1e-5), rel=1e-3)
         assert value > tight
+
+
+@pytest.mark.parametrize("distance", [-1.0, -0.02, 0.02, 1.0])
+def test_within_says_the_same_as_epsilon(distance: float) -> None:
+    history = [Mechanism(2.0, 0.3, 40)]
+    value, _ = epsilon(history, 1e-5)
+    assert within(history, 1e-5, value + distance) == (distance > 0)
+
+
+def test_nothing_is_within_any_limit_without_noise_or_with_more_steps_than_delta_can_bear() -> None:
+    assert not within([Mechanism(0.0, 0.3, 1)], 1e-5, 1e9)
+    assert not within([Mechanism(1000.0, 1e-6, 10**9)], 1e-5, 1e9)
+    assert within([], 1e-5, 0.0)
+
+
+def test_far_below_the_limit_the_cheap_bound_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> float:
+        raise AssertionError("the slow accountant was asked")
+
+    monkeypatch.setattr(PRVAccountant, "get_epsilon", never)
+    assert within([Mechanism(2.0, 0.3, 40)], 1e-5, 20.0)
 
 
 def test_an_epsilon_beyond_all_use_does_not_keep_anybody_waiting() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from client.charge import Receipt
 from client.training.accounting import Mechanism
 from client.training.loop import _private_round, price, train_centrally, train_round, usable
 from client.training.secure_noise import SecureNoise, SeededNoiseForTests
@@ -194,8 +195,12 @@ def test_two_private_rounds_never_repeat() -> None:
     assert not torch.equal(*found)
 
 
-def test_a_private_step_is_the_noisy_clipped_mean_over_the_expected_number() -> None:
-    """Everybody is drawn (q = 1), every patient has one slice, the noise is known: the step can be done by hand."""
+@pytest.mark.parametrize("declared", [3, 12])
+def test_a_private_step_is_the_noisy_clipped_sum_over_the_declared_number(declared: int) -> None:
+    """Everybody is drawn (q = 1), every patient has one slice, the noise is known: the step can be done by hand.
+
+    The divisor is the number that the hospital declared, not the three patients who are there.
+    """
     task, patients = ToyTask(), people(3, slices=1)
     plan, privacy = replace(PLAN, local_steps=1), replace(PRIVACY, sample_rate=1.0, clip=0.5)
     found = task.network(0)
@@ -206,7 +211,7 @@ def test_a_private_step_is_the_noisy_clipped_mean_over_the_expected_number() -> 
         plan,
         rate=0.1,
         privacy=privacy,
-        receipt=paid(task, patients, plan, privacy),
+        receipt=Receipt(price(task, patients, plan, privacy, round_number=1, constant=declared)),
         noise=SeededNoiseForTests(5),
     )
     total = 0.5 * SeededNoiseForTests(5).normal(10)
@@ -217,7 +222,7 @@ def test_a_private_step_is_the_noisy_clipped_mean_over_the_expected_number() -> 
             [p.grad.double().flatten().numpy() for p in network.parameters() if p.grad is not None]
         )
         total += gradient * 0.5 / (np.linalg.norm(gradient) + 0.01)
-    expected = weights(task.network(0)).numpy() - 0.1 * total / 3
+    expected = weights(task.network(0)).numpy() - 0.1 * total / declared
     assert weights(found).numpy() == pytest.approx(expected, abs=1e-6)
 
 
@@ -330,10 +335,10 @@ def test_central_training_needs_a_patient() -> None:
         train_centrally(ToyTask(), ToyTask().network(0), {"A": []}, steps=1, batch=1, lr=0.1, seed=0)
 
 
-# --- the three real tasks ---------------------------------------------------------------------------------------------
+# --- the real tasks ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["denoise", "superres", "segment"])
+@pytest.mark.parametrize("name", ["denoise", "superres", "superres_gan", "segment"])
 def test_each_task_trains_with_and_without_privacy_and_centrally(name: str) -> None:
     task, patients = get_task(name), people(3, slices=2, size=96)
     plan = TaskPlan(name, rounds=2, local_steps=2, batch=4, local_lr=0.01, local_optimizer="Adam")
@@ -364,6 +369,20 @@ def test_the_price_names_the_rounds_own_figures() -> None:
     assert (charge.task, charge.round, charge.steps, charge.patients) == ("toy", 3, PLAN.local_steps, 5)
     assert charge.mechanism == Mechanism(PRIVACY.noise_multiplier, PRIVACY.sample_rate, PLAN.local_steps)
     assert math.isfinite(charge.noise_multiplier)
+    assert (charge.mode, charge.run, charge.federation) == ("patient", "", "")
+
+
+def test_the_public_constant_is_that_of_the_budget_and_under_shared_noise_that_of_the_charter() -> None:
+    task, patients = ToyTask(), people(5)
+    assert price(task, patients, PLAN, PRIVACY, round_number=1, constant=40).patients == 40
+    shared = replace(PRIVACY, mode="distributed", patients=900)
+    charge = price(task, patients, PLAN, shared, round_number=1, constant=40, run="r", federation="f")
+    assert (charge.mode, charge.patients, charge.run, charge.federation) == ("distributed", 900, "r", "f")
+
+
+def test_what_is_not_private_has_no_price() -> None:
+    with pytest.raises(UsageError, match="no price"):
+        price(ToyTask(), people(5), PLAN, replace(PRIVACY, mode="off"), round_number=1)
 
 
 def test_without_a_charge_no_patient_is_read() -> None:

@@ -1,6 +1,5 @@
 """Patient-level DP-SGD: what one patient can do to a step, and the noise that hides it."""
 
-import copy
 import math
 from fractions import Fraction
 
@@ -15,8 +14,6 @@ from torch import nn
 
 from client.training.patient_dp import Clipping, PatientDPOptimizer
 from client.training.secure_noise import NoiseSource
-from shared.imaging.tasks import get_task
-from tests.client.training.toys import people
 
 torch.set_num_threads(1)
 
@@ -106,52 +103,6 @@ def test_a_gradient_that_is_not_finite_adds_nothing(poison: float) -> None:
     optimizer = optimizer_for(vector(3))
     optimizer.accumulate([torch.tensor([1.0, poison, 0.0])])
     assert not optimizer.lattice_sum.any()
-
-
-@pytest.mark.parametrize("name", ["denoise", "superres", "segment"])
-def test_the_patient_loop_equals_a_backward_on_a_fresh_copy_per_patient(name: str) -> None:
-    task, clip, gamma = get_task(name), 0.7, 0.01
-    network = task.network(3)
-    batches = [task.draw(p, 2, np.random.default_rng(i)) for i, p in enumerate(people(3, size=64))]
-
-    expected: np.ndarray = np.zeros(sum(p.numel() for p in network.parameters()))
-    for inputs, targets in batches:
-        alone = copy.deepcopy(network)
-        task.loss(alone(inputs), targets).backward()  # type: ignore[no-untyped-call]
-        gradient = np.concatenate([p.grad.double().flatten().numpy() for p in alone.parameters() if p.grad is not None])
-        expected += gradient * clip / (np.linalg.norm(gradient) + gamma)
-
-    optimizer = optimizer_for(list(network.parameters()), clip=clip, expected=2.0)
-    optimizer.zero_grad()
-    for inputs, targets in batches:
-        before = optimizer.lattice_sum.clone()
-        optimizer.backward(task.loss(network(inputs), targets))
-        assert squared_norm(optimizer.lattice_sum - before, optimizer.unit) <= Fraction(clip) ** 2
-    summed = (optimizer.lattice_sum * optimizer.unit).numpy()
-    assert np.abs(summed - expected).max() <= 1e-6 * np.abs(expected).max()
-
-    before_step = torch.cat([p.detach().flatten() for p in network.parameters()])
-    optimizer.step()
-    moved = before_step - torch.cat([p.detach().flatten() for p in network.parameters()])
-    assert moved.numpy() == pytest.approx(expected / 2.0, abs=1e-6)
-
-
-def test_a_loss_that_couples_its_slices_still_sees_one_patient_only() -> None:
-    """Batch-wise Dice couples all rows of a batch; with one backward per patient the rows are all the patient's own."""
-    network = nn.Conv2d(1, 1, 3, padding=1)
-    first, second = torch.rand(2, 3, 1, 8, 8)
-
-    def batch_dice(rows: torch.Tensor) -> torch.Tensor:
-        likely = torch.sigmoid(network(rows))
-        return 1 - 2 * (likely * rows).sum() / (likely + rows).sum()
-
-    def share(patients: list[torch.Tensor]) -> torch.Tensor:
-        optimizer = optimizer_for(list(network.parameters()))
-        for rows in patients:
-            optimizer.backward(batch_dice(rows))
-        return optimizer.lattice_sum
-
-    assert torch.equal(share([first, second]) - share([second]), share([first]))
 
 
 def test_an_empty_step_adds_noise_and_is_charged() -> None:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from client.training.charges import Charge, Receipt
+from client.charge import Charge, Receipt
 from client.training.loop import price
 from shared.charter import PrivacyPlan, TaskPlan
 from shared.imaging.images import PatientImages, StudyImages

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from shared.imaging import networks
-from shared.imaging.networks import EDSR, FCN, DnCNN, UNet, seeded
+from shared.imaging.networks import EDSR, FCN, AdversarialPair, Discriminator, DnCNN, UNet, seeded
 
 SHIPPED: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "denoising U-Net": (lambda: UNet(1, (16, 32, 64), residual=True), 1, 1),
@@ -27,15 +27,17 @@ def _shipped(request: pytest.FixtureRequest) -> tuple[nn.Module, int, int]:
 
 def test_the_list_above_is_complete() -> None:
     classes = {value for value in vars(networks).values() if inspect.isclass(value) and issubclass(value, nn.Module)}
-    assert classes == {type(build()) for build, _, _ in SHIPPED.values()}
+    assert classes == {type(build()) for build, _, _ in SHIPPED.values()} | {Discriminator, AdversarialPair}
 
 
-def test_layers_keep_the_house_rules(shipped: tuple[nn.Module, int, int]) -> None:
-    for module in shipped[0].modules():
+@pytest.mark.parametrize("build", [*(build for build, _, _ in SHIPPED.values()), AdversarialPair])
+def test_layers_keep_the_house_rules(build: Callable[[], nn.Module]) -> None:
+    network = build()
+    for module in network.modules():
         assert not isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.instancenorm._InstanceNorm)
         assert not getattr(module, "inplace", False)
         assert getattr(module, "padding_mode", "zeros") == "zeros"
-    assert not list(shipped[0].buffers())
+    assert not list(network.buffers())
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (24, 40)])
@@ -55,6 +57,20 @@ def test_every_weight_learns(shipped: tuple[nn.Module, int, int]) -> None:
     network = shipped[0]
     for parameter in network.parameters():  # wake the layers that start at zero
         nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
+    network(torch.rand(2, 1, 16, 16)).pow(2).sum().backward()
+    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in network.parameters())
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (48, 48), (51, 33)])
+def test_the_discriminator_gives_each_image_one_score_whoever_is_beside_it(height: int, width: int) -> None:
+    network = seeded(Discriminator, 0)
+    images = torch.rand(3, 1, height, width)
+    assert network(images).shape == (3,)
+    torch.testing.assert_close(network(images)[:1], network(images[:1]))
+
+
+def test_every_weight_of_the_discriminator_learns() -> None:
+    network = seeded(Discriminator, 0)
     network(torch.rand(2, 1, 16, 16)).pow(2).sum().backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in network.parameters())
 

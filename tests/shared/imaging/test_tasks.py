@@ -11,6 +11,7 @@ from shared.errors import DataError, UsageError
 from shared.imaging import tasks
 from shared.imaging.lowres import low_resolution
 from shared.imaging.memo import once_per_study
+from shared.imaging.networks import AdversarialPair
 from shared.imaging.segment import standardised
 from shared.imaging.tasks import Task, get_task, register, summarise, task_names
 from tests.shared.imaging.phantoms import patient, study
@@ -19,17 +20,17 @@ from tests.shared.imaging.phantoms import patient, study
 @pytest.fixture(autouse=True)
 def _shipped_tasks_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tests register tasks of their own, as a user of the registry may."""
-    shipped = {name: get_task(name) for name in ("denoise", "superres", "segment")}
+    shipped = {name: get_task(name) for name in ("denoise", "superres", "superres_gan", "segment")}
     monkeypatch.setattr(tasks, "_tasks", shipped)
 
 
-@pytest.fixture(params=["denoise", "superres", "segment"], name="task")
+@pytest.fixture(params=["denoise", "superres", "superres_gan", "segment"], name="task")
 def _task(request: pytest.FixtureRequest) -> Task:
     return get_task(request.param)
 
 
 def test_the_tasks_in_the_order_of_tables() -> None:
-    assert task_names() == ("denoise", "superres", "segment")
+    assert task_names() == ("denoise", "superres", "superres_gan", "segment")
     assert [get_task(name).name for name in task_names()] == list(task_names())
 
 
@@ -40,7 +41,7 @@ def test_a_typo_is_answered_with_the_nearest_name() -> None:
     assert caught.value.hint == "did you mean segment?"
     with pytest.raises(UsageError) as caught:
         get_task("xyz")
-    assert caught.value.hint == "known tasks: denoise, superres, segment"
+    assert caught.value.hint == "known tasks: denoise, superres, superres_gan, segment"
 
 
 def test_no_two_tasks_share_a_name() -> None:
@@ -105,6 +106,22 @@ def test_classical_methods_predict_like_the_network(task: Task) -> None:
         assert 0 <= predictions.min() <= predictions.max() <= (3 if task.name == "segment" else 1)
 
 
+def test_the_first_objective_of_one_patch_does_not_know_the_others(task: Task) -> None:
+    inputs, targets = task.draw(patient(study(96, 96)), 3, np.random.default_rng(0))
+    network = task.network(0)
+    for index in range(len(task.objectives(network, (inputs, targets)))):
+        whole = task.objectives(network, (inputs, targets))[index].loss
+        rows = [task.objectives(network, (inputs[i : i + 1], targets[i : i + 1]))[index].loss for i in range(3)]
+        torch.testing.assert_close(whole, torch.stack(rows).mean())
+
+
+def test_every_parameter_has_an_objective_and_only_one(task: Task) -> None:
+    network = task.network(0)
+    batch = task.draw(patient(study(96, 96)), 1, np.random.default_rng(0))
+    following = [id(p) for objective in task.objectives(network, batch) for p in objective.trains.parameters()]
+    assert sorted(following) == sorted(id(p) for p in network.parameters())
+
+
 def test_a_few_steps_of_training_beat_the_start(task: Task) -> None:
     torch.manual_seed(0)
     images = study(96, 96)
@@ -129,6 +146,7 @@ def test_who_is_eligible_for_what() -> None:
     assert eligible == {
         "denoise": [True, True, True],
         "superres": [True, False, True],
+        "superres_gan": [True, False, True],
         "segment": [True, False, False],
     }
 
@@ -158,6 +176,52 @@ def test_super_resolution_pairs_the_same_window_at_both_resolutions() -> None:
     aligned = (coarse - inputs).abs().mean()
     assert aligned < 0.5 * (coarse.roll(1, dims=-1) - inputs).abs().mean()
     assert aligned < 0.5 * (coarse.roll(1, dims=-2) - inputs).abs().mean()
+
+
+def test_the_adversaries_share_one_fake_and_neither_trains_the_other() -> None:
+    task = get_task("superres_gan")
+    network = task.network(0)
+    assert isinstance(network, AdversarialPair)
+    for parameter in network.parameters():  # wake the layer that starts at zero
+        torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
+    made = []
+    network.generator.register_forward_hook(lambda *_: made.append(1))
+    generator, discriminator = task.objectives(network, task.draw(patient(), 2, np.random.default_rng(0)))
+    assert made == [1]
+    assert (generator.trains, discriminator.trains) == (network.generator, network.discriminator)
+    through = torch.autograd.grad(discriminator.loss, list(network.generator.parameters()), allow_unused=True)
+    assert through == (None,) * len(through)
+
+
+def test_the_discriminator_learns_to_tell_and_the_generator_to_deceive() -> None:
+    task = get_task("superres_gan")
+    network, batch = task.network(0), task.draw(patient(study(96, 96)), 4, np.random.default_rng(0))
+    assert isinstance(network, AdversarialPair)
+    torch.nn.init.normal_(network.generator.head.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    inputs, targets = batch
+
+    def follow(index: int, steps: int, rate: float) -> tuple[float, float]:
+        """Mean scores of references and fakes after training one of the two against the other as it is."""
+        optimiser = torch.optim.Adam(task.objectives(network, batch)[index].trains.parameters(), lr=rate)
+        for _ in range(steps):
+            loss = task.objectives(network, batch)[index].loss
+            optimiser.zero_grad()
+            (loss if index else loss - task.loss(network(inputs), targets)).backward()  # what the adversary adds
+            optimiser.step()
+        return network.discriminator(targets).mean().item(), network.discriminator(network(inputs)).mean().item()
+
+    real, made = follow(1, 40, 3e-3)
+    assert real > made + 0.2
+    assert follow(0, 10, 1e-3)[1] > made + 0.05
+
+
+def test_whoever_applies_the_adversarial_pair_gets_the_generator_alone() -> None:
+    task, plain, images = get_task("superres_gan"), get_task("superres"), study(40, 30)
+    network = task.network(0)
+    assert isinstance(network, AdversarialPair)
+    np.testing.assert_array_equal(task.predict(network, images), plain.predict(network.generator, images))
+    with pytest.raises(TypeError, match="AdversarialPair"):
+        task.objectives(network.generator, task.draw(patient(), 1, np.random.default_rng(0)))
 
 
 def test_segmentation_pairs_the_same_window_of_image_and_classes() -> None:

@@ -19,6 +19,7 @@ from simulation.record import (
     RunRecord,
     SeenRecord,
     SiteRecord,
+    SweepPoint,
     TaskRecord,
     WireRecord,
 )
@@ -127,7 +128,19 @@ DENOISE = TaskRecord(
         "federated_dp": ArmRecord(
             quality(30.87), None, quality(30.92), None, 4000, 82.9, _curve([21.3, 27.1, 29.2, 30.3, 30.87])
         ),
+        "federated_shared": ArmRecord(quality(31.92), None, quality(31.77), None, 4000, 84.2, _curve([21.3, 31.92])),
+        "public": ArmRecord(quality(30.22), None, quality(30.61), 0, 0),
+        "tuned": ArmRecord(quality(32.41), None, quality(32.02), None, 4000, 80.3),
     },
+    sweep=(
+        *(SweepPoint("tuned", None, again, quality(32.41 + 0.05 * again), quality(32.02)) for again in range(3)),
+        *(
+            SweepPoint(kind, level, again, quality(base + gain * level + 0.1 * again), quality(base))
+            for kind, base, gain in (("local", 30.23, 0.08), ("shared", 31.12, 0.1))
+            for level in (1.0, 3.0, 8.0)
+            for again in range(3)
+        ),
+    ),
     per_site={
         site.id: {
             "median": quality(29.0 + 0.37 * row),

@@ -41,7 +41,15 @@ def test_methods_stand_in_their_groups_and_the_best_classical_ones_are_named() -
     assert groups["Before"] == ["Noisy input"]
     assert "Median 3×3" in groups["Classical methods of the survey"]
     assert "Non-local means, Rician bias corrected" in groups["Stronger classical comparators"]
-    assert groups["Trained in this run"] == ["Local only", "Pooled", "Federated", "Federated, patient-level DP"]
+    assert groups["Trained in this run"] == [
+        "Local only",
+        "Pooled",
+        "Federated",
+        "Public model",
+        "Public, tuned without privacy",
+        "Public, tuned under DP, local noise",
+        "Public, tuned under DP, shared noise",
+    ]
     champions = [row.title for group in table.groups for row in group.rows if row.remark]
     assert champions == ["Median 3×3", "Non-local means, Rician bias corrected"]
 
@@ -56,7 +64,7 @@ def test_three_numbers_per_arm_and_one_model_for_all_is_at_home_everywhere() -> 
     rows = {row.title: [cell.text for cell in row.cells] for row in tables.three_numbers(DENOISE).groups[0].rows}
     assert rows["Local only"][:3] == ["33.62", "30.61", "30.14"]
     assert rows["Federated"][:3] == ["32.53", "32.53", "32.71"]
-    assert rows["Federated, patient-level DP"][3] == "\N{EN DASH}", "unknown work is no number"
+    assert rows["Public, tuned under DP, local noise"][3] == "\N{EN DASH}", "unknown work is no number"
 
 
 def test_nothing_is_best_where_there_is_nothing_to_compare() -> None:

@@ -64,7 +64,7 @@ def test_methods_are_sorted_into_the_survey_and_what_is_stronger() -> None:
     assert not words.is_stronger("median")
     assert words.is_stronger("nlm_rician")
     assert words.is_untouched("noisy")
-    assert words.method_title("federated_dp") == "Federated, patient-level DP"
+    assert words.method_title("federated_dp") == "Public, tuned under DP, local noise"
     assert words.method_title("never_heard_of") == "Never heard of"
 
 

@@ -1,0 +1,284 @@
+"""The file of the privacy ledger: chained lines, read whole, appended durably, held by one process at a time.
+
+Each line is a JSON object in the canonical form of RFC 8785 with the SHA-256 of the line before it (``prev``) and that
+of itself without this entry (``check``). The first says whose ledger it is (``open``); then come budgets and charges.
+
+A last line without its line end was never acknowledged, so nothing was trained on it: it is cut off. Any other line
+that was changed, removed, put elsewhere or doubled breaks the chain. What no chain shows is that whole lines at the end
+are gone: for that the audit log knows how far the ledger had come (:class:`Acknowledged`).
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Final
+
+from client.charge import Budget, Charge
+from shared.errors import RecordError, UsageError
+from shared.files import canonical_json, sync_folder
+
+VERSION: Final = 1
+GENESIS: Final = "0" * 64
+UNIT: Final = "patient"
+_CHARGE: Final = tuple(field.name for field in fields(Charge))
+
+
+@dataclass(frozen=True)
+class Acknowledged:
+    """How far the ledger had come when something was done on the strength of it, as another record has it.
+
+    Attributes:
+        rows: Its lines at that time.
+        head: SHA-256 of the last of them, 64 hexadecimal digits.
+    """
+
+    rows: int
+    head: str
+
+
+@dataclass(frozen=True)
+class BudgetChange:
+    """A budget with who set it, why and when (RFC 3339, UTC)."""
+
+    budget: Budget
+    who: str
+    why: str
+    time: str
+
+
+@dataclass(frozen=True)
+class Book:
+    """What stands in a ledger.
+
+    Attributes:
+        changes: All budgets in the order in which they were set; the last one counts.
+        charges: All charges in their order.
+        heads: SHA-256 of each line.
+    """
+
+    changes: tuple[BudgetChange, ...] = ()
+    charges: tuple[Charge, ...] = ()
+    heads: tuple[str, ...] = ()
+
+    @property
+    def budget(self) -> Budget | None:
+        """The budget that counts, or None where none was ever set."""
+        return self.changes[-1].budget if self.changes else None
+
+    @property
+    def rows(self) -> int:
+        """Number of lines."""
+        return len(self.heads)
+
+    @property
+    def head(self) -> str:
+        """SHA-256 of the last line, 64 hexadecimal digits; zeros where there is none."""
+        return self.heads[-1] if self.heads else GENESIS
+
+    def line(self, kind: str, values: Mapping[str, object]) -> bytes:
+        """The line that would come next."""
+        time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        row = {"v": VERSION, "seq": self.rows, "kind": kind, "time": time, "prev": self.head, **values}
+        return canonical_json({**row, "check": _check(row)}) + b"\n"
+
+    def after(self, line: bytes) -> "Book":
+        """The ledger with one more line.
+
+        Raises:
+            ValueError: The line does not continue this ledger, or is no line of one.
+        """
+        row: dict[str, Any] = json.loads(line)
+        check = row.pop("check")
+        if canonical_json({**row, "check": check}) + b"\n" != line or check != _check(row):
+            raise ValueError("the line is not as it was written")
+        if (row["v"], row["seq"], row["prev"]) != (VERSION, self.rows, self.head):
+            raise ValueError("the line does not continue the one before it")
+        heads = (*self.heads, hashlib.sha256(line).hexdigest())
+        match row["kind"]:
+            case "open" if not self.heads and row["unit"] == UNIT:
+                return replace(self, heads=heads)
+            case "budget" if self.heads:
+                return replace(self, heads=heads, changes=(*self.changes, _change(row)))
+            case "charge" if self.heads:
+                return replace(self, heads=heads, charges=(*self.charges, _charge(row)))
+        raise ValueError("the line is of no kind that may stand there")
+
+
+def read_book(path: Path, acknowledged: Acknowledged | None = None) -> Book:
+    """What stands in the ledger at ``path``, without its lock and without a change to it.
+
+    Args:
+        path: The file; one that is missing is an empty ledger.
+        acknowledged: What it must have.
+
+    Raises:
+        RecordError: It cannot be read, a line was altered, or it lacks what was acknowledged.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        data = b""
+    except OSError as error:
+        raise RecordError(f"cannot read the privacy ledger {path}: {error.strerror}", hint="check the file") from error
+    return _book(path, data, acknowledged)
+
+
+class LedgerFile:
+    """The ledger's file under its lock.
+
+    Args:
+        path: Made with mode 0600 where missing, unless something of it was acknowledged.
+        data_set: What the ledger is about; stands in its first line.
+        acknowledged: What the file must have.
+
+    Raises:
+        RecordError: Another process holds it, the disk refuses, a line was altered, or it lacks what was acknowledged.
+    """
+
+    def __init__(self, path: Path, *, data_set: str, acknowledged: Acknowledged | None) -> None:
+        self.path, self._data_set = path, data_set
+        if acknowledged is not None and not path.exists():
+            raise _cut_off(path, Book(), acknowledged)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._file: IO[bytes] = os.fdopen(descriptor, "a+b", buffering=0)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise RecordError(
+                f"cannot open the privacy ledger {path}: {error.strerror}",
+                hint="check the folder; nothing is trained without a charge",
+            ) from error
+        try:
+            self._lock()
+            self.book = self._read(acknowledged)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def close(self) -> None:
+        """Give the lock back; by name, since a child that was forked meanwhile holds the file as well."""
+        if not self._file.closed:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._file.close()
+
+    def append(self, kind: str, values: Mapping[str, object]) -> None:
+        """Add a line; it is on disk when this returns, and :attr:`book` has it.
+
+        Raises:
+            RecordError: It cannot be made durable; nothing may be done on the strength of it.
+        """
+        if self._file.closed:
+            raise RecordError(f"the privacy ledger {self.path} is closed", hint="open it again")
+        book, lines = self.book, b""
+        if not book.rows:
+            lines = book.line("open", {"unit": UNIT, "data_set": self._data_set})
+            book = book.after(lines)
+        line = book.line(kind, values)
+        book = book.after(line)
+        self._write(lines + line)
+        self.book = book
+
+    def _write(self, lines: bytes) -> None:
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            _require_whole(self._file.write(lines), len(lines))
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file.fileno(), size)
+            self.close()  # what the disk holds now is for the next one who opens it to find out
+            raise RecordError(
+                f"cannot write the privacy ledger {self.path}: {error.strerror}",
+                hint="free some space; nothing was trained that is not charged",
+            ) from error
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RecordError(
+                f"{self.path} is held by another process", hint="wait for it to end, and try again"
+            ) from None
+
+    def _read(self, acknowledged: Acknowledged | None) -> Book:
+        try:
+            self._file.seek(0)
+            data = self._file.read()
+            book = _book(self.path, data, acknowledged)
+            whole = data.rfind(b"\n") + 1
+            if whole < len(data):
+                os.ftruncate(self._file.fileno(), whole)
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            raise RecordError(
+                f"cannot read the privacy ledger {self.path}: {error.strerror}", hint="check the disk"
+            ) from error
+        return book
+
+
+def _book(path: Path, data: bytes, acknowledged: Acknowledged | None) -> Book:
+    book = Book()
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].split(b"\n")[:-1], start=1):
+        try:
+            book = book.after(line + b"\n")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
+            raise RecordError(
+                f"{path}: line {number} was changed, or a line is missing, doubled or moved there",
+                hint="keep the file as evidence and put back a copy with all charges; without it the cost is unknown",
+            ) from error
+    if acknowledged is not None and (
+        book.rows < acknowledged.rows or book.heads[acknowledged.rows - 1] != acknowledged.head
+    ):
+        raise _cut_off(path, book, acknowledged)
+    return book
+
+
+def _cut_off(path: Path, book: Book, acknowledged: Acknowledged) -> RecordError:
+    if not book.rows:
+        what = "is gone"
+    elif book.rows < acknowledged.rows:
+        what = "was cut off or an older copy was put back"
+    else:
+        what = "is another ledger"
+    return RecordError(
+        f"{path} {what}: it has {book.rows} lines and lacks line {acknowledged.rows}, which the audit log knows",
+        hint="put back the newest copy; what else can be done stands in docs/operations.md, 'What to back up'",
+    )
+
+
+def _require_whole(written: int | None, size: int) -> None:
+    """Raise for a write that took a part only, as on a disk that fills up it does without an error."""
+    if written != size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _check(row: Mapping[str, object]) -> str:
+    return hashlib.sha256(canonical_json(row)).hexdigest()
+
+
+def _change(row: Mapping[str, Any]) -> BudgetChange:
+    budget = Budget(float(row["epsilon"]), float(row["delta"]), int(row["patients"]))
+    return BudgetChange(budget, str(row["who"]), str(row["why"]), str(row["time"]))
+
+
+def _charge(row: Mapping[str, Any]) -> Charge:
+    values = {name: row[name] for name in _CHARGE}
+    return Charge(**values | {name: float(row[name]) for name in ("noise_multiplier", "sample_rate")})
+
+
+def budget_row(budget: Budget, who: str, why: str) -> dict[str, object]:
+    """What a line says of a budget."""
+    return {**asdict(budget), "who": who, "why": why}
+
+
+def charge_row(charge: Charge) -> dict[str, object]:
+    """What a line says of a charge."""
+    return asdict(charge)

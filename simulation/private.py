@@ -1,0 +1,107 @@
+"""The arms that show what privacy costs: the public model, the same training without noise, and noise of both kinds.
+
+All of them begin at the same public weights and train the same parameters over the same rounds, by the tasks and the
+privacy of one charter; so the only thing that differs between two of them is what their names say.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal
+
+from opacus.accountants.utils import get_noise_multiplier
+
+from client.training.accounting import default_delta
+from client.training.sampling import OVERFLOW
+from shared.charter import Charter, PrivacyMode, PrivacyPlan, TaskPlan
+from shared.errors import UsageError
+
+Kind = Literal["tuned", "local", "shared"]
+NAMES: Final[dict[Kind, str]] = {"tuned": "tuned", "local": "federated_dp", "shared": "federated_shared"}
+"""How the first repeat at the largest epsilon is called in tables."""
+TITLES: Final[dict[Kind, str]] = {"tuned": "from public", "local": "local noise", "shared": "shared noise"}
+MODES: Final[dict[Kind, PrivacyMode]] = {"local": "patient", "shared": "distributed"}
+
+
+@dataclass(frozen=True)
+class PrivateArm:
+    """One training of a task.
+
+    Attributes:
+        task: What is trained.
+        kind: ``tuned`` without noise, ``local`` with all of the noise at every hospital, ``shared`` with a share.
+        epsilon: The guarantee aimed at; None for ``tuned``, and where the charter's own noise is taken.
+        repeat: From 0; each begins with another seed, and noise never repeats.
+        name: What it is called in tables and folders.
+    """
+
+    task: TaskPlan
+    kind: Kind
+    epsilon: float | None
+    repeat: int
+    name: str
+
+    @property
+    def title(self) -> str:
+        """What a progress bar calls it."""
+        level = "" if self.epsilon is None else f", epsilon {self.epsilon:g}"
+        again = f", repeat {self.repeat + 1}" if self.repeat else ""
+        return f"{TITLES[self.kind]}{level}{again}"
+
+
+def arms(charter: Charter, epsilons: tuple[float, ...], repeats: int, *, masks: bool) -> Iterator[PrivateArm]:
+    """All arms of all tasks of ``charter``; without ``epsilons`` with its own noise.
+
+    Shared noise needs masks, and is left out where there are none.
+    """
+    levels: tuple[float | None, ...] = tuple(sorted(epsilons, reverse=True)) or (None,)
+    for task in charter.tasks:
+        for repeat in range(repeats):
+            kinds: tuple[Kind, ...] = ("tuned", "local", "shared") if masks else ("tuned", "local")
+            for kind in kinds:
+                for level in (None,) if kind == "tuned" else levels:
+                    first = repeat == 0 and level == (None if kind == "tuned" else levels[0])
+                    text = "" if level is None else f"-{level:g}"
+                    yield PrivateArm(task, kind, level, repeat, NAMES[kind] if first else f"{kind}{text}-{repeat}")
+
+
+def charter_of(base: Charter, arm: PrivateArm, privacy: PrivacyPlan, patients: int) -> Charter:
+    """The charter that the hospitals of ``arm`` pin.
+
+    Args:
+        base: A charter of these hospitals, with their masks.
+        arm: What is trained, and how privately.
+        privacy: The settings of all private arms; the arm sets the mode and, where it aims at an epsilon, the noise.
+        patients: Training patients of all these hospitals: of virtual ones everybody may know the number.
+    """
+    tasks, seed = (arm.task,), base.seed + arm.repeat
+    if arm.kind == "tuned":
+        return dataclasses.replace(base, tasks=tasks, privacy=PrivacyPlan(scores=privacy.scores), seed=seed)
+    agreed = privacy.patients or patients
+    delta = privacy.delta or default_delta(agreed)
+    sigma = privacy.noise_multiplier
+    if arm.epsilon is not None:
+        sigma = noise_for(arm.epsilon, delta, privacy.sample_rate, arm.task.rounds * arm.task.local_steps)
+    chosen = dataclasses.replace(privacy, mode=MODES[arm.kind], noise_multiplier=sigma, delta=delta, patients=agreed)
+    return dataclasses.replace(base, tasks=tasks, privacy=chosen, seed=seed)
+
+
+@lru_cache
+def noise_for(target: float, delta: float, sample_rate: float, steps: int) -> float:
+    """The least noise multiplier found whose epsilon for ``steps`` steps is at most ``target`` (PRV accountant).
+
+    Raises:
+        UsageError: No noise reaches it.
+    """
+    try:
+        sigma: float = get_noise_multiplier(
+            target_epsilon=target,
+            target_delta=delta - OVERFLOW * steps,
+            sample_rate=sample_rate,
+            steps=steps,
+            accountant="prv",
+        )
+    except ValueError as error:
+        raise UsageError(f"no noise gives epsilon {target:g} here", hint="aim at a larger epsilon") from error
+    return sigma
