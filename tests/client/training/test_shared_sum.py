@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from client.charge import Charge, Receipt
 from client.training.accounting import Mechanism, epsilon
-from client.training.charges import Charge, Receipt
 from client.training.loop import price, train_round
-from client.training.rounded_normal import DEVIATION
-from client.training.shared_accounting import EXTRA, check_size, epsilon_with_shares, shared_statement
+from client.training.shared_accounting import shared_statement
 from client.training.shared_sum import shared_sum
 from shared.charter import Charter, MaskingPlan, PrivacyPlan
-from shared.errors import BudgetError, PolicyError, UsageError
+from shared.errors import BudgetError, PolicyError
 from shared.noise_shares import NoisePlan
 from shared.vector import Layout
 from shared.weights import weights_of
@@ -39,7 +38,7 @@ NOISE = NoisePlan.of(charter())
 
 def receipt(**changes: Any) -> Receipt:
     paid = {"noise_multiplier": 2.0, "sample_rate": 1.0, "steps": 1, "patients": 20, **changes}
-    return Receipt(Charge(task="toy", round=1, **paid))
+    return Receipt(Charge(run="r", federation="test", task="toy", round=1, mode="distributed", **paid))
 
 
 def made(network: nn.Module | None = None, **changes: Any) -> np.ndarray:
@@ -116,36 +115,12 @@ def test_the_ordinary_loop_takes_no_step_of_shared_noise() -> None:
 HISTORY = (Mechanism(5.5, 0.5, 320),)
 
 
-def test_epsilon_is_that_of_the_mechanism_and_what_finite_precision_adds() -> None:
-    plain, accountant = epsilon(HISTORY, 1e-5)
-    assert epsilon_with_shares(HISTORY, 1e-5, shared_steps=0) == (plain, accountant)
-    shared, same = epsilon_with_shares(HISTORY, 1e-5, shared_steps=320)
-    assert same == accountant
-    assert plain + 320 * EXTRA <= shared <= plain + 2e-3
-
-
-def test_so_many_parameters_are_trained_as_the_addition_covers() -> None:
-    most = int(EXTRA / (2 * DEVIATION) / NOISE.honest)
-    assert most > 10_000_000
-    check_size(NOISE, most)
-    with pytest.raises(PolicyError, match="accounted for up to"):
-        check_size(NOISE, most + 1)
-
-
-@pytest.mark.parametrize("history", [(Mechanism(0.3, 1.0, 300),), (Mechanism(5.5, 0.001, 2_000_000),)])
-def test_where_finite_precision_would_count_no_epsilon_is_stated(history: tuple[Mechanism, ...]) -> None:
-    with pytest.raises(BudgetError, match="no finite epsilon"):
-        epsilon_with_shares(history, 1e-5, shared_steps=history[0].steps)
-    with pytest.raises(UsageError):
-        epsilon_with_shares(history, 2.0, shared_steps=1)
-
-
 def test_the_statement_says_whose_privacy_against_whom_and_what_not() -> None:
     rules = charter()
     told = shared_statement(rules, [Mechanism(2.0, 0.5, 1)] * 3)
     assert (told.unit, told.relation) == ("patient", "add or remove one patient of one hospital")
     assert (told.steps, told.patients, told.delta) == (3, 20, 1e-5)
-    assert told.epsilon == epsilon_with_shares([Mechanism(2.0, 0.5, 3)], 1e-5, shared_steps=3)[0]
+    assert told.epsilon == epsilon([Mechanism(2.0, 0.5, 3)], 1e-5)[0]
     covers, not_covered = "\n".join(told.covers), "\n".join(told.not_covered)
     assert "the coordinator with up to 1 other hospital that tell" in covers
     assert "3 of every 4 hospitals in a sum" in covers
