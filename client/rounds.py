@@ -16,7 +16,7 @@ from client.training.device import device
 from client.training.loop import TrainOutcome, price, train_round, usable
 from client.training.shared_sum import shared_sum
 from compliance.log import Action, Scalar
-from shared.charter import Charter, TaskPlan
+from shared.charter import Charter, PrivacyPlan, TaskPlan
 from shared.errors import PolicyError, ProtocolError
 from shared.header import Header
 from shared.imaging.images import PatientImages
@@ -70,11 +70,12 @@ class Rounds:
         bench = self._prepare(request, training=True)
         names = TRAIN_SUMS if privacy.mode == "off" and session.charter.scores_leave else ()
         masking = masks.expected(session, request, size=bench.layout.size, metrics=names)
+        _check_masks(privacy, masking)
         plan = session.charter.task(header.task)
         facts: dict[str, Scalar] = {"patients": len(bench.train), "steps": plan.local_steps}
         with session.act(Action.TRAIN, header, facts):
             receipt = self._pay(header, plan, bench)
-            if privacy.mode == "distributed":
+            if privacy.mode == "distributed" and masking is not None:
                 outcome, body, done = self._shared(masking, plan, bench, receipt)
             else:
                 outcome = train_round(
@@ -152,15 +153,9 @@ class Rounds:
         return self._benches[name]
 
     def _shared(
-        self, masking: masks.Masking | None, plan: TaskPlan, bench: _Bench, receipt: Receipt | None
+        self, masking: masks.Masking, plan: TaskPlan, bench: _Bench, receipt: Receipt | None
     ) -> tuple[TrainOutcome, Body, dict[str, Scalar]]:
-        """A step under shared noise; what it makes is for the masks alone.
-
-        Raises:
-            PolicyError: There are no masks, or they would scale and clip it.
-        """
-        if masking is None or not masking.member.federation.integers:
-            raise PolicyError("a sum with one hospital's share of the noise leaves this hospital masked or not at all")
+        """A step under shared noise; what it makes is for the masks alone."""
         charter = self.session.charter
         made = shared_sum(
             bench.task,
@@ -201,6 +196,16 @@ class Rounds:
             )
 
         return pay(session, header, charge)
+
+
+def _check_masks(privacy: PrivacyPlan, masking: masks.Masking | None) -> None:
+    """Under shared noise see, before it is paid for, that there are masks and that they neither scale nor clip.
+
+    Raises:
+        PolicyError: There are none, or they do.
+    """
+    if privacy.mode == "distributed" and (masking is None or not masking.member.federation.integers):
+        raise PolicyError("a sum with one hospital's share of the noise leaves this hospital masked or not at all")
 
 
 def seed_of(charter: Charter, site: str, task: str) -> int:

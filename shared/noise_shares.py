@@ -29,7 +29,7 @@ not be one. ``unit`` is so coarse that the sum does not leave the ring in practi
 largest noise, and twice the expected number of patients with all of C in one element); if it did, the round would be
 spoilt and nobody less protected.
 
-What the law of the shares has of finite precision is in :mod:`client.training.rounded_normal`.
+How shares are drawn is in :mod:`client.training.rounded_normal`.
 """
 
 import math

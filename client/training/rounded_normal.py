@@ -3,15 +3,13 @@
 A share of noise (:mod:`shared.noise_shares`) has the law of rint(N(0, s^2)), with s of 2^16 to 2^28. Made from a
 float64 normal number it would have that law only roughly: of its 53 bits the last ones decide on which side of a half
 it falls, and far out a normal number made from 53 random bits has few values left. Here the integer itself is drawn, by
-rejection: a block of integers from a table, a place in it, and a coin that keeps it with the right chance. Only that
-chance is a float64, and what it lacks is relative to it.
+rejection: a block of integers from a table, a place in it, and a coin that keeps it with the right chance.
 
-**How exact it is.** For every integer up to 12.5 s in size the chance to be drawn differs from that of rint(N(0, s^2))
-by a factor within e^+-:data:`DEVIATION`; larger ones may never be drawn, and have :data:`TAIL` of the mass. In units of
-2^-53 the chance to be kept is wrong by at most 1 (table) + 7 (exponent, up to 1.6) + 4 (exp) + 1 (the cell's mass from
-the density at its centre: 1 + (z^2 - 1) / 24 s^2, and at s >= 2^16 no more) + 2 (products) + 13 (the coin), and the
-mass that all others have by as much: below 2^-47 together. N numbers then turn a guarantee (epsilon, delta) into no
-worse than (epsilon + 2 N DEVIATION, e^(N DEVIATION) (delta + e^epsilon N TAIL)), which is what is stated.
+**How exact it is.** The chance is computed as a float64, which is off by at most 16 units of 2^-53: 1 of the table, 8
+of the exponent (up to 2), 4 of exp, 1 of the cell's mass from the density at its centre, 2 of products. Where the coin
+comes within 64 units of it, about once in 10^14 draws, it is tossed on and the decision made in decimal arithmetic of
+60 digits. So every integer up to 16 s in size has its chance to a factor within 1 +- 10^-30, and those beyond, which
+may never be drawn, have a mass of 10^-57. Over 10^15 numbers that moves epsilon and delta by less than float64 can say.
 """
 
 import functools
@@ -25,13 +23,13 @@ from numpy.typing import NDArray
 from client.training.secure_noise import FRACTION_BITS, KeyStream
 from shared.noise_shares import LEAST_STEPS
 
-DEVIATION: Final = 2.0**-47
-TAIL: Final = 1e-35
-"""Mass of a normal law beyond 12.5 standard deviations, both sides: 7.5e-36."""
-EDGE: Final = 12.5
+EDGE: Final = 16.0
 _MOST: Final = 2.0**28
 _TICKET_BITS: Final = 63
-_COIN: Final = 64 - FRACTION_BITS
+_SPARE: Final = 64 - FRACTION_BITS
+_GUARD: Final = 64.0
+_FURTHER: Final = 4  # words that an open coin is tossed on for
+_DIGITS: Final = 60
 _BLOCK: Final = 1 << 16  # numbers at a time, so that large models need no large scratch space
 
 
@@ -52,42 +50,59 @@ class Table(NamedTuple):
     Attributes:
         width: Integers in a block; a power of two between s/16 and s/8.
         tickets: Of 2^63 tickets, how many fall to the blocks up to each one, uint64 ``[blocks]``.
-        keep: 2^53 times the chance to keep the first integer of a block, float64 ``[blocks]``.
+        keep: 2^53 times the chance to keep the first integer of a block, but for its cell's mass, ``[blocks]``.
+        scale: 2^53 times the chance to keep an integer of a block, over its mass without the normal law's constant.
     """
 
     width: int
     tickets: NDArray[np.uint64]
     keep: NDArray[np.float64]
+    scale: tuple[Decimal, ...]
 
 
 @functools.lru_cache(maxsize=32)
 def table_of(std: float) -> Table:
-    """The table for a standard deviation; in decimal arithmetic of 60 digits, so that it adds one rounding."""
+    """The table for a standard deviation."""
     width = 2 ** math.floor(math.log2(std / 8))
     blocks = math.ceil(EDGE * std / width) + 1
     with localcontext() as context:
-        context.prec = 60
-        scale = 2 * Decimal(std) ** 2
-        weights = [(-(Decimal(block * width) ** 2) / scale).exp() for block in range(blocks)]
+        context.prec = _DIGITS
+        weights = [(-(Decimal(block * width) ** 2) / (2 * Decimal(std) ** 2)).exp() for block in range(blocks)]
         factor = (2**_TICKET_BITS - blocks) / sum(weights)
         tickets = [math.ceil(weight * factor) for weight in weights]
-        # A little below one, so that the factor for a cell's mass never takes a chance above one.
-        spare = 1 - Decimal(2) ** -20
-        keep = [
-            float(weight * factor * spare * 2**FRACTION_BITS / count)
-            for weight, count in zip(weights, tickets, strict=True)
-        ]
-    return Table(width, np.cumsum(np.array(tickets, np.uint64), dtype=np.uint64), np.array(keep))
+        # A little below one, so that the mass of a cell, for its centre's density, never takes a chance above one.
+        most = factor * 2**FRACTION_BITS * (1 - Decimal(2) ** -20)
+        scale = tuple(most / count for count in tickets)
+        keep = np.array([float(weight * one) for weight, one in zip(weights, scale, strict=True)])
+    return Table(width, np.cumsum(np.array(tickets, np.uint64), dtype=np.uint64), keep, scale)
 
 
 def keeping(table: Table, std: float, block: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.float64]:
-    """2^53 times the chance to keep the integer at ``place`` of ``block``, float64 of their shape."""
+    """2^53 times the chance to keep the integer at ``place`` of ``block``, float64 of their shape; 16 off at most."""
     first = block * table.width
     beyond = (place * (2 * first + place)).astype(np.float64)  # (first + place)^2 - first^2, below 2^63
     z = (first + place) / std
     cell = 1.0 + (z * z - 1.0) / (24.0 * std * std)
     kept: NDArray[np.float64] = table.keep[block] * np.exp(beyond * (-0.5 / (std * std))) * cell
     return kept
+
+
+def exactly(table: Table, std: float, block: int, place: int) -> Decimal:
+    """The same to 30 digits and more.
+
+    The mass of a cell is the density at its centre times the sum of He_2k(z) / ((2k + 1)! 4^k s^2k) over k, from the
+    Taylor series of the density; He are Hermite's polynomials. What is left out after k = 4 is below 1e-45.
+    """
+    with localcontext() as context:
+        context.prec = _DIGITS
+        s = Decimal(std)
+        z = (block * table.width + place) / s
+        before, hermite, cell = Decimal(1), z, Decimal(1)
+        for k in range(1, 5):
+            before, hermite = hermite, z * hermite - (2 * k - 1) * before  # He_2k
+            cell += hermite / (math.factorial(2 * k + 1) * (4 * s * s) ** k)
+            before, hermite = hermite, z * hermite - 2 * k * before  # He_(2k + 1)
+        return table.scale[block] * (-z * z / 2).exp() * cell
 
 
 class RoundedNormal:
@@ -130,7 +145,7 @@ class RoundedNormal:
         drawn = block < table.tickets.size  # a few tickets fall to no block
         block = np.where(drawn, block, 0)
         place = (where & np.uint64(table.width - 1)).astype(np.int64)
-        kept = drawn & self._toss(keeping(table, self._std, block, place), coin >> np.uint64(_COIN))
+        kept = drawn & self._toss(block, place, coin >> np.uint64(_SPARE))
         value = block * table.width + place
         minus = (ticket & np.uint64(1)).astype(bool)
         kept &= ~(minus & (value == 0))  # of the two zeros one is thrown away
@@ -138,13 +153,17 @@ class RoundedNormal:
         found: NDArray[np.int64] = value[kept]
         return found
 
-    def _toss(self, chance: NDArray[np.float64], coin: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Whether coins of 53 bits, and where they leave it open of 106, fall below ``chance`` of 2^53."""
-        whole = np.floor(chance)
-        head = coin.astype(np.float64)
-        below: NDArray[np.bool_] = head < whole
-        (open_,) = np.nonzero(head == whole)
-        if open_.size:
-            tail = (self._source.words(open_.size) >> np.uint64(_COIN)).astype(np.float64)
-            below[open_] = tail < (chance - whole)[open_] * 2.0**FRACTION_BITS
+    def _toss(self, block: NDArray[np.int64], place: NDArray[np.int64], coin: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Whether coins of 53 bits, and where they leave it open of more, fall below the chance to keep an integer."""
+        over = coin.astype(np.float64) - keeping(self._table, self._std, block, place)
+        below: NDArray[np.bool_] = over < 0
+        for place_open in np.flatnonzero(np.abs(over) <= _GUARD).tolist():
+            bits = 0
+            for word in (self._source.words(_FURTHER) >> np.uint64(_SPARE)).tolist():
+                bits = (bits << FRACTION_BITS) | word
+            with localcontext() as context:
+                context.prec = 2 * _DIGITS
+                tossed = int(coin[place_open]) + Decimal(bits) / 2 ** (FRACTION_BITS * _FURTHER)
+            wanted = exactly(self._table, self._std, int(block[place_open]), int(place[place_open]))
+            below[place_open] = tossed < wanted
         return below

@@ -1,18 +1,16 @@
-"""What rounds under shared noise cost: the accountants' epsilon for sigma, and what finite precision adds to it."""
+"""What rounds under shared noise guarantee, and against whom.
+
+Their epsilon is that of sigma by :func:`client.training.accounting.epsilon`, with nothing to add: shares are so large
+that sigma is exact (:mod:`shared.noise_shares`), and drawn as exactly (:mod:`client.training.rounded_normal`).
+"""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from client.training.accounting import Mechanism, PrivacyStatement, default_delta, epsilon, merged
-from client.training.rounded_normal import DEVIATION, TAIL
 from shared.charter import Charter
-from shared.errors import BudgetError, PolicyError
 from shared.noise_shares import NoisePlan
-
-EXTRA: Final = 1e-6
-"""Added to epsilon for each step: above 2 N DEVIATION for the N = h d numbers of noise that hide a patient in it."""
-_NUMBERS: Final = EXTRA / (2 * DEVIATION)  # 7e7
 
 NOT_COVERED: Final = (
     "an upload whose masks were taken off: it has one hospital's share of the noise only",
@@ -24,43 +22,6 @@ NOT_COVERED: Final = (
     "how long the hospital takes to answer",
     "runs charged elsewhere on the same patients: their costs add up",
 )
-
-
-def check_size(noise: NoisePlan, size: int) -> None:
-    """See that a step with ``size`` parameters stays within :data:`EXTRA`.
-
-    Raises:
-        PolicyError: It has too many.
-    """
-    if noise.honest * size > _NUMBERS:
-        raise PolicyError(
-            f"shared noise is accounted for up to {_NUMBERS / noise.honest:.0f} parameters, and these are {size}",
-            hint="train fewer of them, say with trained = 'biases_norms_head'",
-        )
-
-
-def epsilon_with_shares(history: Iterable[Mechanism], delta: float, *, shared_steps: int) -> tuple[float, str]:
-    """As :func:`client.training.accounting.epsilon`, where ``shared_steps`` of the steps had shared noise.
-
-    By the rule of :mod:`client.training.rounded_normal`; the step's own noise multiplier is exact
-    (:mod:`shared.noise_shares`).
-
-    Raises:
-        UsageError: ``delta`` is not in (0, 1).
-        BudgetError: No finite epsilon can be shown.
-    """
-    extra = EXTRA * shared_steps
-    if not shared_steps:
-        return epsilon(history, delta)
-    if extra < 1:
-        value, accountant = epsilon(history, delta * (1 - extra))
-        tails = math.exp(min(value, 700)) * shared_steps * _NUMBERS * TAIL
-        if math.exp(extra / 2) * (delta * (1 - extra) + tails) <= delta:
-            return value + extra, accountant
-    raise BudgetError(
-        f"no finite epsilon at delta {delta:g} for {shared_steps} steps of shared noise",
-        hint="use more noise or fewer steps",
-    )
 
 
 def shared_statement(charter: Charter, history: Sequence[Mechanism]) -> PrivacyStatement:
@@ -78,7 +39,7 @@ def shared_statement(charter: Charter, history: Sequence[Mechanism]) -> PrivacyS
     patients = privacy.patients or 0
     delta = default_delta(patients) if privacy.delta is None else privacy.delta
     steps = sum(one.steps for one in history)
-    value, accountant = epsilon_with_shares(history, delta, shared_steps=steps)
+    value, accountant = epsilon(history, delta)
     known = max(federation.colluding, 1)
     others = f"{known} other hospital{'s' * (known > 1)}"
     whom = (

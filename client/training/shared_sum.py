@@ -20,7 +20,6 @@ from client.training.patient_dp import Clipping, PatientDPOptimizer
 from client.training.rounded_normal import RoundedNormal
 from client.training.rounded_normal import Words as Source
 from client.training.sampling import PatientSampler
-from client.training.shared_accounting import check_size
 from shared.charter import PrivacyPlan, TaskPlan
 from shared.errors import BudgetError, PolicyError
 from shared.imaging.images import PatientImages
@@ -70,11 +69,10 @@ def shared_sum(
 
     Raises:
         BudgetError: No charge pays for the step.
-        PolicyError: The layout is of other numbers than those that train, or of too many.
+        PolicyError: The layout is of other numbers than those that train.
     """
     began = time.perf_counter()
     _check_layout(network, layout)
-    check_size(noise, layout.size)
     if receipt is None or receipt.left != 1:
         raise BudgetError("a step of shared noise needs a charge of one step", hint="charge each round once")
     optimizer = PatientDPOptimizer(

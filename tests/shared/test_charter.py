@@ -60,11 +60,16 @@ def masked(draw: st.DrawFn) -> dict[str, Any]:
             apps=st.lists(keys.map(bytes.hex), max_size=3).map(tuple),
         )
     )
-    return {"members": tuple(members), "masking": plan}
+    found: dict[str, Any] = {"members": tuple(members), "masking": plan}
+    if plan.ring_bits == 32 and draw(st.booleans()):
+        found["privacy"] = PrivacyPlan(mode="distributed", patients=draw(st.integers(2, 10_000)))
+        one_step = TaskPlan(name="denoise", rounds=draw(st.integers(1, 1000)), local_steps=1)
+        found["tasks"] = (one_step,)
+    return found
 
 
 def build(parts: dict[str, Any], **rest: Any) -> Charter:
-    return Charter(**rest, **parts)
+    return Charter(**{**rest, **parts})
 
 
 charters = st.builds(
@@ -189,6 +194,31 @@ def test_a_charter_without_masks_has_no_federation() -> None:
 def test_under_differential_privacy_every_weight_is_one() -> None:
     assert Charter.parse(MASKED).federation.w_max == MaskingPlan.w_max
     assert Charter.parse(MASKED + '[privacy]\nmode = "patient"\n').federation.w_max == 1
+
+
+def test_integers_are_summed_under_distributed_noise_alone() -> None:
+    assert not Charter.parse(MASKED + '[privacy]\nmode = "patient"\n').federation.integers
+    shared = MASKED.replace("local_steps = 2", "local_steps = 1") + '[privacy]\nmode = "distributed"\npatients = 90\n'
+    federation = Charter.parse(shared).federation
+    assert (federation.integers, federation.w_max, federation.ring_bits) == (True, 1, 32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("patients = 90", ""), "needs privacy.patients"),
+        (("local_steps = 1", "local_steps = 2"), "a round is one clipped sum"),
+        (("local_steps = 1", "local_steps = 1\nproximal = 0.1"), "a round is one clipped sum"),
+        (("threshold = 3", "threshold = 3\nring_bits = 16"), "32 bits"),
+        (("patients = 90", "patients = 9000000\nnoise_multiplier = 0.1"), "steps of a ring of 32 bits"),
+    ],
+)
+def test_what_distributed_noise_cannot_protect_is_no_charter(change: tuple[str, str], message: str) -> None:
+    shared = MASKED.replace("local_steps = 2", "local_steps = 1") + '[privacy]\nmode = "distributed"\npatients = 90\n'
+    with pytest.raises(CharterError) as caught:
+        Charter.parse(shared.replace(*change), source="study.toml")
+    assert message in caught.value.message
+    assert caught.value.message.startswith("study.toml: ")
 
 
 def test_a_task_stands_once() -> None:

@@ -1,5 +1,6 @@
 """``fedward charter check``: what a charter means in plain words, and what it warns of."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from client.training.patient_dp import PatientDPOptimizer
 from client.training.sampling import cap
 from shared import console
-from shared.charter import Charter, PrivacyPlan, TaskPlan
+from shared.charter import Charter, MaskingPlan, PrivacyPlan, TaskPlan
 from shared.charter_check import SIGMAS, cautions, update_bound
 from shared.charter_cli import app
 from shared.charter_words import NOT_PROTECTED, explain
@@ -108,8 +109,45 @@ def test_it_says_whose_privacy_it_is() -> None:
     assert "is 1 (w_max)" in words(on, "Secure aggregation")
 
 
+def shared(count: int = 10, threshold: int = 8, colluding: int = 5, **changes: Any) -> Charter:
+    privacy = {"mode": "distributed", "noise_multiplier": 5.5, "patients": 400, **changes.pop("privacy", {})}
+    masking = MaskingPlan(threshold=threshold, colluding=colluding, post_quantum=True)
+    plan = {"local_steps": 1}
+    return toy.charter(members=fed.invented(count), masking=masking, privacy=privacy, plan=plan, **changes)
+
+
+def test_it_says_against_whom_shared_noise_protects_and_what_it_costs(tmp_path: Path) -> None:
+    text = words(shared(), "Privacy of patients")
+    assert "against the coordinator together with up to 5 of the other hospitals" in text
+    assert "every hospital adds 3.175 times the clip, as 3 hospitals must make up what counts" in text
+    assert "of the 8 that every sum has, 5 may know and subtract their own" in text
+    assert "a sum over all 10 has 1.83 times the noise that counts" in text
+    assert "the agreed number of patients, 400, a public constant" in text
+    assert "N = 400" in text
+    assert "an upload alone has too little noise" in text
+    assert "images at two hospitals changes a sum by up to twice the clip" in text
+    assert "each on its own" in words(shared(5, 4, 0), "Privacy of patients")
+    assert "clip and w_max of [secure_aggregation] have no effect" in words(shared(), "Secure aggregation")
+    learns = words(shared(), "What the coordinator learns")
+    assert "the sum of all hospitals' clipped gradients with all their noise in it" in learns
+    assert "weights" not in learns
+    found = json.loads(check(tmp_path, shared(), "--json"))
+    assert found["shared_noise"]["honest"] == 3
+    assert found["shared_noise"]["noise_of_all"] == pytest.approx(5.5 * math.sqrt(10 / 3))
+    assert json.loads(check(tmp_path, charter(), "--json"))["shared_noise"] is None
+
+
+def test_shared_noise_has_warnings_of_its_own() -> None:
+    rules = shared(min_sites=8, min_patients=3)
+    assert named(rules) == set()
+    assert rules.masking is not None
+    bare = dataclasses.replace(rules, masking=dataclasses.replace(rules.masking, post_quantum=False, clip=1e-6))
+    assert named(bare) == {"shared_noise_not_post_quantum"}, "and none of a clip that has no effect"
+    assert "coarse_numbers" in named(shared(privacy={"patients": 300_000, "noise_multiplier": 50.0}))
+
+
 def test_it_never_claims_more_than_evidence() -> None:
-    for rules in (charter(), charter(privacy={"mode": "patient"}), toy.charter()):
+    for rules in (charter(), charter(privacy={"mode": "patient"}), toy.charter(), shared()):
         text = str(explain(rules)).lower()
         assert not any(word in text for word in ("compliant", "anonymous", "guaranteed", "secure against"))
 

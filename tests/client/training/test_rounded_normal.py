@@ -1,6 +1,5 @@
 """Integers with the law of a rounded normal number: how exactly, integer by integer, and as a whole."""
 
-import math
 from decimal import Decimal, localcontext
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from client.training.rounded_normal import DEVIATION, EDGE, TAIL, RoundedNormal, keeping, table_of
+from client.training.rounded_normal import EDGE, RoundedNormal, exactly, keeping, table_of
 from client.training.secure_noise import KeyStream
 
 SPREADS = [2.0**16, 6659352.161081342, 2.0**28]
@@ -32,25 +31,31 @@ def mass(value: int, std: float) -> Decimal:
 
 
 @pytest.mark.parametrize("std", SPREADS)
-def test_every_integer_has_its_chance_to_within_what_is_accounted_for(std: float) -> None:
+def test_every_integer_has_its_chance_to_thirty_digits(std: float) -> None:
+    """The chance of a block times that to keep a place in it is the mass of the cell, times one constant for all."""
     table = table_of(std)
     rng = np.random.default_rng(1)
-    blocks = np.repeat(np.arange(len(table.keep)), 4)
-    places = np.concatenate([[0, table.width - 1, *rng.integers(table.width, size=2)] for _ in table.keep])
-    chances = keeping(table, std, blocks, places)
-    assert chances.max() < 2.0**53
-    assert chances[blocks * table.width + places <= EDGE * std].min() > 2.0**-4, "the coin of 106 bits tells them apart"
+    blocks = np.repeat(np.arange(len(table.keep)), 3)
+    places = np.concatenate([[0, table.width - 1, rng.integers(table.width)] for _ in table.keep])
     tickets = np.diff(np.concatenate([[np.uint64(0)], table.tickets]))
     with localcontext() as context:
         context.prec = 60
-        ratios = []
-        for block, place, chance in zip(blocks.tolist(), places.tolist(), chances.tolist(), strict=True):
-            whole = int(chance)
-            coins = whole * 2**53 + math.ceil((chance - whole) * 2.0**53)  # of 2^106
-            drawn = Decimal(int(tickets[block])) * coins
-            ratios.append(drawn / mass(block * table.width + place, std))
-        # One constant for all is the normalisation; around it the ratios may spread by the deviation.
-        assert float(max(ratios) / min(ratios) - 1) < DEVIATION
+        ratios = [
+            int(tickets[block]) * exactly(table, std, block, place) / mass(block * table.width + place, std)
+            for block, place in zip(blocks.tolist(), places.tolist(), strict=True)
+        ]
+        assert max(ratios) / min(ratios) - 1 < Decimal("1e-30")
+
+
+@pytest.mark.parametrize("std", SPREADS)
+def test_the_fast_chance_is_off_by_less_than_the_guard(std: float) -> None:
+    table = table_of(std)
+    rng = np.random.default_rng(2)
+    blocks, places = rng.integers(len(table.keep), size=3000), rng.integers(table.width, size=3000)
+    fast = keeping(table, std, blocks, places)
+    exact = [exactly(table, std, block, place) for block, place in zip(blocks.tolist(), places.tolist(), strict=True)]
+    assert max(exact) < 2**53
+    assert max(abs(Decimal(one) - two) for one, two in zip(fast.tolist(), exact, strict=True)) < 16
 
 
 def test_the_table_ends_where_a_normal_number_never_is() -> None:
@@ -58,7 +63,7 @@ def test_the_table_ends_where_a_normal_number_never_is() -> None:
         table = table_of(std)
         assert len(table.keep) * table.width >= EDGE * std
         assert int(table.tickets[-1]) <= 2**63
-    assert 2 * stats.norm.sf(EDGE) < TAIL
+    assert 2 * stats.norm.sf(EDGE) < 1.3e-57
 
 
 def test_what_is_drawn_is_normal() -> None:
@@ -94,12 +99,28 @@ class Coins:
         return np.array(taken, np.uint64)
 
 
-def test_a_coin_that_leaves_it_open_is_tossed_on() -> None:
-    half = 1 << 63  # of 53 further bits
-    for word, kept in ((half - 1, True), (half, False)):
-        source = Coins(word)
-        tossed = RoundedNormal(2.0**16, source)._toss(np.array([3.5, 3.5, 3.5]), np.array([2, 3, 4], np.uint64))
-        assert tossed.tolist() == [True, kept, False]
+def test_a_coin_that_leaves_it_open_is_tossed_on_and_decided_exactly() -> None:
+    std, block, place = 6659352.161081342, 3, 1234
+    table = table_of(std)
+    wanted = exactly(table, std, block, place)
+    whole = int(wanted)
+    with localcontext() as context:
+        context.prec = 120
+        edge = int((wanted - whole) * 2**212)  # the further tosses that decide
+    one, other = np.array([block]), np.array([place])
+    for further, kept in ((edge, True), (edge + 1, False)):
+        words = [((further >> 53 * (3 - k)) & (2**53 - 1)) << 11 for k in range(4)]
+        source = Coins(*words)
+        assert RoundedNormal(std, source)._toss(one, other, np.array([whole], np.uint64)).tolist() == [kept]
+        assert source.left == []
+    for away, kept in ((-65, True), (65, False)):
+        source = Coins()
+        coin = np.array([whole + away], np.uint64)
+        assert RoundedNormal(std, source)._toss(one, other, coin).tolist() == [kept]
+    for near, kept in ((-60, True), (60, False)):
+        source = Coins(*[2**63] * 4)
+        coin = np.array([whole + near], np.uint64)
+        assert RoundedNormal(std, source)._toss(one, other, coin).tolist() == [kept]
         assert source.left == []
 
 
