@@ -28,8 +28,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from client.ledger import Ledger
 from client.training.accounting import Mechanism, PrivacyStatement, default_delta, epsilon
-from client.training.charges import Charges
 from client.training.gradients import trained
 from client.training.loop import price, train_round
 from client.training.secure_noise import KeyStream
@@ -180,9 +180,9 @@ def _play(
 ) -> tuple[tuple[Look, ...], PrivacyStatement]:
     """All rounds, each charged before it is trained, and guesses after those in ``shown``."""
     task, looks, start = cast(Task, game), list[Look](), game.weights()
-    with tempfile.TemporaryDirectory() as folder, Charges(Path(folder) / "charges.jsonl") as charges:
+    with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.jsonl") as ledger:
         for number in range(1, plan.rounds + 1):
-            receipt = charges.append(price(task, game.patients, plan, privacy, round_number=number))
+            receipt = ledger.reserve(price(task, game.patients, plan, privacy, round_number=number))
             train_round(
                 task,
                 game.network,
@@ -194,7 +194,7 @@ def _play(
                 receipt=receipt,
             )
             if number in shown:
-                stated = charges.statement(privacy.delta)
+                stated = ledger.statement(privacy.delta)
                 looks.append(_look(start - game.weights(), game.inside, stated))
             on_round(number, plan.rounds)
     return tuple(looks), stated
