@@ -280,10 +280,10 @@ def test_too_few_are_not_summed(tmp_path: Path) -> None:
 def with_patients(federation: Federation) -> Federation:
     """The same hospitals, as if they were no virtual ones, each with a budget."""
     for site in federation.sites:
-        with Ledger(federation.node(site).ledger()) as ledger:
-            ledger.set_budget(Budget(1e6, 1e-5, 4), who="a test", why="rounds that are repeated")
         about = federation.root / site / "node.json"
         about.write_text(about.read_text().replace("true", "false"))
+        with Ledger(federation.node(site).ledger()) as ledger:
+            ledger.set_budget(Budget(1e6, 1e-5, 4), who="a test", why="rounds that are repeated")
     return federation
 
 
