@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from client.ledger import Ledger
 from client.training.accounting import Mechanism, PrivacyStatement, default_delta, epsilon
 from client.training.gradients import trained
+from client.training.key_stream import KeyStream
 from client.training.loop import price, train_round
-from client.training.secure_noise import KeyStream
 from shared.charter import PrivacyPlan, TaskPlan
 from shared.errors import BudgetError, UsageError
 from shared.imaging.images import PatientImages, StudyImages

@@ -34,11 +34,12 @@ from simulation import account, arms, price, private, seen, tables
 from simulation.arms import Alone, Hospital
 from simulation.federation import Federated, federate, make_grid, masked
 from simulation.private import PrivateArm
-from simulation.record import Machine, RunRecord, SeenRecord, to_summary
+from simulation.record import Machine, RunRecord, SeenRecord
 from simulation.report import write_report
 from simulation.seen import Watch
 from simulation.sites.specs import SiteSpec
 from simulation.sites.synthesize import synthesize
+from simulation.summary import to_summary
 
 Result = TypeVar("Result")
 

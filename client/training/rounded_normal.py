@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from client.training.secure_noise import FRACTION_BITS, KeyStream
+from client.training.key_stream import FRACTION_BITS, KeyStream
 from shared.noise_shares import LEAST_STEPS
 
 EDGE: Final = 16.0

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from scipy.stats import binom
 
-from client.training.secure_noise import FRACTION_BITS, KeyStream
+from client.training.key_stream import FRACTION_BITS, KeyStream
 from shared.errors import DataError, UsageError
 
 OVERFLOW: Final = 1e-12

@@ -86,7 +86,7 @@ def test_under_differential_privacy_every_site_pays_and_the_model_says_so(tmp_pa
         history = run_task(grid, settings(tmp_path, rules)).history
     assert [one.weight for one in history.rounds[1:]] == [3.0] * 3
     for site in ("H1", "H2", "H3"):
-        assert len((tmp_path / site / "privacy" / "run-1.jsonl").read_bytes().splitlines()) == 3
+        assert len((tmp_path / site / "privacy" / "run-1.jsonl").read_bytes().splitlines()) == 1 + 3
     assert json.loads((tmp_path / "out" / "model.json").read_text())["privacy"] == "patient"
 
 

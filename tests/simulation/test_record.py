@@ -7,7 +7,8 @@ from datetime import datetime
 
 import pytest
 
-from simulation.record import LogRecord, to_summary
+from simulation.record import LogRecord
+from simulation.summary import to_summary
 from tests.simulation.report.example import DENOISE, example
 
 

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from client.training.key_stream import KeyStream
 from client.training.rounded_normal import EDGE, RoundedNormal, exactly, keeping, table_of
-from client.training.secure_noise import KeyStream
 
 SPREADS = [2.0**16, 6659352.161081342, 2.0**28]
 

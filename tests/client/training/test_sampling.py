@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from client.training.key_stream import KeyStream
 from client.training.sampling import OVERFLOW, PatientSampler, cap
-from client.training.secure_noise import KeyStream
 from shared.errors import DataError, UsageError
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from client.training import secure_noise
-from client.training.secure_noise import KeyStream, SecureNoise, SeededNoiseForTests
+from client.training import key_stream, secure_noise
+from client.training.key_stream import KeyStream
+from client.training.secure_noise import SecureNoise, SeededNoiseForTests
 
 ROOT = Path(secure_noise.__file__).parents[2]
 
@@ -20,7 +21,7 @@ def test_the_key_stream_is_aes_256_in_counter_mode(monkeypatch: pytest.MonkeyPat
         32: bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4"),
         16: bytes.fromhex("f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff"),
     }
-    monkeypatch.setattr(secure_noise.os, "urandom", secrets.__getitem__)
+    monkeypatch.setattr(key_stream.os, "urandom", secrets.__getitem__)
     block = bytes.fromhex("0bdf7df1591716335e9a8b15c860c502")
     expected = [int.from_bytes(block[start : start + 8], "little") >> 11 for start in (0, 8)]
     assert KeyStream().integers(2).tolist() == expected
