@@ -97,12 +97,18 @@ def simulate(
         repeats=repeats,
     )
     _check(plan)
-    run.room(out, ROOM)
-    with run.alone_in(out):
-        if run.claim(plan, overwrite=overwrite) and not json:
-            say(f"going on with the run in {out}")
-        with progress(quiet=json) as bar:
-            _tell(run.simulate(plan, bar), out, as_json=json)
+    _run(plan, overwrite=overwrite, as_json=json)
+
+
+def _run(plan: "Plan", *, overwrite: bool, as_json: bool) -> None:
+    from simulation import run
+
+    run.room(plan.out, ROOM)
+    with run.alone_in(plan.out):
+        if run.claim(plan, overwrite=overwrite) and not as_json:
+            say(f"going on with the run in {plan.out}")
+        with progress(quiet=as_json) as bar:
+            _tell(run.simulate(plan, bar), plan.out, as_json=as_json)
 
 
 def _read(name: str) -> Charter:
