@@ -96,6 +96,40 @@ def set_command(
         console.say(line)
 
 
+@app.command("rebuild")
+def rebuild_command(
+    node: Annotated[Path, typer.Argument(metavar="NODE", help=_NODE)],
+    *,
+    who: Annotated[str, typer.Option(help="Who has it done; stands in the audit log.")],
+    why: Annotated[str, typer.Option(help="Why; stands there as well.")],
+    as_json: Annotated[bool, typer.Option("--json", help=_JSON)] = False,
+) -> None:
+    """Charge again what the audit log knows and the privacy ledger lacks, where the ledger is an older copy or gone.
+
+    Put back the newest copy of the ledger first, if there is one. Where it was altered, put it aside: then all that the
+    log knows is charged in a new one. Nothing is taken back by it, and nothing is charged twice.
+
+    Exit status 0: done, or nothing was missing. 2: no node, or no reason. 6: a virtual hospital. 9: the ledger or the
+    audit log is in use, was altered or cannot be written, or the ledger is none that the log knows.
+    """
+    from client.budget import standing
+    from client.budget_words import standing_json, standing_lines
+    from client.node import Node
+    from client.rebuild import rebuild
+
+    opened = Node.open(node)
+    added = rebuild(opened, who=who, why=why)
+    now = standing(opened)
+    if as_json:
+        console.emit_json({"rebuilt": added, **standing_json(now)})
+        return
+    console.say(
+        f"{console.plural(added, 'line')} charged or set again from the audit log" if added else "nothing lacked"
+    )
+    for line in standing_lines(now):
+        console.say(line)
+
+
 @app.command("plan")
 def plan_command(
     node: Annotated[Path, typer.Argument(metavar="NODE", help=_NODE)],

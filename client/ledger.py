@@ -130,6 +130,14 @@ class Ledger:
         self._file.append("charge", charge_row(charge))
         return Receipt(charge)
 
+    def restore(self, charge: Charge) -> None:
+        """Charge again what was charged before and lost since, whatever the budget; it gives no leave to train.
+
+        Raises:
+            RecordError: It cannot be made durable.
+        """
+        self._file.append("charge", charge_row(charge))
+
     def history(self) -> tuple[Mechanism, ...]:
         """All charged mechanisms, equal settings taken together."""
         return history_of(self.book)

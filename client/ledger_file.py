@@ -232,7 +232,7 @@ def _book(path: Path, data: bytes, acknowledged: Acknowledged | None) -> Book:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
             raise RecordError(
                 f"{path}: line {number} was changed, or a line is missing, doubled or moved there",
-                hint="keep the file as evidence and put back a copy with all charges; without it the cost is unknown",
+                hint="put the file aside and put back the newest copy, or none and use 'fedward node budget rebuild'",
             ) from error
     if acknowledged is not None and (
         book.rows < acknowledged.rows or book.heads[acknowledged.rows - 1] != acknowledged.head
@@ -250,7 +250,7 @@ def _cut_off(path: Path, book: Book, acknowledged: Acknowledged) -> RecordError:
         what = "is another ledger"
     return RecordError(
         f"{path} {what}: it has {book.rows} lines and lacks line {acknowledged.rows}, which the audit log knows",
-        hint="put back the newest copy; what else can be done stands in docs/operations.md, 'What to back up'",
+        hint="put back the newest copy, or have it charged again from the log with 'fedward node budget rebuild'",
     )
 
 

@@ -44,10 +44,12 @@ def pay(session: Session, header: Header, price: Callable[[int | None], Charge])
         charge = price(_constant(ledger, header))
         detail: dict[str, Scalar] = {
             "unit": "patient",
+            "federation": charge.federation,
             "mode": charge.mode,
             "steps": charge.steps,
             "noise_multiplier": charge.noise_multiplier,
             "sample_rate": charge.sample_rate,
+            "patients": charge.patients,
         }
         log.append(session.entry(Action.PRIVACY_CHARGE, Outcome.STARTED, header, detail))
         receipt = ledger.reserve(charge, most=None if node.virtual else MOST_CHARGES)

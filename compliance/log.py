@@ -271,6 +271,16 @@ def newest(path: Path, *actions: Action, outcome: Outcome = Outcome.OK) -> Mappi
     return found
 
 
+def entries(path: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a log in their order, as they stand there.
+
+    Raises:
+        RecordError: At the first line that does not verify.
+    """
+    for row, _ in _rows(path):
+        yield row
+
+
 def _rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
     """The entries of a log, each with its hash.
 

@@ -32,6 +32,7 @@ def test_every_error_stands_in_the_table_with_its_code() -> None:
         "data synthesize {out} --sites nowhere",
         "node budget show {}",
         "node budget set {} --epsilon 3 --who A --why B",
+        "node budget rebuild {} --who A --why B",
         "node budget plan {} {}.toml",
         "node budget plan {node} {}.toml --page {out}.html",
         "node deidentify {} {out}",

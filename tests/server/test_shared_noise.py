@@ -15,6 +15,8 @@ from torch import nn
 
 from client import rounds
 from client.app import close_sessions
+from client.charge import Budget
+from client.ledger import Ledger
 from client.training import shared_sum as at_hospital
 from client.training.patient_dp import PatientDPOptimizer
 from client.training.rounded_normal import RoundedNormal
@@ -276,10 +278,12 @@ def test_too_few_are_not_summed(tmp_path: Path) -> None:
 
 
 def with_patients(federation: Federation) -> Federation:
-    """The same hospitals, as if they were no virtual ones."""
+    """The same hospitals, as if they were no virtual ones, each with a budget."""
     for site in federation.sites:
         about = federation.root / site / "node.json"
         about.write_text(about.read_text().replace("true", "false"))
+        with Ledger(federation.node(site).ledger()) as ledger:
+            ledger.set_budget(Budget(1e6, 1e-5, 4), who="a test", why="rounds that are repeated")
     return federation
 
 
@@ -293,6 +297,14 @@ def test_a_repeated_round_is_a_new_draw_under_new_noise_and_charged_each_time(tm
         rows = toy.log_rows(tmp_path / site)
         charged = [r for r in rows if (r["action"], r["outcome"]) == ("privacy.charge", "ok")]
         assert len(charged) == len(own), "as many charges as vectors that could be in a sum"
+
+
+def test_a_round_is_paid_for_three_times_at_most(tmp_path: Path) -> None:
+    federation = with_patients(hospitals(tmp_path))
+    with pytest.raises(RoundError):
+        federation.run(losing(("H2", "train"), ("H3", "train"), times=99))
+    with pytest.raises(RoundError, match="BudgetError"):
+        federation.run()
 
 
 def test_one_round_is_not_summed_over_two_sets(tmp_path: Path) -> None:
