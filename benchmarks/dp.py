@@ -1,7 +1,7 @@
 """What a private step costs: one backward per patient beside plain SGD and the three ways of Opacus, in one run.
 
-    python -m benchmarks.dp [--tasks denoise,superres,segment] [--patients 4] [--patches 4] [--repeats 15]
-                            [--device cpu|cuda] [--memory | --no-memory] [--json]
+    python -m benchmarks.dp [--tasks denoise,superres,segment] [--cases plain,ours] [--patients 4] [--patches 4]
+                            [--repeats 15] [--device cpu|cuda] [--memory | --no-memory] [--json]
 
 Every step sees the same images (patients * patches) with the task's own network, patch size and loss:
 
@@ -187,7 +187,7 @@ def measure(name: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
     """One row a case: times, ratios and memory, or the failure."""
     steps: dict[str, Step] = {}
     failures: dict[str, str] = {}
-    for case in CASES:
+    for case in asked.cases:
         try:
             steps[case] = built(case, name, asked)
             for _ in range(WARM_UP):
@@ -201,7 +201,7 @@ def measure(name: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
             times[case].append(seconds(steps[case], asked.device))
     images = asked.patients * asked.patches
     rows = []
-    for case in CASES:
+    for case in asked.cases:
         row: dict[str, Any] = {"task": name, "case": case, "failure": failures.get(case)}
         if case in times:
             median = statistics.median(times[case])
@@ -270,6 +270,7 @@ def show(rows: Sequence[dict[str, Any]], *, memory: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", default=",".join(task_names()))
+    parser.add_argument("--cases", default=",".join(CASES), help="Plain is always among them.")
     parser.add_argument("--patients", type=int, default=4)
     parser.add_argument("--patches", type=int, default=4, help="Of each patient in a step.")
     parser.add_argument("--repeats", type=int, default=15)
@@ -281,6 +282,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # Opacus on its own hooks
     names = asked.tasks.split(",")
+    asked.cases = [case for case in CASES if case == "plain" or case in asked.cases.split(",")]
     if asked.alone:
         print(alone(asked.alone, names[0], asked))
         return

@@ -160,7 +160,7 @@ def audit(
     delta = default_delta(game.canaries) if privacy.delta is None else privacy.delta
     private = replace(privacy, mode="patient", delta=delta, patients=None)
     shown = _moments(plan, private, game.canaries, delta)
-    looks, charged = _play(game, _settings(plan, private, len(game.patients)), private, shown, on_round)
+    looks, charged = _play(game, _settings(plan, private, game.constant), private, shown, on_round)
     return PrivacyAudit(
         task=task.name,
         canaries=game.canaries,
@@ -182,7 +182,7 @@ def _play(
     task, looks, start = cast(Task, game), list[Look](), game.weights()
     with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.jsonl") as ledger:
         for number in range(1, plan.rounds + 1):
-            receipt = ledger.reserve(price(task, game.patients, plan, privacy, round_number=number))
+            charge = price(task, game.patients, plan, privacy, round_number=number, constant=game.constant)
             train_round(
                 task,
                 game.network,
@@ -191,7 +191,7 @@ def _play(
                 round_number=number,
                 privacy=privacy,
                 seed=None,
-                receipt=receipt,
+                receipt=ledger.reserve(charge),
             )
             if number in shown:
                 stated = ledger.statement(privacy.delta)
@@ -212,6 +212,8 @@ class _Game:
         if self.canaries < _FEWEST:
             raise UsageError(f"an audit needs at least {_FEWEST} canaries, not {self.canaries}", hint="take about 1000")
         self._places = np.random.default_rng().choice(sizes.sum(), self.canaries, replace=False)
+        # The public number of patients, which divides noisy sums: nobody's coin may change it.
+        self.constant = self.canaries // 2 + others
         coins = KeyStream().integers(self.canaries)
         self.inside: NDArray[np.bool_] = (coins & np.uint64(1)).astype(bool)
         self._marks = {f"canary-{number}": int(self._places[number]) for number in np.flatnonzero(self.inside)}

@@ -138,24 +138,24 @@ class WideToy(ToyTask):
         return seeded(lambda: nn.Sequential(nn.Conv2d(1, 40, 3, padding=1), nn.Conv2d(40, 1, 3, padding=1)), seed)
 
 
-PLAN = TaskPlan("toy", rounds=4, local_steps=10)
+PLAN = TaskPlan("toy", rounds=4, local_steps=5)
 PRIVACY = PrivacyPlan("patient", sample_rate=0.5, slices_per_patient=8, noise_multiplier=5.5)
 
 
-def audited(canaries: int = 600, *, others: int = 1) -> PrivacyAudit:
+def audited(canaries: int = 400, *, others: int = 1) -> PrivacyAudit:
     return audit(WideToy(), PLAN, PRIVACY, canaries=canaries, others=others)
 
 
 def test_honest_code_is_not_accused() -> None:
     found = audited()
-    assert [look.steps for look in found.looks][-1] == 40
+    assert [look.steps for look in found.looks][-1] == 20
     assert not found.violated
     for look in found.looks:
         assert look.lower <= look.claim < look.ceiling
         assert look.expected < look.claim
     assert found.statement.epsilon == found.looks[-1].claim
-    assert found.statement.steps == 40
-    assert 200 < found.canaries_in < 400
+    assert found.statement.steps == 20
+    assert 130 < found.canaries_in < 270
 
 
 def test_clipping_slices_instead_of_patients_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,4 +230,4 @@ def test_the_audit_trains_through_the_loop_of_a_hospital(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(loop, "PatientSampler", Counted)
     found = audited(canaries=50)
-    assert steps == [(found.canaries_in + found.others, 0.5, 10)] * 4
+    assert steps == [(found.canaries_in + found.others, 0.5, 5)] * 4
