@@ -25,7 +25,7 @@ def pretrain(
 
     They are what a charter with start = "public-1" begins from. No patient's image is used. OUT gets the weights, how
     they were made, and the atlas's notice; the command says whether they are byte for byte the shipped ones. It needs
-    about twenty minutes on one core; an interrupted run leaves nothing behind.
+    about fifteen minutes of one core; an interrupted run leaves nothing behind.
     """
     from simulation import pretrain as making  # seconds of imports that `fedward --help` should not cost
 
