@@ -40,9 +40,13 @@ from shared.wire import (
 
 @dataclass(frozen=True)
 class _Bench:
-    """What one task needs, kept between requests: the network to load weights into, and the patients."""
+    """What one task needs, kept between requests: the network to load weights into, and the patients.
+
+    ``begins`` is what decides the network: how it starts, what of it trains, and the seed.
+    """
 
     task: Task
+    begins: tuple[object, ...]
     network: nn.Module
     layout: Layout
     train: tuple[PatientImages, ...]
@@ -143,14 +147,21 @@ class Rounds:
             raise PolicyError(decision.reason)
 
     def _bench(self, name: str) -> _Bench:
-        if name not in self._benches:
-            task, cohort = get_task(name), self.session.node.cohort
-            charter = self.session.charter
-            network = prepared(task, charter.task(name), charter.seed)
-            network = network.to(device(virtual=self.session.node.virtual))
-            train, held_out = (tuple(usable(task, cohort.load_split(split))) for split in (Split.TRAIN, Split.HELD_OUT))
-            self._benches[name] = _Bench(task, network, Layout.of(travelling(network)), train, held_out)
+        charter, old = self.session.charter, self._benches.get(name)
+        plan = charter.task(name)
+        begins = (plan.start, plan.trained, charter.seed)
+        if old is None or old.begins != begins:  # the hospital may have pinned another charter
+            task = get_task(name)
+            network = prepared(task, plan, charter.seed).to(device(virtual=self.session.node.virtual))
+            train, held_out = (old.train, old.held_out) if old else self._patients(task)
+            self._benches[name] = _Bench(task, begins, network, Layout.of(travelling(network)), train, held_out)
         return self._benches[name]
+
+    def _patients(self, task: Task) -> tuple[tuple[PatientImages, ...], tuple[PatientImages, ...]]:
+        """Those that the task can use, to train on and held out."""
+        cohort = self.session.node.cohort
+        train, held_out = (tuple(usable(task, cohort.load_split(split))) for split in (Split.TRAIN, Split.HELD_OUT))
+        return train, held_out
 
     def _shared(
         self, masking: masks.Masking, plan: TaskPlan, bench: _Bench, receipt: Receipt | None
