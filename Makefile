@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?= runs/demo
 
-.PHONY: demo test test-deep lint check benchmark clean help
+.PHONY: demo test test-deep lint check benchmark privacy clean help
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -40,6 +40,10 @@ benchmark: $(READY) ## the full comparison on ten sites (about half an hour) and
 	$(BIN)/fedward simulate benchmark --sites 8 --unseen X1,X2 --patients 0 --size 160 --slices 8 --compare all \
 		--out runs/benchmark --overwrite
 	$(BIN)/python -m benchmarks.local_grid
+
+privacy: $(READY) ## what privacy costs: epsilon 1, 3 and 8, three times each, eight hospitals (about 45 minutes)
+	$(BIN)/fedward simulate private --sites H1,H2,H3,H4,H5,H6,H7,H8 --unseen X1,X2 --patients 16 --compare none \
+		--epsilons 1,3,8 --repeats 3 --out runs/privacy --overwrite
 
 clean: ## remove the environment and all runs
 	rm -rf $(VENV) runs

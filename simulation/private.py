@@ -17,11 +17,21 @@ from client.training.sampling import OVERFLOW
 from shared.charter import Charter, PrivacyMode, PrivacyPlan, TaskPlan
 from shared.errors import UsageError
 
-Kind = Literal["tuned", "local", "shared"]
-NAMES: Final[dict[Kind, str]] = {"tuned": "tuned", "local": "federated_dp", "shared": "federated_shared"}
+Kind = Literal["tuned", "local", "shared", "scratch"]
+NAMES: Final[dict[Kind, str]] = {
+    "tuned": "tuned",
+    "local": "federated_dp",
+    "shared": "federated_shared",
+    "scratch": "scratch",
+}
 """How the first repeat at the largest epsilon is called in tables."""
-TITLES: Final[dict[Kind, str]] = {"tuned": "from public", "local": "local noise", "shared": "shared noise"}
-MODES: Final[dict[Kind, PrivacyMode]] = {"local": "patient", "shared": "distributed"}
+TITLES: Final[dict[Kind, str]] = {
+    "tuned": "from public",
+    "local": "local noise",
+    "shared": "shared noise",
+    "scratch": "from nothing, shared noise",
+}
+MODES: Final[dict[Kind, PrivacyMode]] = {"local": "patient", "shared": "distributed", "scratch": "distributed"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,8 @@ class PrivateArm:
 
     Attributes:
         task: What is trained.
-        kind: ``tuned`` without noise, ``local`` with all of the noise at every hospital, ``shared`` with a share.
+        kind: ``tuned`` without noise, ``local`` with all of the noise at every hospital, ``shared`` with a share;
+            ``scratch`` is ``shared`` from random weights, all of which train.
         epsilon: The guarantee aimed at; None for ``tuned``, and where the charter's own noise is taken.
         repeat: From 0; each begins with another seed, and noise never repeats.
         name: What it is called in tables and folders.
@@ -53,17 +64,28 @@ class PrivateArm:
 def arms(charter: Charter, epsilons: tuple[float, ...], repeats: int, *, masks: bool) -> Iterator[PrivateArm]:
     """All arms of all tasks of ``charter``; without ``epsilons`` with its own noise.
 
-    Shared noise needs masks, and is left out where there are none.
+    Shared noise needs masks, and is left out where there are none. Where several guarantees are compared, training of
+    everything from nothing under the weakest of them stands beside them.
     """
     levels: tuple[float | None, ...] = tuple(sorted(epsilons, reverse=True)) or (None,)
     for task in charter.tasks:
         for repeat in range(repeats):
-            kinds: tuple[Kind, ...] = ("tuned", "local", "shared") if masks else ("tuned", "local")
-            for kind in kinds:
-                for level in (None,) if kind == "tuned" else levels:
-                    first = repeat == 0 and level == (None if kind == "tuned" else levels[0])
-                    text = "" if level is None else f"-{level:g}"
-                    yield PrivateArm(task, kind, level, repeat, NAMES[kind] if first else f"{kind}{text}-{repeat}")
+            for kind, level in _settings(levels, masks=masks, scratch=bool(epsilons) and task.start != "fresh"):
+                first = repeat == 0 and level in (None, levels[0])
+                text = "" if level is None else f"-{level:g}"
+                name = NAMES[kind] if first else f"{kind}{text}-{repeat}"
+                plan = task if kind != "scratch" else dataclasses.replace(task, start="fresh", trained="all")
+                yield PrivateArm(plan, kind, level, repeat, name)
+
+
+def _settings(levels: tuple[float | None, ...], *, masks: bool, scratch: bool) -> Iterator[tuple[Kind, float | None]]:
+    yield "tuned", None
+    for level in levels:
+        yield "local", level
+    for level in levels if masks else ():
+        yield "shared", level
+    if scratch and masks:
+        yield "scratch", levels[0]
 
 
 def charter_of(base: Charter, arm: PrivateArm, privacy: PrivacyPlan, patients: int) -> Charter:

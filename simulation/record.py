@@ -17,7 +17,17 @@ Metrics = Mapping[str, float]
 Role = Literal["input", "classical", "ours", "truth"]
 
 # The ways of training, in the order of every table. A run fills those that it ran.
-ARM_ORDER = ("initial", "local", "pooled", "federated", "public", "tuned", "federated_dp", "federated_shared")
+ARM_ORDER = (
+    "initial",
+    "local",
+    "pooled",
+    "federated",
+    "public",
+    "tuned",
+    "federated_dp",
+    "federated_shared",
+    "scratch",
+)
 
 
 @dataclass(frozen=True)
@@ -110,13 +120,14 @@ class SweepPoint:
     """One training that shows what privacy costs.
 
     Attributes:
-        kind: ``tuned`` without noise, ``local`` with all of the noise at every hospital, ``shared`` with a share each.
+        kind: ``tuned`` without noise, ``local`` with all of the noise at every hospital, ``shared`` with a share each;
+            ``scratch`` is ``shared`` from random weights, all of which train.
         epsilon: The guarantee aimed at; None without noise, or where the noise and not the guarantee was given.
         repeat: From 0: the same training with other random numbers.
         all_sites, unseen: As in :class:`ArmRecord`.
     """
 
-    kind: Literal["tuned", "local", "shared"]
+    kind: Literal["tuned", "local", "shared", "scratch"]
     epsilon: float | None
     repeat: int
     all_sites: Metrics

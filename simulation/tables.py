@@ -23,7 +23,7 @@ ALONE_RATE = {"denoise": 2e-3, "superres": 2e-3, "superres_gan": 2e-3, "segment"
 
 CLASSES = {"segment": ("background", "cerebrospinal fluid", "grey matter", "white matter")}
 
-PRICED = ("public", "tuned", "federated_dp", "federated_shared")
+PRICED = ("public", "tuned", "federated_dp", "federated_shared", "scratch")
 """The arms that show what privacy costs."""
 TABLED = ("pooled", "federated", *PRICED)
 """The arms with one model for all sites, as tables have them."""

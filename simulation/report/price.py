@@ -11,9 +11,9 @@ from simulation.record import Metrics, SweepPoint, TaskRecord
 from simulation.report import charts, words
 from simulation.report.tables import Cell, Group, Row, Table
 
-STYLES: Final = {"tuned": "tuned", "local": "federated_dp", "shared": "federated_shared"}
+STYLES: Final = {"tuned": "tuned", "local": "federated_dp", "shared": "federated_shared", "scratch": "scratch"}
 """The arm whose colour and marker a kind of training has."""
-KINDS: Final = ("tuned", "local", "shared")
+KINDS: Final = ("tuned", "local", "shared", "scratch")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def chart(task: TaskRecord) -> Markup | None:
 
 def keys(task: TaskRecord) -> list[tuple[str, Markup]]:
     """The legend of :func:`chart`."""
-    kinds = dict.fromkeys(STYLES[one.kind] for one in task.sweep if one.epsilon is not None)
+    kinds = dict.fromkeys(STYLES[one.kind] for one in task.sweep if one.kind in ("local", "shared"))
     found = [(words.method_title(name), charts.key(name)) for name in kinds]
     return found + [(words.method_title(name), charts.key(name, level=True)) for name in _levels(task)]
 

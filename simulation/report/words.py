@@ -141,6 +141,10 @@ ARMS: Mapping[str, ArmNote] = {
         "Public, tuned under DP, shared noise",
         "The same guarantee for the sum, which is all that anybody reads: each hospital adds a share of the noise.",
     ),
+    "scratch": ArmNote(
+        "From nothing under DP, shared noise",
+        "All parameters, from random weights, under the same guarantee: what training without a public start gives.",
+    ),
 }
 
 # What each task does, for a reader who has never trained a model.

@@ -38,6 +38,16 @@ def test_the_first_repeat_at_the_largest_epsilon_is_the_one_of_the_tables() -> N
     assert len(set(names)) == len(names)
 
 
+def test_from_a_public_start_training_from_nothing_stands_beside_once_a_repeat() -> None:
+    public = replace(PRIVATE, tasks=(TaskPlan("segment", 40, 1, start="public-1", trained="head"),))
+    found = [one for one in arms(public, (1.0, 8.0), 2, masks=True) if one.kind == "scratch"]
+    assert [(one.name, one.epsilon, one.task.start, one.task.trained) for one in found] == [
+        ("scratch", 8.0, "fresh", "all"),
+        ("scratch-8-1", 8.0, "fresh", "all"),
+    ]
+    assert not [one for one in arms(public, (), 1, masks=True) if one.kind == "scratch"]
+
+
 def test_without_masks_nothing_is_shared() -> None:
     assert {one.kind for one in arms(PRIVATE, (8.0,), 1, masks=False)} == {"tuned", "local"}
 
