@@ -18,6 +18,9 @@ Role = Literal["input", "classical", "ours", "truth"]
 
 # The ways of training, in the order of every table. A run fills those that it ran.
 ARM_ORDER = (
+    *("initial", "local", "pooled", "federated"),
+    *("public", "tuned", "federated_dp", "federated_shared", "scratch"),  # what privacy costs
+)
     "initial",
     "local",
     "pooled",
