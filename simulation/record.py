@@ -21,16 +21,6 @@ ARM_ORDER = (
     *("initial", "local", "pooled", "federated"),
     *("public", "tuned", "federated_dp", "federated_shared", "scratch"),  # what privacy costs
 )
-    "initial",
-    "local",
-    "pooled",
-    "federated",
-    "public",
-    "tuned",
-    "federated_dp",
-    "federated_shared",
-    "scratch",
-)
 
 
 @dataclass(frozen=True)
