@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 
+import numpy as np
 from flwr.app import RecordDict
 from torch import nn
 
@@ -11,6 +12,7 @@ from client.charge import Charge, Receipt
 from client.cohort import Split
 from client.paying import pay, require_no_budget
 from client.policy import decide
+from client.scoring import bounded, score
 from client.session import Session
 from client.training.device import device
 from client.training.loop import TrainOutcome, price, train_round, usable
@@ -21,7 +23,7 @@ from shared.errors import PolicyError, ProtocolError
 from shared.header import Header
 from shared.imaging.images import PatientImages
 from shared.imaging.start import prepared
-from shared.imaging.tasks import Sums, Task, get_task
+from shared.imaging.tasks import Task, get_task
 from shared.noise_shares import NoisePlan
 from shared.vector import Layout, Vector
 from shared.weights import load_weights, travelling
@@ -76,7 +78,11 @@ class Rounds:
         masking = masks.expected(session, request, size=bench.layout.size, metrics=names)
         _check_masks(privacy, masking)
         plan = session.charter.task(header.task)
-        facts: dict[str, Scalar] = {"patients": len(bench.train), "steps": plan.local_steps}
+        facts: dict[str, Scalar] = {
+            "patients": len(bench.train),
+            "steps": plan.local_steps,
+            "privacy": privacy.mode,
+        }
         with session.act(Action.TRAIN, header, facts):
             receipt = self._pay(header, plan, bench)
             if privacy.mode == "distributed" and masking is not None:
@@ -94,11 +100,11 @@ class Rounds:
                 )
                 update = bench.layout.flatten(travelling(bench.network)).vector - request.model.vector
                 sums = () if outcome.loss_sum is None or not names else (outcome.loss_sum, float(outcome.samples))
-                metrics = dict(zip(names, sums, strict=True))
+                metrics = bounded(dict(zip(names, sums, strict=True)))
                 weight = float(sum(patient.slices for patient in bench.train)) if receipt is None else 1.0
                 body, done = _body(masking, update, weight, metrics)
             reply = TrainReply(header, session.node.site, body).to_record()
-        facts = {"steps": outcome.steps, "noise": outcome.noise, **done}
+        facts = {"steps": outcome.steps, "noise": outcome.noise, "unusable": outcome.unusable, **done}
         return session.sent(Action.TRAIN, header, reply, facts)
 
     def _evaluate(self, request: EvaluateRequest) -> RecordDict:
@@ -108,13 +114,10 @@ class Rounds:
         bench = self._prepare(request, training=False)
         masking = masks.expected(session, request, size=0, metrics=bench.task.sums)
         with session.act(Action.EVALUATE, header, {"patients": len(bench.held_out)}):
-            total = Sums.zero()
-            for patient in bench.held_out:
-                for study in patient.studies:
-                    total = total + bench.task.score(bench.task.predict(bench.network, study), study)
-            body: PlainSums | MaskedBody = PlainSums(total.values)
+            sums = score(bench.task, bench.network, bench.held_out)
+            body: PlainSums | MaskedBody = PlainSums(sums)
             if masking is not None:
-                body, _ = masking.mask(masks.NO_UPDATE, 1.0, total.values)
+                body, _ = masking.mask(masks.NO_UPDATE, 1.0, sums)
             reply = EvaluateReply(header, session.node.site, body).to_record()
         return session.sent(Action.EVALUATE, header, reply, {"masked": masking is not None})
 
@@ -229,6 +232,8 @@ def _body(
     masking: masks.Masking | None, update: Vector, weight: float, metrics: dict[str, float]
 ) -> tuple[Body, dict[str, Scalar]]:
     """The answer's body, and what the record says of it."""
+    if not np.isfinite(update).all():
+        update = np.zeros_like(update)  # to refuse would tell whose images made it burst
     if masking is None:
         return PlainBody(update, weight, metrics), {"masked": False}
     body, clipped = masking.mask(update, weight, metrics)

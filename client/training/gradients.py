@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from typing import Final
 
 import numpy as np
 import torch
@@ -10,8 +11,13 @@ from torch import Tensor, nn
 from client.training.patient_dp import PatientDPOptimizer
 from shared.charter import PrivacyPlan, TaskPlan
 from shared.charter_plans import Precision
+from shared.errors import DataError
 from shared.imaging.images import PatientImages
 from shared.imaging.tasks import Batch, Task
+
+UNUSABLE: Final = (ArithmeticError, ValueError, IndexError, RuntimeError, DataError)
+"""What images may cause in whoever computes with them. Where an answer would tell of one patient by failing, it does
+not fail: such a patient counts as nothing, as one whose gradient is not finite does."""
 
 
 def trained(network: nn.Module) -> list[nn.Parameter]:
@@ -70,7 +76,7 @@ def accumulate_step(
     plan: TaskPlan,
     privacy: PrivacyPlan,
     rng: np.random.Generator,
-) -> None:
+) -> int:
     """Start a private step afresh: put the sum of the clipped gradients of the drawn patients into ``optimizer``.
 
     Afterwards ``optimizer.lattice_sum`` is that sum, without noise; ``optimizer.step()`` adds noise and uses it up.
@@ -84,9 +90,20 @@ def accumulate_step(
         plan: Its precision counts here.
         privacy: Its patches of a patient count here.
         rng: Chooses patches; costs no privacy.
+
+    Returns:
+        How many of the drawn patients could not be used and added nothing: for this hospital alone.
     """
     optimizer.zero_grad()
+    unusable = 0
     for index in chosen:
-        batch = task.draw(people[index], privacy.slices_per_patient, rng)
-        _, found = gradients(task, network, batch, precision=plan.precision)
+        try:
+            batch = task.draw(people[index], privacy.slices_per_patient, rng)
+            _, found = gradients(task, network, batch, precision=plan.precision)
+        except torch.OutOfMemoryError:
+            raise  # tells of the machine, and would befall every patient
+        except UNUSABLE:
+            unusable += 1
+            continue
         optimizer.accumulate(found)
+    return unusable

@@ -40,6 +40,8 @@ class TrainOutcome:
         patients: Patients of the site that the task can use.
         history: The mechanisms that the accountant saw, step by step; empty without differential privacy.
         noise: Source of the noise, for the record; empty without differential privacy.
+        unusable: How often a drawn patient's images could not be used under differential privacy, where that is no
+            reason to fail: for the hospital's own record.
     """
 
     loss_sum: float | None
@@ -49,6 +51,7 @@ class TrainOutcome:
     patients: int
     history: tuple[Mechanism, ...] = ()
     noise: str = ""
+    unusable: int = 0
 
 
 def usable(task: Task, patients: Sequence[PatientImages]) -> list[PatientImages]:
@@ -268,11 +271,11 @@ def _private_round(
         pull()  # depends on earlier noisy steps only, so adding it after the noise is post-processing
 
     optimizer.attach_step_hook(after_noise)
-    rng = _generator(None, 0)
+    rng, unusable = _generator(None, 0), 0
     with _Buffers(network):
         network.train()
         for chosen in PatientSampler(len(people), privacy.sample_rate, plan.local_steps):
-            accumulate_step(task, network, people, chosen, optimizer, plan=plan, privacy=privacy, rng=rng)
+            unusable += accumulate_step(task, network, people, chosen, optimizer, plan=plan, privacy=privacy, rng=rng)
             optimizer.step()
     return TrainOutcome(
         loss_sum=None,
@@ -282,6 +285,7 @@ def _private_round(
         patients=len(people),
         history=tuple(Mechanism(*entry) for entry in accountant.history),
         noise=noise.kind,
+        unusable=unusable,
     )
 
 
@@ -289,7 +293,8 @@ def _paid(receipt: Receipt | None, privacy: PrivacyPlan, steps: int) -> Receipt:
     if receipt is None:
         raise BudgetError("training under differential privacy needs a charge", hint="reserve it in the ledger first")
     paid = receipt.charge
-    if (paid.noise_multiplier, paid.sample_rate, receipt.left) != (
+    if (paid.mode, paid.noise_multiplier, paid.sample_rate, receipt.left) != (
+        "patient",
         privacy.noise_multiplier,
         privacy.sample_rate,
         steps,

@@ -73,8 +73,8 @@ def shared_sum(
     """
     began = time.perf_counter()
     _check_layout(network, layout)
-    if receipt is None or receipt.left != 1:
-        raise BudgetError("a step of shared noise needs a charge of one step", hint="charge each round once")
+    if receipt is None or receipt.left != 1 or receipt.charge.mode != "distributed":
+        raise BudgetError("a step of shared noise needs a charge of one such step", hint="charge each round once")
     optimizer = PatientDPOptimizer(
         torch.optim.SGD(trained(network), lr=1.0),  # holds the parameters; it never steps
         noise_multiplier=0.0,
@@ -86,7 +86,8 @@ def shared_sum(
     drawn = RoundedNormal(noise.share(layout.size), source)
     network.train()
     (chosen,) = PatientSampler(len(people), privacy.sample_rate, 1)
-    accumulate_step(task, network, people, chosen, optimizer, plan=plan, privacy=privacy, rng=np.random.default_rng())
+    rng = np.random.default_rng()
+    unusable = accumulate_step(task, network, people, chosen, optimizer, plan=plan, privacy=privacy, rng=rng)
     receipt.take(noise.noise_multiplier, privacy.sample_rate)
     total = optimizer.lattice_sum.cpu().numpy() + drawn.draw(layout.size)
     outcome = TrainOutcome(
@@ -97,6 +98,7 @@ def shared_sum(
         patients=len(people),
         history=(Mechanism(noise.noise_multiplier, privacy.sample_rate, 1),),
         noise=drawn.kind,
+        unusable=unusable,
     )
     return SharedSum(words(total), outcome)
 

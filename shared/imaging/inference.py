@@ -35,4 +35,8 @@ def run(network: nn.Module, images: NDArray[np.float32], *, scale: int = 1) -> N
             outputs = torch.cat([network(part.to(device)).cpu() for part in torch.split(tensor, BATCH)])
     finally:
         network.train(training)
-    return outputs[:, :, : height * scale, : width * scale].numpy()
+    # A network may be made to burst for some images alone: what is no number would tell which. 0 is as good as any.
+    numbers: NDArray[np.float32] = np.nan_to_num(
+        outputs[:, :, : height * scale, : width * scale].cpu().numpy(), nan=0.0
+    )
+    return numbers
