@@ -19,8 +19,8 @@ IN_THE_CLEAR = (
 LIMITS = (
     "All patients are synthetic and descend from one brain atlas and one family of torso shapes, and the noise model "
     "is the one trained on: scores are upper bounds for real images.",
-    "The public models were trained on phantoms out of the same generators as these hospitals: they start nearer to them "
-    "than to real patients.",
+    "The public models were trained on phantoms out of the same generators as these hospitals: they start nearer to "
+    "them than to real patients.",
     "Masks hide one hospital's update, not what a sum tells; and with few hospitals a sum is close to each of them.",
     "The whole federation ran on one machine: no network, no outage and no clock of another party was in play.",
     "Differential privacy covers the training steps of the arm that says so; scores on held-out patients "
