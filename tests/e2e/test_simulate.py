@@ -48,11 +48,14 @@ def test_the_summary_has_its_stable_keys(summary: dict[str, Any]) -> None:
     assert set(summary["tasks"]) == {"denoise", "superres", "segment"}
     assert summary["sites"] == 3
     denoise = summary["tasks"]["denoise"]
-    assert {"classical", "local", "pooled", "federated", "federated_dp", "per_site"} <= set(denoise)
+    assert {"classical", "local", "pooled", "federated", "per_site"} <= set(denoise)
+    for task in summary["tasks"].values():
+        assert {"public", "tuned", "federated_dp", "federated_shared"} <= set(task)
     assert {"psnr", "ssim", "mse"} <= set(denoise["federated"])
     assert {"miou", "dice", "accuracy"} <= set(summary["tasks"]["segment"]["federated"])
     assert set(summary["privacy"]) == {"H1", "H3", "H6"}
-    for one in summary["privacy"].values():
+    assert set(summary["privacy_shared"]) == {"all sites together"}
+    for one in (*summary["privacy"].values(), *summary["privacy_shared"].values()):
         assert one["unit"] == "patient"
         assert one["epsilon"] > 0
         assert 0 < one["delta"] <= 1e-5
@@ -102,9 +105,24 @@ def test_the_secrets_of_a_hospital_are_its_owners_alone(finished: Path) -> None:
 
 def test_the_models_load_without_any_code(finished: Path) -> None:
     models = list((finished / "federation").glob("*/model.safetensors"))
-    assert len(models) == 4  # three tasks, and denoising under privacy
+    assert len(models) == 3 * 4  # every task from nothing; from public weights without noise, with local, with shared
     for path in models:
         assert safetensors.numpy.load_file(path)
+
+
+def test_private_models_say_so_and_what_did_not_train_is_the_public_model(finished: Path) -> None:
+    modes = set()
+    for folder in (finished / "federation").glob("segment-*"):
+        card = json.loads((folder / "model.json").read_bytes())
+        modes.add((card["privacy"], card["start"], card["trained"]))
+        if card["start"] == "public-1":
+            public = safetensors.numpy.load_file(finished / "public" / "segment.safetensors")
+            model = safetensors.numpy.load_file(folder / "model.safetensors")
+            same = {name for name in public if (public[name] == model[name]).all()}
+            assert {name for name in public if public[name].ndim > 1 and not name.startswith("head.")} <= same
+            assert len(same) < len(public)
+    few = ("public-1", "biases_norms_head")
+    assert modes == {("off", "fresh", "all"), ("off", *few), ("patient", *few), ("distributed", *few)}
 
 
 def test_the_page_is_there_and_asks_nobody(finished: Path) -> None:
@@ -127,7 +145,7 @@ def test_updates_travel_masked_and_the_page_shows_what_was_seen_of_one(finished:
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert "What the coordinator got" in page
     histories = [json.loads(path.read_bytes()) for path in finished.glob("federation/*/history.json")]
-    assert [one["aggregation"] for one in histories] == ["masked"] * 4
+    assert [one["aggregation"] for one in histories] == ["masked"] * 12
     assert all(round_["train"]["notes"] == [] for one in histories for round_ in one["rounds"] if round_["train"])
 
 
