@@ -8,18 +8,21 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from client.charge import Budget
-from client.ledger import MOST_CHARGES, Ledger, history_of, most_that
-from client.ledger_file import Book, BudgetChange, read_book
+from client.ledger import MOST_CHARGES, Ledger, history_of
+from client.ledger_file import Book, read_book
+from client.ledger_rows import BudgetChange
 from client.node import Node
 from client.paying import ACTS, known, told
+from client.room import Room, room, room_for
 from client.training import accounting
-from client.training.accounting import Mechanism, default_delta, merged, within
-from compliance.log import Action, Entry, Outcome, Scalar, newest
+from client.training.accounting import Mechanism, default_delta, merged
+from client.uncovered import uncovered
+from compliance.log import Action, Entry, Outcome, Scalar, entries
 from shared.charter import Charter
 from shared.errors import BudgetError
 
 MOST_POINTS: Final = 8
-"""Of a curve; each costs the accountant 0.2 s for each pair of settings."""
+"""Of a curve; each is a question to the exact accountant."""
 MOST_NOISE: Final = 1000.0
 _FINE: Final = 0.01
 
@@ -49,13 +52,15 @@ class Standing:
         delta: The delta of all figures.
         spent: Upper bound on epsilon of all charges; infinite where none can be shown.
         further: How many more rounds like the last one the budget covers; None without a budget or a round.
+        uncovered: Rounds that were trained on these patients without differential privacy, which no epsilon covers.
     """
 
     site: str
     book: Book
     delta: float
     spent: float
-    further: int | None
+    further: Room | None
+    uncovered: int = 0
 
     @property
     def budget(self) -> Budget | None:
@@ -119,7 +124,7 @@ class Forecast:
         alone: Of the charter alone.
         twice: Of the charter for a patient whose images are at two of its hospitals.
         repeated: After the charter if every round is charged as often as it may be.
-        fits: How many rounds of the charter the budget covers; None without a budget.
+        room: How many rounds of the charter the budget covers; None without a budget.
         noise: The noise multiplier with which the whole charter fits; None without a budget, or where no noise helps.
         before: The curve of what is spent, by rounds charged.
         curve: The curve of the charter on top, from the last point of ``before`` on.
@@ -133,7 +138,7 @@ class Forecast:
     alone: float
     twice: float
     repeated: float
-    fits: int | None
+    room: Room | None
     noise: float | None
     before: tuple[Point, ...]
     curve: tuple[Point, ...]
@@ -142,6 +147,11 @@ class Forecast:
     def rounds(self) -> int:
         """Rounds of all tasks."""
         return sum(task.rounds for task in self.tasks)
+
+    @property
+    def fits(self) -> int | None:
+        """How many rounds of the charter the budget covers, at least; None without one."""
+        return None if self.room is None else self.room.rounds
 
     @property
     def covered(self) -> bool | None:
@@ -180,15 +190,17 @@ def standing(node: Node, *, patients: int = 1) -> Standing:
         RecordError: Log or ledger was altered, or the ledger lacks what the log knows.
     """
     node.require_real()
-    book = read_book(node.ledger(), known(newest(node.folder / "audit" / "log.jsonl", *ACTS)))
+    log = node.folder / "audit" / "log.jsonl"
+    rows = list(entries(log)) if log.exists() else []
+    done = [row["detail"] for row in rows if row["action"] in ACTS and row["outcome"] == Outcome.OK]
+    book = read_book(node.ledger(), known(done[-1] if done else None), data_set=node.site)
     most = max((charge.patients for charge in book.charges), default=patients)
     delta = default_delta(most) if book.budget is None else book.budget.delta
     spent = history_of(book)
     further = None
     if book.budget is not None and book.charges:
-        last, limit = book.charges[-1].mechanism, book.budget.epsilon
-        further = most_that(lambda n: within([*spent, last._replace(steps=n * last.steps)], delta, limit))
-    return Standing(node.site, book, delta, epsilon_of(spent, delta), further)
+        further = room_for(spent, book.charges[-1].mechanism, delta, book.budget.epsilon)
+    return Standing(node.site, book, delta, epsilon_of(spent, delta), further, uncovered(rows))
 
 
 def epsilon_of(history: Sequence[Mechanism], delta: float) -> float:
@@ -202,7 +214,7 @@ def epsilon_of(history: Sequence[Mechanism], delta: float) -> float:
 def forecast(now: Standing, charter: Charter) -> Forecast | None:
     """What ``charter`` would cost on top of ``now``; None where it trains without differential privacy.
 
-    Costs the accountant some twenty to forty calls: seconds.
+    Costs the exact accountant some twenty to forty questions: seconds.
     """
     privacy = charter.privacy
     if privacy.mode == "off":
@@ -220,9 +232,12 @@ def forecast(now: Standing, charter: Charter) -> Forecast | None:
     def value(rounds: int) -> float:
         return epsilon_of(after(rounds), delta)
 
-    fits = None if limit is None else most_that(lambda rounds: within(after(rounds), delta, limit), len(steps))
     ends = list(itertools.accumulate(task.rounds for task in charter.tasks))
     found = {rounds: value(rounds) for rounds in sorted({*_spread(len(steps)), *ends})}
+    fits = None
+    if limit is not None:
+        covered = found[len(steps)] <= limit
+        fits = Room(len(steps)) if covered else room(after, delta, limit, len(steps) - 1)
     charged = len(now.book.charges)
     whole = one._replace(steps=taken[-1])
     return Forecast(
@@ -235,7 +250,7 @@ def forecast(now: Standing, charter: Charter) -> Forecast | None:
                 task.rounds,
                 task.rounds * task.local_steps,
                 found[end],
-                None if fits is None else min(max(fits - (end - task.rounds), 0), task.rounds),
+                None if fits is None else min(max(fits.rounds - (end - task.rounds), 0), task.rounds),
             )
             for task, end in zip(charter.tasks, ends, strict=True)
         ),
@@ -243,7 +258,7 @@ def forecast(now: Standing, charter: Charter) -> Forecast | None:
         alone=epsilon_of([whole], delta),
         twice=epsilon_of([whole._replace(steps=2 * taken[-1])], delta),
         repeated=epsilon_of(after(len(steps), MOST_CHARGES), delta),
-        fits=fits,
+        room=fits,
         noise=None if limit is None else _noise(history, whole, delta, limit),
         before=_spent_curve(now),
         curve=(Point(charged, now.spent), *(Point(charged + rounds, found[rounds]) for rounds in sorted(found))),
@@ -270,7 +285,7 @@ def _noise(history: Sequence[Mechanism], whole: Mechanism, delta: float, limit: 
     """The least noise multiplier, to a hundredth, with which ``whole`` fits; the charter's own where that does."""
 
     def fits(noise: float) -> bool:
-        return within([*history, whole._replace(noise_multiplier=noise)], delta, limit)
+        return accounting.within([*history, whole._replace(noise_multiplier=noise)], delta, limit)
 
     low = high = whole.noise_multiplier
     while not fits(high):

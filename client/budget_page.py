@@ -82,6 +82,8 @@ def render(charter: Charter, forecast: Forecast | None, standing: Standing, *, m
         verdict=budget_words.verdict(forecast) if forecast else "",
         advice=budget_words.advice(forecast) if forecast else [],
         left=budget_words.rounds_left(now),
+        without=budget_words.without_privacy(now),
+        at_least=budget_words.at_least(forecast.room if forecast else None),
         plot=plot(forecast) if forecast else None,
         covers=COVERS,
         not_covered=NOT_COVERED,

@@ -5,7 +5,8 @@ import math
 from typing import Any
 
 from client.budget import Forecast, Standing
-from client.ledger_file import BudgetChange
+from client.ledger_rows import BudgetChange
+from client.room import Room
 from client.training.accounting import NOT_COVERED
 from shared.charter import Charter
 from shared.console import plural
@@ -29,16 +30,29 @@ def rounds_left(standing: Standing) -> str:
     """What the budget still covers, by the last round that was charged; empty where nobody can say."""
     if standing.further is None:
         return ""
-    if standing.further == 0:
+    if standing.further.rounds == 0 and standing.further.exact:
         return f"{NOTHING_FITS}: the budget covers no further round like the last one"
-    verb = "fits" if standing.further == 1 else "fit"
-    return f"{plural(standing.further, 'more round')} of the last settings {verb}"
+    verb = "fits" if standing.further.rounds == 1 else "fit"
+    return f"{at_least(standing.further)}{plural(standing.further.rounds, 'more round')} of the last settings {verb}"
+
+
+def at_least(room: Room | None) -> str:
+    """What goes before a number of rounds of which nobody has found out whether more fit; empty where it is exact."""
+    return "" if room is None or room.exact else "at least "
+
+
+def without_privacy(standing: Standing) -> str:
+    """What epsilon does not cover here, in a sentence; empty where all was trained under differential privacy."""
+    count = standing.uncovered
+    verb, those = ("was", "it") if count == 1 else ("were", "them")
+    rounds = f"{plural(count, 'round')} {verb} trained without differential privacy on these patients"
+    return f"{rounds}, and no epsilon covers {those}" if count else ""
 
 
 def standing_lines(standing: Standing) -> list[str]:
     """What a hospital has spent, line by line."""
     book, change = standing.book, standing.change
-    lines = [_spent(standing)]
+    lines = _spent(standing)
     if change is not None:
         budget = change.budget
         lines.append(
@@ -62,7 +76,8 @@ def forecast_lines(charter: Charter, forecast: Forecast | None, standing: Standi
     """What a charter would cost, line by line, with a table of its tasks."""
     if forecast is None:
         refused = "; a hospital with a budget takes no part" if standing.budget else ""
-        return [f"{charter.id}: mode off, no differential privacy and no finite epsilon{refused}"]
+        off = f"{charter.id}: mode off, no differential privacy and no finite epsilon{refused}"
+        return [*_spent(standing), off] if standing.uncovered else [off]
     standing = forecast.standing
     rows = [("task", "rounds", "steps", "epsilon after it", "rounds that fit")]
     rows += [
@@ -71,14 +86,14 @@ def forecast_lines(charter: Charter, forecast: Forecast | None, standing: Standi
             str(task.rounds),
             str(task.steps),
             figure(task.epsilon),
-            "-" if task.fits is None else f"{task.fits} of {task.rounds}",
+            "-" if task.fits is None else f"{at_least(forecast.room)}{task.fits} of {task.rounds}",
         )
         for task in forecast.tasks
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     table = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return [
-        _spent(standing),
+        *_spent(standing),
         f"{charter.id}: {settings(charter)}",
         *table,
         verdict(forecast),
@@ -101,7 +116,8 @@ def verdict(forecast: Forecast) -> str:
         return f"{moves} at delta {forecast.delta:g}; {NO_BUDGET}"
     if forecast.covered:
         return f"{moves}; the budget of {budget.epsilon:g} covers all of its {plural(forecast.rounds, 'round')}"
-    part = f"{forecast.fits} of its {plural(forecast.rounds, 'round')} fit" if forecast.fits else NOTHING_FITS
+    some = f"{at_least(forecast.room)}{forecast.fits} of its {plural(forecast.rounds, 'round')} fit"
+    part = some if forecast.fits or at_least(forecast.room) else NOTHING_FITS
     return f"{moves}; the budget is {budget.epsilon:g}: {part}"
 
 
@@ -141,7 +157,9 @@ def standing_json(standing: Standing) -> dict[str, Any]:
         "budget": _change(standing.change),
         "delta": standing.delta,
         "spent": _finite(standing.spent),
-        "further_rounds": standing.further,
+        "further_rounds": standing.further.rounds if standing.further else None,
+        "further_rounds_exact": standing.further.exact if standing.further else None,
+        "rounds_without_privacy": standing.uncovered,
         "charges": [dataclasses.asdict(run) for run in standing.runs],
         "changes": [_change(change) for change in standing.book.changes],
         "ledger": {"rows": standing.book.rows, "head": standing.book.head},
@@ -163,6 +181,7 @@ def forecast_json(charter: Charter, forecast: Forecast | None, standing: Standin
             "epsilon_if_repeated": _finite(forecast.repeated),
             "covered": forecast.covered,
             "rounds_that_fit": forecast.fits,
+            "rounds_that_fit_exact": forecast.room.exact if forecast.room else None,
             "noise_multiplier": charter.privacy.noise_multiplier,
             "noise_multiplier_that_fits": forecast.noise,
             "tasks": [
@@ -181,11 +200,12 @@ def forecast_json(charter: Charter, forecast: Forecast | None, standing: Standin
     return {**standing_json(standing), "charter": about, "forecast": told}
 
 
-def _spent(standing: Standing) -> str:
+def _spent(standing: Standing) -> list[str]:
     budget = standing.budget
     of = f" of {budget.epsilon:g}" if budget else ""
     charged = plural(len(standing.book.charges), "round")
-    return f"{standing.site}: epsilon {figure(standing.spent)}{of} is spent at delta {standing.delta:g}, {charged}"
+    spent = f"{standing.site}: epsilon {figure(standing.spent)}{of} is spent at delta {standing.delta:g}, {charged}"
+    return [text for text in (spent, without_privacy(standing)) if text]
 
 
 def _change(change: BudgetChange | None) -> dict[str, Any] | None:

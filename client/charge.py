@@ -1,13 +1,14 @@
 """What is paid, with what, and what was bought: a round's charge, a hospital's budget, and the leave to train."""
 
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from client.training.accounting import Mechanism
 from shared.errors import BudgetError, UsageError
 
 ChargeMode = Literal["patient", "distributed"]
+_END: Final = 2**53
+"""Figures are below: up to here a JSON number has one canonical form, and is whole where it should be (RFC 8785)."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,14 @@ class Charge:
     def __post_init__(self) -> None:
         """Refuse a charge that pays for nothing, or that no epsilon belongs to."""
         if not (
-            0 < self.noise_multiplier < math.inf
+            0 < self.noise_multiplier < _END
             and 0 < self.sample_rate <= 1
-            and self.steps >= 1
-            and self.patients >= 1
+            and all(map(_counts, (self.round, self.steps, self.patients)))
             and self.mode in {"patient", "distributed"}
         ):
             raise UsageError(
                 f"cannot charge {self}",
-                hint="noise must be above 0, the rate in (0, 1], steps and patients at least 1",
+                hint="noise must be above 0, the rate in (0, 1], round, steps and patients whole and at least 1",
             )
 
     @property
@@ -76,11 +76,16 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Refuse figures that no budget has."""
-        if not (0 < self.epsilon < math.inf and 0 < self.delta < 1 and self.patients >= 1):
+        if not (0 < self.epsilon < _END and 0 < self.delta < 1 and _counts(self.patients)):
             raise UsageError(
                 f"an epsilon of {self.epsilon:g} at delta {self.delta:g} for {self.patients} patients is no budget",
                 hint="epsilon must be above 0, delta in (0, 1), patients at least 1",
             )
+
+
+def _counts(value: object) -> bool:
+    """Whether it is a whole number from 1; True, which equals 1, is none."""
+    return type(value) is int and 1 <= value < _END
 
 
 class Receipt:

@@ -9,22 +9,20 @@ What it cannot see: training elsewhere on the same patients, here or at another 
 as a whole, audit log and all (:mod:`client.ledger_file`).
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
 from client.charge import Budget, Charge, Receipt
-from client.ledger_file import Acknowledged, Book, LedgerFile, budget_row, charge_row
+from client.ledger_file import Acknowledged, Book, LedgerFile
+from client.ledger_rows import LONGEST_TEXT, budget_row, charge_row, visible
+from client.room import MOST_ROUNDS, Room, room_for
 from client.training import accounting
 from client.training.accounting import Mechanism, PrivacyStatement
 from shared.errors import BudgetError, UsageError
 
 MOST_CHARGES: Final = 3
 """Of one round of a task in a run: it is trained again, and paid for again, where secure aggregation repeats it."""
-MOST_ROUNDS: Final = 100_000
-"""More rounds than a charter has; nobody needs to know how many more would fit."""
-_LONGEST: Final = 300
 
 
 class Ledger:
@@ -32,14 +30,16 @@ class Ledger:
 
     Args:
         path: The file; made with mode 0600 where missing.
-        data_set: What it is about; stands in the first line of a new one.
+        data_set: What it is about; stands in the first line of a new one, and must stand in that of another. None takes
+            any, and calls a new one ``cohort``.
         acknowledged: How far the node's audit log knows that this ledger had come.
 
     Raises:
-        RecordError: Another process holds it, the disk refuses, a line was altered, or it lacks what was acknowledged.
+        RecordError: Another process holds it, the disk refuses, it is no file of the owner's alone, a line was altered,
+            it lacks what was acknowledged, or it is about something else.
     """
 
-    def __init__(self, path: Path, *, data_set: str = "cohort", acknowledged: Acknowledged | None = None) -> None:
+    def __init__(self, path: Path, *, data_set: str | None = None, acknowledged: Acknowledged | None = None) -> None:
         self._file = LedgerFile(path, data_set=data_set, acknowledged=acknowledged)
 
     def __enter__(self) -> Self:
@@ -97,9 +97,9 @@ class Ledger:
             RecordError: It cannot be made durable.
         """
         for name, text in (("who", who), ("why", why)):
-            if not (text.strip() and text.isprintable() and len(text) <= _LONGEST):
+            if not visible(text):
                 raise UsageError(
-                    f"a budget stands in the ledger with --{name}: 1 to {_LONGEST} visible characters",
+                    f"a budget stands in the ledger with --{name}: 1 to {LONGEST_TEXT} visible characters",
                     hint="say who decided, and why",
                 )
         self._file.append("budget", budget_row(budget, who, why))
@@ -107,7 +107,7 @@ class Ledger:
     def reserve(self, charge: Charge, *, most: int | None = MOST_CHARGES) -> Receipt:
         """Make ``charge`` durable and return the leave to train.
 
-        Far below the budget the cheap accountant decides; near it the exact one, 0.2 s for each pair of settings.
+        Far below the budget the cheap accountant decides; near it the exact one.
 
         Args:
             charge: What is paid for.
@@ -125,8 +125,9 @@ class Ledger:
                 f"round {charge.round} of {charge.task} was paid for {before} times in this run",
                 hint="an honest coordinator repeats a round twice at most; ask it why",
             )
-        if self.budget is not None and not self._covers([charge.mechanism]):
-            raise self._exceeded(charge, self.budget)
+        budget = self.budget
+        if budget and not accounting.within([*self.history(), charge.mechanism], budget.delta, budget.epsilon):
+            raise self._exceeded(charge, budget)
         self._file.append("charge", charge_row(charge))
         return Receipt(charge)
 
@@ -161,25 +162,30 @@ class Ledger:
         return spent_of(self.book)
 
     def fits(self, charge: Charge, limit: int = MOST_ROUNDS) -> int:
-        """How many more rounds like ``charge`` the budget covers, up to ``limit``; that many where there is none."""
-        if self.budget is None:
-            return limit
-        return most_that(lambda rounds: self._covers([charge.mechanism._replace(steps=rounds * charge.steps)]), limit)
+        """How many more rounds like ``charge`` the budget covers, up to ``limit``; that many where there is none.
 
-    def _covers(self, further: list[Mechanism]) -> bool:
+        Where :meth:`room` says that it is not exact, more may.
+        """
+        return self.room(charge, limit).rounds
+
+    def room(self, charge: Charge, limit: int = MOST_ROUNDS) -> Room:
+        """As :meth:`fits`, and whether it is known that no more do."""
         budget = self.budget
-        return budget is None or accounting.within([*self.history(), *further], budget.delta, budget.epsilon)
+        if budget is None:
+            return Room(limit)
+        return room_for(self.history(), charge.mechanism, budget.delta, budget.epsilon, limit)
 
     def _exceeded(self, charge: Charge, budget: Budget) -> BudgetError:
         """What would be spent, what may be, and what would still fit."""
-        steps = self.fits(replace(charge, steps=1), charge.steps - 1)
-        room = f"no round like it fits; {steps} of its {charge.steps} steps would" if steps else "nothing like it fits"
+        found = self.room(replace(charge, steps=1), charge.steps - 1)
+        some = f"{'' if found.exact else 'at least '}{found.rounds} of its {charge.steps} steps would"
+        left = f"no round like it fits; {some}" if found.rounds else "nothing like it fits"
         before = self.history()
         spent, projected = (_words(one, budget.delta) for one in (before, (*before, charge.mechanism)))
         return BudgetError(
             f"round {charge.round} of {charge.task} would bring epsilon to {projected}, above the budget of "
             f"{budget.epsilon:g} at delta {budget.delta:g}; {spent} is spent",
-            hint=f"{room}; ask for fewer steps or more noise, or change the budget with 'fedward node budget set'",
+            hint=f"{left}; ask for fewer steps or more noise, or change the budget with 'fedward node budget set'",
         )
 
 
@@ -200,18 +206,3 @@ def spent_of(book: Book) -> float:
     patients = max((charge.patients for charge in book.charges), default=1)
     delta = accounting.default_delta(patients) if book.budget is None else book.budget.delta
     return accounting.epsilon(history_of(book), delta)[0]
-
-
-def most_that(holds: Callable[[int], bool], limit: int = MOST_ROUNDS) -> int:
-    """The largest n in [0, ``limit``] for which ``holds(n)``, of a condition that, once false, stays false.
-
-    Asked at 1, 2, 4 and so on first: what is near the start is found in few steps.
-    """
-    low, high = 0, 1
-    while high <= limit and holds(high):
-        low, high = high, 2 * high
-    high = min(high, limit + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low

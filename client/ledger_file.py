@@ -14,20 +14,25 @@ import fcntl
 import hashlib
 import json
 import os
+import re
+import stat
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
 from client.charge import Budget, Charge
+from client.ledger_rows import UNIT, VERSION, BudgetChange, change_of, charge_of, kind_of
 from shared.errors import RecordError, UsageError
 from shared.files import canonical_json, sync_folder
 
-VERSION: Final = 1
 GENESIS: Final = "0" * 64
-UNIT: Final = "patient"
-_CHARGE: Final = tuple(field.name for field in fields(Charge))
+LONGEST_LINE: Final = 8192
+"""Bytes of a line, and more: texts of 300 characters of four bytes, and names."""
+_BEGINS: Final = b'{"check":"'
+_GUARDED: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+"""No link is followed, and what is no file keeps nobody waiting, so that it can be looked at first."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +49,6 @@ class Acknowledged:
 
 
 @dataclass(frozen=True)
-class BudgetChange:
-    """A budget with who set it, why and when (RFC 3339, UTC)."""
-
-    budget: Budget
-    who: str
-    why: str
-    time: str
-
-
-@dataclass(frozen=True)
 class Book:
     """What stands in a ledger.
 
@@ -61,11 +56,13 @@ class Book:
         changes: All budgets in the order in which they were set; the last one counts.
         charges: All charges in their order.
         heads: SHA-256 of each line.
+        data_set: What it is about, by its first line; None where there is none.
     """
 
     changes: tuple[BudgetChange, ...] = ()
     charges: tuple[Charge, ...] = ()
     heads: tuple[str, ...] = ()
+    data_set: str | None = None
 
     @property
     def budget(self) -> Budget | None:
@@ -93,6 +90,7 @@ class Book:
 
         Raises:
             ValueError: The line does not continue this ledger, or is no line of one.
+            UsageError: Its figures are none of a budget or a charge.
         """
         row: dict[str, Any] = json.loads(line)
         check = row.pop("check")
@@ -101,33 +99,55 @@ class Book:
         if (row["v"], row["seq"], row["prev"]) != (VERSION, self.rows, self.head):
             raise ValueError("the line does not continue the one before it")
         heads = (*self.heads, hashlib.sha256(line).hexdigest())
-        match row["kind"]:
-            case "open" if not self.heads and row["unit"] == UNIT:
-                return replace(self, heads=heads)
+        match kind_of(row):
+            case "open" if not self.heads:
+                return replace(self, heads=heads, data_set=row["data_set"])
             case "budget" if self.heads:
-                return replace(self, heads=heads, changes=(*self.changes, _change(row)))
+                return replace(self, heads=heads, changes=(*self.changes, change_of(row)))
             case "charge" if self.heads:
-                return replace(self, heads=heads, charges=(*self.charges, _charge(row)))
+                return replace(self, heads=heads, charges=(*self.charges, charge_of(row)))
         raise ValueError("the line is of no kind that may stand there")
 
 
-def read_book(path: Path, acknowledged: Acknowledged | None = None) -> Book:
+def read_book(path: Path, acknowledged: Acknowledged | None = None, *, data_set: str | None = None) -> Book:
     """What stands in the ledger at ``path``, without its lock and without a change to it.
 
     Args:
         path: The file; one that is missing is an empty ledger.
         acknowledged: What it must have.
+        data_set: What it must be about; None where anything will do.
 
     Raises:
-        RecordError: It cannot be read, a line was altered, or it lacks what was acknowledged.
+        RecordError: It cannot be read, is no file of the owner's alone, a line was altered, it lacks what was
+            acknowledged, or it is about something else.
     """
     try:
-        data = path.read_bytes()
+        with os.fdopen(_opened(path, os.O_RDONLY), "rb") as file:
+            data = file.read()
     except FileNotFoundError:
         data = b""
     except OSError as error:
-        raise RecordError(f"cannot read the privacy ledger {path}: {error.strerror}", hint="check the file") from error
-    return _book(path, data, acknowledged)
+        raise RecordError(
+            f"cannot read the privacy ledger {path}: {error.strerror}", hint="check the file; no link is followed"
+        ) from error
+    return _book(path, data, acknowledged, data_set)
+
+
+def _opened(path: Path, flags: int) -> int:
+    """A descriptor of a file that is nobody's but its owner's; nothing was read from it or written to it.
+
+    Raises:
+        OSError: It cannot be opened, or is a link.
+        RecordError: It is no regular file, or others may read or write it.
+    """
+    descriptor = os.open(path, flags | _GUARDED, 0o600)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode) and not mode & 0o077:
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISREG(mode):
+        raise RecordError(f"others may read or write the privacy ledger {path}", hint=f"run: chmod 600 {path}")
+    raise RecordError(f"the privacy ledger {path} is no regular file", hint="move away what is there")
 
 
 class LedgerFile:
@@ -135,26 +155,28 @@ class LedgerFile:
 
     Args:
         path: Made with mode 0600 where missing, unless something of it was acknowledged.
-        data_set: What the ledger is about; stands in its first line.
+        data_set: What the ledger is about; stands in the first line of a new one, and must stand in that of another.
+            None takes any, and calls a new one ``cohort``.
         acknowledged: What the file must have.
 
     Raises:
-        RecordError: Another process holds it, the disk refuses, a line was altered, or it lacks what was acknowledged.
+        RecordError: Another process holds it, the disk refuses, it is no file of the owner's alone, a line was altered,
+            it lacks what was acknowledged, or it is about something else.
     """
 
-    def __init__(self, path: Path, *, data_set: str, acknowledged: Acknowledged | None) -> None:
+    def __init__(self, path: Path, *, data_set: str | None, acknowledged: Acknowledged | None) -> None:
         self.path, self._data_set = path, data_set
-        if acknowledged is not None and not path.exists():
+        if acknowledged is not None and not os.path.lexists(path):
             raise _cut_off(path, Book(), acknowledged)
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            descriptor = _opened(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             self._file: IO[bytes] = os.fdopen(descriptor, "a+b", buffering=0)
             sync_folder(path.parent)
         except OSError as error:
             raise RecordError(
                 f"cannot open the privacy ledger {path}: {error.strerror}",
-                hint="check the folder; nothing is trained without a charge",
+                hint="check the folder; no link is followed, and nothing is trained without a charge",
             ) from error
         try:
             self._lock()
@@ -179,7 +201,7 @@ class LedgerFile:
             raise RecordError(f"the privacy ledger {self.path} is closed", hint="open it again")
         book, lines = self.book, b""
         if not book.rows:
-            lines = book.line("open", {"unit": UNIT, "data_set": self._data_set})
+            lines = book.line("open", {"unit": UNIT, "data_set": self._data_set or "cohort"})
             book = book.after(lines)
         line = book.line(kind, values)
         book = book.after(line)
@@ -212,7 +234,7 @@ class LedgerFile:
         try:
             self._file.seek(0)
             data = self._file.read()
-            book = _book(self.path, data, acknowledged)
+            book = _book(self.path, data, acknowledged, self._data_set)
             whole = data.rfind(b"\n") + 1
             if whole < len(data):
                 os.ftruncate(self._file.fileno(), whole)
@@ -224,9 +246,9 @@ class LedgerFile:
         return book
 
 
-def _book(path: Path, data: bytes, acknowledged: Acknowledged | None) -> Book:
-    book = Book()
-    for number, line in enumerate(data[: data.rfind(b"\n") + 1].split(b"\n")[:-1], start=1):
+def _book(path: Path, data: bytes, acknowledged: Acknowledged | None, data_set: str | None) -> Book:
+    book, whole = Book(), data.rfind(b"\n") + 1
+    for number, line in enumerate(data[:whole].split(b"\n")[:-1], start=1):
         try:
             book = book.after(line + b"\n")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
@@ -238,7 +260,34 @@ def _book(path: Path, data: bytes, acknowledged: Acknowledged | None) -> Book:
         book.rows < acknowledged.rows or book.heads[acknowledged.rows - 1] != acknowledged.head
     ):
         raise _cut_off(path, book, acknowledged)
+    if not _may_be_torn(data[whole:], book):
+        raise RecordError(
+            f"{path} ends with something that was never the beginning of a line",
+            hint="keep the file as evidence; put back the newest copy, or none and use 'fedward node budget rebuild'",
+        )
+    if data_set is not None and book.data_set not in {None, data_set}:
+        raise RecordError(
+            f"{path} is the ledger of {book.data_set!r}, not of {data_set!r}",
+            hint="put back the ledger of this node, or none and use 'fedward node budget rebuild'",
+        )
     return book
+
+
+def _may_be_torn(tail: bytes, book: Book) -> bool:
+    """Whether what follows the last line end may be a line of this ledger that a crash cut short, its end at least."""
+    check = len(_BEGINS) + 64
+    begun = _BEGINS.startswith(tail[:check]) or re.fullmatch(re.escape(_BEGINS) + rb"[0-9a-f]{0,64}", tail[:check])
+    if len(tail) > LONGEST_LINE or not begun:
+        return False
+    try:
+        json.JSONDecoder().raw_decode(tail.decode(errors="ignore"))
+    except (ValueError, RecursionError):
+        return True
+    try:
+        book.after(tail + b"\n")
+    except (ValueError, KeyError, TypeError, UsageError):
+        return False  # a whole line that does not belong here, or more than one
+    return True
 
 
 def _cut_off(path: Path, book: Book, acknowledged: Acknowledged) -> RecordError:
@@ -262,23 +311,3 @@ def _require_whole(written: int | None, size: int) -> None:
 
 def _check(row: Mapping[str, object]) -> str:
     return hashlib.sha256(canonical_json(row)).hexdigest()
-
-
-def _change(row: Mapping[str, Any]) -> BudgetChange:
-    budget = Budget(float(row["epsilon"]), float(row["delta"]), int(row["patients"]))
-    return BudgetChange(budget, str(row["who"]), str(row["why"]), str(row["time"]))
-
-
-def _charge(row: Mapping[str, Any]) -> Charge:
-    values = {name: row[name] for name in _CHARGE}
-    return Charge(**values | {name: float(row[name]) for name in ("noise_multiplier", "sample_rate")})
-
-
-def budget_row(budget: Budget, who: str, why: str) -> dict[str, object]:
-    """What a line says of a budget."""
-    return {**asdict(budget), "who": who, "why": why}
-
-
-def charge_row(charge: Charge) -> dict[str, object]:
-    """What a line says of a charge."""
-    return asdict(charge)

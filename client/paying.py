@@ -35,7 +35,7 @@ def pay(session: Session, header: Header, price: Callable[[int | None], Charge])
     """
     node, log = session.node, session.log
     acknowledged = None if node.virtual else known(log.newest(*ACTS))
-    if not node.virtual and read_book(node.ledger(), acknowledged).budget is None:
+    if not node.virtual and read_book(node.ledger(), acknowledged, data_set=node.site).budget is None:
         raise PolicyError(
             "this hospital has set no privacy budget",
             hint="set one first: fedward node budget set NODE --epsilon E --who NAME --why REASON",
@@ -66,7 +66,8 @@ def require_no_budget(session: Session) -> None:
         RecordError: Its ledger was altered, or lacks what was acknowledged.
     """
     node = session.node
-    if node.virtual or read_book(node.ledger(), known(session.log.newest(*ACTS))).budget is None:
+    acknowledged = None if node.virtual else known(session.log.newest(*ACTS))
+    if node.virtual or read_book(node.ledger(), acknowledged, data_set=node.site).budget is None:
         return
     raise PolicyError(
         "this hospital has a privacy budget, and the charter asks for training without differential privacy",

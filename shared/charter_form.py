@@ -57,7 +57,7 @@ class _PrivacyTable(_Strict):
     clipping: Clipping = PrivacyPlan.clipping
     sample_rate: Annotated[float, Field(gt=0, le=1)] = PrivacyPlan.sample_rate
     slices_per_patient: Annotated[int, Field(ge=1, le=1024)] = PrivacyPlan.slices_per_patient
-    noise_multiplier: Annotated[float, Field(gt=0, le=10_000)] = PrivacyPlan.noise_multiplier
+    noise_multiplier: Annotated[float, Field(ge=0.01, le=10_000)] = PrivacyPlan.noise_multiplier
     delta: Annotated[float, Field(gt=0, lt=1)] | None = PrivacyPlan.delta
     patients: Annotated[int, Field(ge=2, le=10_000_000)] | None = PrivacyPlan.patients
     scores: Scores = PrivacyPlan.scores
