@@ -14,8 +14,8 @@ from client.ledger_rows import BudgetChange
 from client.node import Node
 from client.paying import ACTS, known, told
 from client.room import Room, room, room_for
-from client.training import accounting
-from client.training.accounting import Mechanism, default_delta, merged
+from client.training import accounting, shared_accounting
+from client.training.accounting import COVERS, NOT_COVERED, Mechanism, default_delta, merged
 from client.uncovered import uncovered
 from compliance.log import Action, Entry, Outcome, Scalar, entries
 from shared.charter import Charter
@@ -256,13 +256,32 @@ def forecast(now: Standing, charter: Charter) -> Forecast | None:
         ),
         epsilon=found[len(steps)],
         alone=epsilon_of([whole], delta),
-        twice=epsilon_of([whole._replace(steps=2 * taken[-1])], delta),
+        twice=epsilon_of([at_two(whole, shared=privacy.mode == "distributed")], delta),
         repeated=epsilon_of(after(len(steps), MOST_CHARGES), delta),
         room=fits,
         noise=None if limit is None else _noise(history, whole, delta, limit),
         before=_spent_curve(now),
         curve=(Point(charged, now.spent), *(Point(charged + rounds, found[rounds]) for rounds in sorted(found))),
     )
+
+
+def at_two(one: Mechanism, *, shared: bool) -> Mechanism:
+    """What ``one`` costs a patient whose images are at two of the hospitals, as an upper bound.
+
+    With noise at each hospital the two compose. Shared noise hides both with one lot of it: the patient moves the sum
+    by nothing, C or 2C, and to move it by 2C whenever it moves costs no less (each tail of a normal law grows with its
+    mean), which is noise of sigma / 2 and a chance of 1 - (1 - q)^2.
+    """
+    if not shared:
+        return one._replace(steps=2 * one.steps)
+    return Mechanism(one.noise_multiplier / 2, 1 - (1 - one.sample_rate) ** 2, one.steps)
+
+
+def promise(charter: Charter) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the guarantee under a charter covers, and what it does not."""
+    if charter.privacy.mode == "distributed":
+        return shared_accounting.covers(charter), shared_accounting.not_covered(charter)
+    return COVERS, NOT_COVERED
 
 
 def _spent_curve(now: Standing) -> tuple[Point, ...]:

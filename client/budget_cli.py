@@ -58,8 +58,8 @@ def set_command(
         int | None,
         typer.Option(
             min=1,
-            help="N, the declared number of patients; it divides noisy sums and is public from then on. Default: as "
-            "before, at first the number in training.",
+            help="N, the declared number of patients, a round number: it divides noisy sums and is public from then "
+            "on. Default: as before; the first time it has to be said.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help=_JSON)] = False,
@@ -81,9 +81,12 @@ def set_command(
 
     opened = Node.open(node)
     before = standing(opened).budget
-    count = patients or (before.patients if before else _in_training(opened))
-    if not count:
-        raise UsageError("this node has no cohort to count patients in", hint="declare a number with --patients")
+    count = patients or (before.patients if before else 0)
+    if not count:  # a count that was taken by itself would tell, without noise, how many there are
+        raise UsageError(
+            "a budget needs a number of patients to divide by, and it becomes public",
+            hint="declare a round one with --patients, such as 20 where there are some twenty",
+        )
     chosen = delta if delta is not None else before.delta if before and not patients else default_delta(count)
     if chosen > LARGEST_DELTA:
         raise UsageError(f"delta {chosen:g} is above {LARGEST_DELTA:g}", hint="leave out --delta, or give less")

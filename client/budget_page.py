@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from client import budget_words
-from client.budget import Forecast, Point, Standing
-from client.training.accounting import COVERS, NOT_COVERED
+from client.budget import Forecast, Point, Standing, promise
 from shared import page
 from shared.charter import Charter
 from shared.files import write_bytes
@@ -85,8 +84,8 @@ def render(charter: Charter, forecast: Forecast | None, standing: Standing, *, m
         without=budget_words.without_privacy(now),
         at_least=budget_words.at_least(forecast.room if forecast else None),
         plot=plot(forecast) if forecast else None,
-        covers=COVERS,
-        not_covered=NOT_COVERED,
+        covers=promise(charter)[0],
+        not_covered=promise(charter)[1],
         made=made or datetime.now(UTC),
         style=style,
         style_hash=style_hash,

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from client.budget import Forecast, Standing
+from client.budget import Forecast, Standing, promise
 from client.ledger_rows import BudgetChange
 from client.room import Room
 from client.training.accounting import NOT_COVERED
@@ -67,6 +67,11 @@ def standing_lines(standing: Standing) -> list[str]:
         for run in standing.runs
     ]
     lines += [f"{UNIT}", ACCOUNTANT]
+    if shared := sum(charge.mode == "distributed" for charge in book.charges):
+        lines.append(
+            f"{plural(shared, 'round')} of these under shared noise: there epsilon is that of the masked sum, "
+            "against as many hospitals in league with the coordinator as their charter names"
+        )
     if book.rows:
         lines.append(f"ledger: {plural(book.rows, 'line')}, head {book.head}; it has all that the audit log knows")
     return lines
@@ -138,14 +143,14 @@ def caveats(forecast: Forecast) -> list[str]:
         ACCOUNTANT,
         f"if every round is repeated and charged three times, epsilon comes to {figure(forecast.repeated)}",
         f"a patient whose images are at two hospitals of this charter: {figure(forecast.alone)} for the charter "
-        f"becomes {figure(forecast.twice)}",
+        f"becomes at most {figure(forecast.twice)}",
     ]
     if forecast.charter.privacy.mode == "distributed":
         lines.append(
             "the noise is shared: the guarantee is that of the masked sum over the hospitals, and holds for as long as "
             "no more of them than the charter says work with the coordinator"
         )
-    return [*lines, f"not covered: {'; '.join(NOT_COVERED)}"]
+    return [*lines, f"not covered: {'; '.join(promise(forecast.charter)[1])}"]
 
 
 def standing_json(standing: Standing) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class ModelCard:
         federation, charter, run, task: As in the header of every message of its training.
         rounds: Rounds of training.
         sites: Sites that gave at least one update.
-        privacy: ``off`` or ``patient``: what the charter asked of every site.
+        privacy: ``off``, ``patient`` or ``distributed``: what the charter asked of every site.
         parameters: Length of the vector of what was trained.
         model: Digest of layout and numbers of what was trained, as in the messages.
         start: What the parameters were before the first round; those that did not train still are.

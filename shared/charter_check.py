@@ -47,9 +47,10 @@ def update_bound(plan: TaskPlan, privacy: PrivacyPlan, min_patients: int) -> Upd
 
     A step of SGD (no momentum, no decay) moves an element by lr (S + Z) / (q N): S is the sum of at most N gradients of
     norm C, so |S| <= N C, and Z has the standard deviation sigma C. After s steps that is at most lr s C / q and a
-    standard deviation of lr sqrt(s) sigma C / (q N), largest for N = ``min_patients``. It holds in every round, since
-    the rate never rises above ``local_lr``; the proximal term only shrinks an update while ``local_lr`` times
-    ``proximal`` is at most 2. Other optimisers divide by what they saw so far: their steps have no such bound.
+    standard deviation of lr sqrt(s) sigma C / (q N), largest for N = ``min_patients``, at a hospital that has declared
+    as many patients as it has. It holds in every round, since the rate never rises above ``local_lr``; the proximal
+    term only shrinks an update while ``local_lr`` times ``proximal`` is at most 2. Other optimisers divide by what they
+    saw so far: their steps have no such bound.
     """
     if plan.local_optimizer != "SGD" or plan.local_lr * plan.proximal > 2:
         return None

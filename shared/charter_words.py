@@ -214,7 +214,7 @@ def _shared(charter: Charter) -> tuple[str, ...]:
         "each at most) are charged again",
         "an upload alone has too little noise: whoever takes its masks off learns more of its patients than epsilon "
         "tells",
-        "a patient with images at two hospitals changes a sum by up to twice the clip, and the costs of both add up",
+        "a patient with images at two hospitals moves a sum by up to twice the clip, which costs more than both",
         "a hospital that adds no noise counts as one that works with the coordinator",
         "not covered by epsilon: scores on held-out patients, and how long a hospital takes",
     )

@@ -21,8 +21,8 @@ distance between the two, which is therefore at most
 
 With s = sigma D, one round is a step of the Poisson-subsampled Gaussian mechanism with noise multiplier sigma, as the
 accountants take it, and no allowance is needed for a sum that was rounded in parts. The second term is what that costs:
-for the networks here a few parts in 10^8 of the noise. Shares beyond h, of an included set above the quorum or with
-fewer hospitals working against it, are independent of the data and change nothing.
+for the networks here less than a part in 10^6 of the noise. Shares beyond h, of an included set above the quorum or
+with fewer hospitals working against it, are independent of the data and change nothing.
 
 The sum is formed modulo 2^32, which is a function of the sum. No element of a single hospital is cut off: that would
 not be one. ``unit`` is so coarse that the sum does not leave the ring in practice (12 standard deviations of the

@@ -1,7 +1,9 @@
 """The arms that show what privacy costs: the public model, the same training without noise, and noise of both kinds.
 
 All of them begin at the same public weights and train the same parameters over the same rounds, by the tasks and the
-privacy of one charter; so the only thing that differs between two of them is what their names say.
+privacy of one charter; what differs is what privacy asks for. ``tuned`` draws patches in proportion to
+slices and weights hospitals by them; the others draw patients, clip each one's gradient, weight all hospitals alike, or
+with shared noise all patients, and add noise.
 """
 
 import dataclasses

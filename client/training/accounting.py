@@ -30,6 +30,7 @@ NOT_COVERED: Final = (
     "how long the site takes to answer",
     "a patient whose images are also at another hospital: the costs of both add up",
     "runs charged elsewhere on the same patients: their costs add up",
+    "which patients are held out: that follows from how many there are, and the guarantee takes it as given",
 )
 
 
@@ -54,7 +55,8 @@ class PrivacyStatement:
         sample_rate: Chance of a patient to be in a step; the largest where it varied.
         noise_multiplier: Standard deviation of the noise in units of the clipping bound; the smallest where it varied.
         steps: Steps charged.
-        patients: Patients of the site that took part; the largest number where it varied.
+        patients: The public number that the noisy sums were divided by, declared by the site or by the charter; the
+            largest where it varied.
         history: All charged mechanisms, which epsilon is computed from.
         covers: What the guarantee holds for.
         not_covered: What it does not hold for.

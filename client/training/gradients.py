@@ -15,7 +15,10 @@ from shared.errors import DataError
 from shared.imaging.images import PatientImages
 from shared.imaging.tasks import Batch, Task
 
-UNUSABLE: Final = (ArithmeticError, ValueError, IndexError, RuntimeError, DataError)
+UNUSABLE: Final = (
+    *(ArithmeticError, AttributeError, LookupError, MemoryError, OSError),
+    *(RuntimeError, TypeError, ValueError, DataError),
+)
 """What images may cause in whoever computes with them. Where an answer would tell of one patient by failing, it does
 not fail: such a patient counts as nothing, as one whose gradient is not finite does."""
 

@@ -41,8 +41,8 @@ class PatientDPOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no ty
     One patient more or less changes the sum by at most C, *exactly*: a clipped gradient is truncated towards zero onto
     the lattice of multiples of :attr:`unit`, a power of two near C * 2**-40, and summed in integers, so that no
     rounding depends on who else is in the sum. The noise is rounded to the same lattice; for a sum on the lattice that
-    equals rounding the sum with exact Gaussian noise, which is post-processing. The lowest bits of the result therefore
-    tell nothing of the summands (Mironov 2012).
+    equals rounding the sum with Gaussian noise, as exact as float64 has it, which is post-processing. The lowest bits
+    of the result therefore tell nothing of the summands (Mironov 2012).
 
     Use::
 

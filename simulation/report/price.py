@@ -75,7 +75,7 @@ def chart(task: TaskRecord) -> Markup | None:
         return None
     levels = [charts.Level(name, value) for name, value in _levels(task).items()]
     title = f"{task.title}: {words.metric_note(metric).title} over epsilon"
-    return charts.curves(title, metric, lines, levels, unit="ε per patient")
+    return charts.curves(title, metric, lines, levels, unit="ε per patient, this task")
 
 
 def keys(task: TaskRecord) -> list[tuple[str, Markup]]:

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from client import budget
-from client.budget import Forecast, forecast, set_budget, standing
+from client.budget import Forecast, at_two, forecast, promise, set_budget, standing
 from client.budget_page import plot, render
 from client.budget_words import figure, forecast_json, forecast_lines, rounds_left
 from client.charge import Budget, Charge
@@ -23,12 +23,13 @@ from client.ledger_file import read_book
 from client.node import Node
 from client.paying import known
 from client.training import accounting
-from client.training.accounting import Mechanism, epsilon
+from client.training.accounting import COVERS, NOT_COVERED, Mechanism, epsilon
 from compliance.log import verify
 from shared.charter import Charter, PrivacyPlan, TaskPlan
 from shared.errors import FedwardError, PolicyError, RecordError, UsageError
 from tests.browser import check_page, chromium
 from tests.federation import toy
+from tests.federation.masked import Federation
 
 CHARGE = Charge("run-7", "mr-2025", "denoise", 1, "patient", 3.0, 0.25, 2, 240)
 RULES = Charter(
@@ -144,12 +145,12 @@ def test_a_budget_is_set_and_recorded_with_who_and_why_and_says_what_is_spent(no
     assert verify(node.folder / "audit" / "log.jsonl").entries == 4
 
 
-def test_the_number_of_patients_is_counted_in_the_cohort_and_delta_follows_it(tmp_path: Path) -> None:
+def test_the_number_of_patients_is_declared_and_never_counted_and_delta_follows_it(tmp_path: Path) -> None:
     folder = toy.make_node(tmp_path / "H1", "H1", toy.charter(), patients=4)
     (folder / "node.json").write_text((folder / "node.json").read_text().replace("true", "false"))
     words = ["--epsilon", 3, "--who", "Ada", "--why", "a study"]
-    told = json.loads(run("set", folder, *words, "--json"))
-    assert (told["budget"]["patients"], told["budget"]["delta"]) == (4, 1e-5)
+    with pytest.raises(UsageError, match="it becomes public"):
+        run("set", folder, *words)
     told = json.loads(run("set", folder, *words, "--patients", 50_000, "--json"))
     assert (told["budget"]["patients"], told["budget"]["delta"]) == (50_000, 2e-6)
     told = json.loads(run("set", folder, *words, "--json"))
@@ -269,6 +270,30 @@ def test_a_plan_is_what_the_ledger_then_charges(node: Node) -> None:
     assert found.twice == epsilon([whole._replace(steps=2 * sum(steps))], 1e-5)[0]
     assert found.noise is not None
     assert 1.6 < epsilon([whole._replace(noise_multiplier=found.noise)], 1e-5)[0] <= 1.7
+
+
+@pytest.mark.parametrize(("sigma", "rate", "steps", "exact"), [(2.07, 0.5, 40, 19.05), (8.0, 1.0, 20, 4.98)])
+def test_a_patient_at_two_hospitals_costs_more_under_shared_noise_than_both_together(
+    sigma: float, rate: float, steps: int, exact: float
+) -> None:
+    """The exact figures are those of dp-accounting for shifts of 0, C and 2C in one sum, at delta 1e-5."""
+    one = Mechanism(sigma, rate, steps)
+    bound = epsilon([at_two(one, shared=True)], 1e-5)[0]
+    assert exact - 0.02 <= bound
+    assert bound > epsilon([at_two(one, shared=False)], 1e-5)[0]
+    assert at_two(one, shared=False).steps == 2 * steps
+
+
+def test_a_plan_of_shared_noise_promises_what_shared_noise_does(node: Node, tmp_path: Path) -> None:
+    noise = {"mode": "distributed", "patients": 16, "noise_multiplier": 1.5}
+    rules = Federation.make(tmp_path / "federation", plan={"local_steps": 1}, privacy=noise).charter
+    covers, left_out = promise(rules)
+    assert any("masks hold" in text for text in covers)
+    assert any("masks were taken off" in text for text in left_out)
+    assert promise(RULES) == (COVERS, NOT_COVERED)
+    text = render(rules, planned(node, rules), standing(node))
+    assert "an upload whose masks were taken off" in text
+    assert "the model updates of these training steps" not in text
 
 
 @pytest.mark.usefixtures("counted")

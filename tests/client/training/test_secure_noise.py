@@ -3,6 +3,7 @@
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -49,6 +50,20 @@ def test_a_forked_process_does_not_repeat_its_parent() -> None:
     os.close(write)
 
 
+@pytest.mark.parametrize("bits", [0, 1])
+def test_radii_are_as_fine_near_zero_as_far_out(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 53 bits that are all zero the others still decide: the radius does not fall onto a few values."""
+    radii = set()
+    for fine in range(1, 400):
+        noise = SecureNoise()
+        monkeypatch.setattr(
+            noise, "_stream", SimpleNamespace(integers=lambda n, f=fine: np.array([0, 0, 2 * f + bits], np.uint64))
+        )
+        radii.add(float(np.abs(noise.normal(2)).max()))
+    assert len(radii) == 399
+    assert (min(radii) > 8.5) if bits else (max(radii) < 1e-7), "far out below, near zero above the half"
+
+
 @pytest.mark.parametrize("count", [1, 2, 7, secure_noise._BLOCK + 1])
 def test_any_number_of_normals_can_be_drawn(count: int) -> None:
     drawn = SecureNoise().normal(count)
@@ -69,8 +84,9 @@ def test_the_numbers_are_standard_normal_and_independent() -> None:
 
 
 def test_the_smallest_uniform_gives_the_largest_number_and_no_infinity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KeyStream, "integers", lambda _, count: np.zeros(count, dtype=np.uint64))
-    assert SecureNoise().normal(1)[0] == pytest.approx(math.sqrt(2 * 53 * math.log(2)))
+    zeros_but_for_the_half = np.array([0, 0, 1], np.uint64)
+    monkeypatch.setattr(KeyStream, "integers", lambda _, count: np.repeat(zeros_but_for_the_half, count // 3))
+    assert SecureNoise().normal(1)[0] == pytest.approx(math.sqrt(2 * 107 * math.log(2)))
 
 
 def test_seeded_noise_repeats_itself_and_says_that_it_protects_nobody() -> None:
