@@ -17,13 +17,20 @@ from opacus.accountants.analysis.rdp import compute_rdp, get_privacy_spent
 
 MOST_CELLS: Final = 1 << 22
 """Of the grid of a privacy loss: more would take tens of seconds and gigabytes, and Renyi DP stands in."""
+LEAST_NOISE: Final = 1e-3
+"""Noise below has no epsilon that means anything, and far below the series of Renyi DP never ends or divides by 0."""
+_MOST_NOISE: Final = 1e4
+_LEAST_RATE: Final = 1e-12
 _ORDERS: Final = list(RDPAccountant.DEFAULT_ALPHAS)
 _Setting = tuple[float, float, int]
 
 
 def renyi(history: Sequence[_Setting], delta: float) -> float:
-    """Epsilon by Renyi DP of (noise multiplier, sampling rate, steps); infinite where none can be shown."""
-    total = sum(_step(noise, rate) * steps for noise, rate, steps in history)
+    """Epsilon by Renyi DP of (noise multiplier, sampling rate, steps); infinite where none can be shown.
+
+    More noise and a smaller rate cost no more: at the edge of what floats hold the cost is that of tamer settings.
+    """
+    total = sum(_step(min(noise, _MOST_NOISE), max(rate, _LEAST_RATE)) * steps for noise, rate, steps in history)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Opacus warns that its Renyi orders are few: a looser bound, still a bound
         value = float(get_privacy_spent(orders=_ORDERS, rdp=total, delta=delta)[0])
@@ -34,8 +41,10 @@ def renyi(history: Sequence[_Setting], delta: float) -> float:
 def _step(noise: float, rate: float) -> NDArray[np.float64]:
     """The cost of one step at each Renyi order: 0.1 s, once for each pair of settings; steps add up.
 
-    Where the arithmetic of floats gives out, as at a noise whose square is 0, the cost is infinite.
+    It is infinite where the arithmetic gives out.
     """
+    if not noise >= LEAST_NOISE:
+        return np.full(len(_ORDERS), math.inf)
     try:
         with np.errstate(all="ignore"):
             cost = compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=_ORDERS)

@@ -1,6 +1,6 @@
 """Kills a process that works on the privacy ledger before each call that it makes to the system.
 
-A program of its own, since it forks: ``python -m tests.client.killed_budget FOLDER``; run by ``test_ledger.py``.
+A program of its own, since it forks: ``python -m tests.client.killed_budget FOLDER``; run by ``test_ledger_file.py``.
 """
 
 import shutil

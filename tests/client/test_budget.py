@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from client import budget
 from client.budget import Forecast, at_two, forecast, promise, set_budget, standing
 from client.budget_page import plot, render
 from client.budget_words import figure, forecast_json, forecast_lines, rounds_left
@@ -50,18 +49,18 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """An accountant that anybody can check in the head: a step costs 0.1 at a noise multiplier of 2, and 0.2 at 1."""
 
     def counts(history: Sequence[Mechanism], _: float) -> tuple[float, str]:
-        return sum(one.steps * 0.2 / one.noise_multiplier for one in history), "prv"
+        return round(sum(one.steps * 0.2 / one.noise_multiplier for one in history), 9), "prv"
 
     def within(history: Sequence[Mechanism], delta: float, limit: float) -> bool:
-        return counts(history, delta)[0] <= limit + 1e-9
+        return counts(history, delta)[0] <= limit
 
     monkeypatch.setattr(accounting, "epsilon", counts)
     monkeypatch.setattr(accounting, "within", within)
-    monkeypatch.setattr(budget, "within", within)
+    monkeypatch.setattr(accounting, "bound", lambda history, delta: counts(history, delta)[0])
 
 
 def spend(node: Node, rounds: int, **changes: Any) -> None:
-    with Ledger(node.ledger()) as ledger:
+    with Ledger(node.ledger(), data_set=node.site) as ledger:
         for number in range(1, rounds + 1):
             ledger.reserve(replace(CHARGE, round=number, **changes))
 

@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from client import budget
 from client.budget import set_budget, standing
 from client.budget_cli import app
 from client.charge import Budget, Charge
@@ -32,8 +31,8 @@ BY = {"who": "Ada", "why": "the disk was replaced"}
 @pytest.fixture(autouse=True)
 def _everything_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounting, "within", lambda *_: True)
-    monkeypatch.setattr(budget, "within", lambda *_: True)
     monkeypatch.setattr(accounting, "epsilon", lambda *_: (0.5, "prv"))
+    monkeypatch.setattr(accounting, "bound", lambda *_: 0.5)
 
 
 @pytest.fixture
@@ -136,13 +135,14 @@ def test_an_altered_ledger_is_put_aside_first(node: Node) -> None:
 
 
 def test_another_hospitals_ledger_is_not_built_upon(node: Node, tmp_path: Path) -> None:
-    other = Node.create(tmp_path / "other", site="H2", purpose=RULES.purpose)
-    other.pin(RULES)
-    begin(other)
     begin(node)
-    node.ledger().write_bytes(other.ledger().read_bytes())
-    with pytest.raises(RecordError, match="knows no line"):
-        rebuild(node, **BY)
+    for site, message in (("H2", "is the ledger of 'H2', not of 'H1'"), ("H1", "knows no line")):
+        other = Node.create(tmp_path / f"other {site}", site=site, purpose=RULES.purpose)
+        other.pin(RULES)
+        begin(other)
+        node.ledger().write_bytes(other.ledger().read_bytes())
+        with pytest.raises(RecordError, match=message):
+            rebuild(node, **BY)
 
 
 def test_a_log_that_does_not_say_what_was_charged_rebuilds_nothing(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,6 +221,16 @@ def test_what_distributed_noise_cannot_protect_is_no_charter(change: tuple[str, 
     assert caught.value.message.startswith("study.toml: ")
 
 
+@pytest.mark.parametrize(("sigma", "sound"), [(0.01, True), (0.0099, False), (1e-300, False), (0.0, False)])
+def test_noise_that_is_next_to_none_is_no_charter(sigma: float, sound: bool) -> None:
+    text = f'{TEXT}[privacy]\nmode = "patient"\nnoise_multiplier = {sigma}\n'
+    if sound:
+        assert Charter.parse(text).privacy.noise_multiplier == sigma
+        return
+    with pytest.raises(CharterError, match="noise_multiplier"):
+        Charter.parse(text)
+
+
 def test_a_task_stands_once() -> None:
     task = TEXT[TEXT.index("[[task]]") :]
     with pytest.raises(CharterError, match="stands twice"):

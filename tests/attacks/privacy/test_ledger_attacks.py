@@ -17,6 +17,7 @@ from client.ledger import Ledger
 from client.ledger_file import read_book
 from client.node import Node
 from client.training.accounting import epsilon
+from shared.errors import BudgetError
 from tests.attacks.privacy.forging import chained, charge, rows_of
 from tests.attacks.privacy.hospital import RULES, details, header, make_real, refused, set_budget, train, trained
 from tests.federation import toy
@@ -102,14 +103,16 @@ def test_a_charter_with_other_settings_than_those_that_were_paid_for(real: Path)
 
 
 def test_noise_that_is_next_to_none_is_refused_as_what_it_is(real: Path, trainings: list[Charge]) -> None:
-    """A charter may ask for any noise above 0; a division by its square must not be what stops the hospital."""
-    set_budget(real, 1e4)
-    for sigma in (1e-300, 1e-160, 5e-324):
+    """No charter has it, and the ledger does not rely on that: a division by its square must stop nobody."""
+    set_budget(real, 1e3)
+    for sigma in (0.01, 1e-300, 1e-160, 5e-324):
         rules = toy.charter(privacy=vars(RULES.privacy) | {"noise_multiplier": sigma})
         Node.open(real).pin(rules)
-        refusal = refused(train(real, header(rules)))
-        assert (refusal.code, sigma) == ("budget", sigma)
+        assert refused(train(real, header(rules))).code == ("budget" if sigma == 0.01 else "error")
+        with Ledger(ledger(real)) as opened, pytest.raises(BudgetError, match="to infinity" if sigma < 0.01 else None):
+            opened.reserve(charge(noise_multiplier=sigma))
     assert trainings == []
+    assert read_book(ledger(real)).charges == ()
 
 
 def test_a_budget_is_set_before_anything_and_no_message_sets_one(real: Path, trainings: list[Charge]) -> None:

@@ -310,6 +310,7 @@ def test_a_file_that_is_replaced_while_it_is_held_is_not_what_the_log_knows(path
         older = path.read_bytes()
         path.rename(tmp_path / "gone")
         path.write_bytes(older)
+        path.chmod(0o600)
         ledger.reserve(charge(4))
         known = ledger.acknowledged
     refused(path, older, known)

@@ -9,7 +9,8 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from client.training.accounting import Mechanism, default_delta, epsilon, merged, statement, within
+from client.training import accountants
+from client.training.accounting import Mechanism, bound, default_delta, epsilon, merged, statement, within
 from shared.errors import BudgetError, UsageError
 
 
@@ -158,3 +159,31 @@ def test_a_statement_says_whose_privacy_against_what_and_what_it_leaves_out() ->
     assert any("number of patients" in text for text in told.not_covered)
     assert any("metrics" in text for text in told.not_covered)
     assert json.loads(json.dumps(told.to_json()))["epsilon"] == told.epsilon
+
+
+def test_what_is_remembered_of_settings_changes_no_figure() -> None:
+    """The grid of the exact accountant is that of Opacus, for many settings at once and asked again."""
+    history = [Mechanism(1.0 + index / 4, 0.1 + index / 20, 3 + index) for index in range(4)]
+    accountant = PRVAccountant()
+    accountant.history = [tuple(one) for one in history]
+    for _ in range(2):
+        assert accountants.prv(history, 1e-5) == accountant.get_epsilon(1e-5)
+
+
+@pytest.mark.parametrize("noise", [5e-324, 1e-300, 1e-160, 1e-5, 0.01, 1e154, 1e155, 1e300])
+@pytest.mark.parametrize("rate", [5e-324, 1e-300, 0.5, 1 - 2.0**-53, 1.0])
+def test_at_the_edge_of_floats_there_is_an_epsilon_or_none_and_no_other_error(noise: float, rate: float) -> None:
+    history = [Mechanism(noise, rate, 10)]
+    assert bound(history, 1e-5) >= 0
+    try:
+        assert epsilon(history, 1e-5)[0] >= 0
+    except BudgetError as error:
+        assert "no finite epsilon" in error.message
+        assert not within(history, 1e-5, 1e300)
+
+
+def test_a_grid_that_would_take_minutes_is_not_made() -> None:
+    """Renyi DP stands in: four million steps at a noise at which their epsilon is small."""
+    value, name = epsilon([Mechanism(2000.0, 1.0, 4_000_000)], 1e-5)
+    assert name == "rdp"
+    assert 1.0 < value < 10.0
