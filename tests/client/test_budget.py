@@ -163,7 +163,7 @@ def test_the_number_of_patients_is_declared_and_never_counted_and_delta_follows_
         ("--epsilon nan --patients 9 --who A --why B", "is no budget"),
         ("--epsilon 3 --patients 9 --delta 0 --who A --why B", "is no budget"),
         ("--epsilon 3 --patients 9 --delta 1e-3 --who A --why B", "above 1e-05"),
-        ("--epsilon 3 --who A --why B", "no cohort"),
+        ("--epsilon 3 --who A --why B", "becomes public"),
     ],
 )
 def test_what_is_no_budget_is_wrong_use_and_changes_nothing(node: Node, words: str, message: str) -> None:
@@ -306,7 +306,7 @@ def test_the_command_says_it_in_words_as_json_and_as_a_page(node: Node, tmp_path
         squeezed(text)
     )
     assert "with a noise multiplier of 3.2" in text
-    assert "two hospitals of this charter: 3.20 for the charter becomes 6.40" in text
+    assert "two hospitals of this charter: 3.20 for the charter becomes at most 6.40" in text
     assert "the unit is the patient" in text
     assert "not covered: " in text
     assert page.stat().st_mode & 0o777 == 0o600

@@ -125,7 +125,7 @@ def test_it_says_against_whom_shared_noise_protects_and_what_it_costs(tmp_path: 
     assert "the agreed number of patients, 400, a public constant" in text
     assert "N = 400" in text
     assert "an upload alone has too little noise" in text
-    assert "images at two hospitals changes a sum by up to twice the clip" in text
+    assert "images at two hospitals moves a sum by up to twice the clip" in text
     assert "each on its own" in words(shared(5, 4, 0), "Privacy of patients")
     assert "clip and w_max of [secure_aggregation] have no effect" in words(shared(), "Secure aggregation")
     learns = words(shared(), "What the coordinator learns")

@@ -67,7 +67,7 @@ def test_with_more_steps_less_noise_or_more_patients_per_step_than_paid_for() ->
 def test_what_was_charged_and_not_taken_is_not_given_back(tmp_path: Path) -> None:
     """A round that fails after its charge stays charged; trying again costs again."""
 
-    class CrashError(RuntimeError):
+    class CrashError(BaseException):
         pass
 
     class Failing(ToyTask):
