@@ -51,7 +51,8 @@ GRID = [
     ([(1.05, 0.02, 1000)], 1e-5),
     ([(0.69, 0.02, 1000)], 1e-5),
     # The shipped charters.
-    ([(5.5, 0.5, 320)], 1e-5),
+    ([(5.5, 0.5, 280)], 1e-5),
+    ([(2.07, 0.5, 40)], 1e-5),
     ([(3.2, 0.25, 400)], 1e-5),
     # Without sampling, a single step, little noise, a small rate, other deltas.
     ([(20.0, 1.0, 10)], 1e-5),
