@@ -252,6 +252,7 @@ def test_a_ledger_that_lacks_what_the_audit_log_knows_stops_all_training(real: P
     with pytest.raises(RecordError, match="lacks line 4"):
         set_budget(real, 2e4)
     path.write_bytes(whole)
+    path.chmod(0o600)
     TrainReply.from_record(train(real, header(PRIVATE, round=3)))
 
 
