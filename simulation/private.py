@@ -94,20 +94,22 @@ def charter_of(base: Charter, arm: PrivateArm, privacy: PrivacyPlan, patients: i
     """The charter that the hospitals of ``arm`` pin.
 
     Args:
-        base: A charter of these hospitals, with their masks.
+        base: A charter of these hospitals without privacy, with their masks, and its consent to scores.
         arm: What is trained, and how privately.
         privacy: The settings of all private arms; the arm sets the mode and, where it aims at an epsilon, the noise.
         patients: Training patients of all these hospitals: of virtual ones everybody may know the number.
     """
     tasks, seed = (arm.task,), base.seed + arm.repeat
     if arm.kind == "tuned":
-        return dataclasses.replace(base, tasks=tasks, privacy=PrivacyPlan(scores=privacy.scores), seed=seed)
+        return dataclasses.replace(base, tasks=tasks, seed=seed)
     agreed = privacy.patients or patients
     delta = privacy.delta or default_delta(agreed)
     sigma = privacy.noise_multiplier
     if arm.epsilon is not None:
         sigma = noise_for(arm.epsilon, delta, privacy.sample_rate, arm.task.rounds * arm.task.local_steps)
-    chosen = dataclasses.replace(privacy, mode=MODES[arm.kind], noise_multiplier=sigma, delta=delta, patients=agreed)
+    chosen = dataclasses.replace(
+        privacy, mode=MODES[arm.kind], noise_multiplier=sigma, delta=delta, patients=agreed, scores=base.privacy.scores
+    )
     return dataclasses.replace(base, tasks=tasks, privacy=chosen, seed=seed)
 
 

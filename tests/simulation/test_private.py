@@ -63,6 +63,12 @@ def test_arms_differ_in_their_noise_alone() -> None:
         assert replace(other, privacy=tuned.privacy) == tuned
 
 
+def test_in_the_clear_the_consent_to_scores_is_that_of_the_run() -> None:
+    plain = replace(PRIVATE, privacy=PrivacyPlan(scores="open"))
+    kinds = [charter_of(plain, one, PRIVATE.privacy, 24).privacy for one in arms(PRIVATE, (8.0,), 1, masks=False)]
+    assert {one.scores for one in kinds} == {"open"}
+
+
 def test_repeats_begin_with_other_seeds() -> None:
     seeds = {charter_of(BASE, one, PRIVATE.privacy, 24).seed for one in arms(PRIVATE, (8.0,), 3, masks=True)}
     assert seeds == {7, 8, 9}
