@@ -254,7 +254,7 @@ def test_a_round_under_privacy_is_paid_for_three_times_at_most(tmp_path: Path) -
     lost = losing(("H2", "train"), ("H3", "train"), times=99)
     federation = with_patients(one_round(tmp_path / "real", privacy={"mode": "patient"}))
     for site in federation.sites:
-        with Ledger(Node.open(federation.root / site).ledger()) as ledger:
+        with Ledger(Node.open(federation.root / site).ledger(), data_set=site) as ledger:
             ledger.set_budget(Budget(1e6, 1e-5, 4), who="a test", why="rounds that are repeated")
     with pytest.raises(RoundError):
         federation.run(lost)
