@@ -77,7 +77,7 @@ def set_command(
     from client.budget_words import standing_json, standing_lines
     from client.charge import Budget
     from client.node import Node
-    from client.training.accounting import LARGEST_DELTA, default_delta
+    from client.training.accounting import LARGEST_DELTA, SMALLEST_DELTA, default_delta
 
     opened = Node.open(node)
     before = standing(opened).budget
@@ -88,8 +88,11 @@ def set_command(
             hint="declare a round one with --patients, such as 20 where there are some twenty",
         )
     chosen = delta if delta is not None else before.delta if before and not patients else default_delta(count)
-    if chosen > LARGEST_DELTA:
-        raise UsageError(f"delta {chosen:g} is above {LARGEST_DELTA:g}", hint="leave out --delta, or give less")
+    if not SMALLEST_DELTA <= chosen <= LARGEST_DELTA:
+        raise UsageError(
+            f"delta {chosen:g} is not from {SMALLEST_DELTA:g} to {LARGEST_DELTA:g}",
+            hint="leave out --delta; below that no round would fit, since 1e-12 of it are used up in each step",
+        )
     set_budget(opened, Budget(epsilon, chosen, count), who=who, why=why)
     now = standing(opened)
     if as_json:

@@ -132,7 +132,7 @@ def advice(forecast: Forecast) -> list[str]:
         return []
     given = forecast.charter.privacy.noise_multiplier
     if forecast.noise is None:
-        return ["no noise makes it fit: what was spent before leaves too little of the budget"]
+        return ["no noise makes it fit: what was spent before, or a small delta, leaves too little of the budget"]
     return [f"with a noise multiplier of {forecast.noise:g} instead of {given:g} the whole charter would fit"]
 
 

@@ -93,8 +93,8 @@ def simulate(
         out=out,
         command=shlex.join(["fedward", *sys.argv[1:]]),
         plain=plain,
-        private=_private(private, charter, agreed, rounds),
-        epsilons=_levels(epsilons),
+        private=_private(private, charter, agreed, rounds, levels := _levels(epsilons)),
+        epsilons=levels,
         repeats=repeats,
     )
     _check(plan)
@@ -119,19 +119,36 @@ def _read(name: str) -> Charter:
     return Charter.load(Path(name))
 
 
-def _private(name: str | None, chosen: str, agreed: Charter, rounds: int) -> Charter | None:
-    """The charter of the private arms, with those of its tasks that the run trains at all."""
+def _private(
+    name: str | None, chosen: str, agreed: Charter, rounds: int, epsilons: tuple[float, ...]
+) -> Charter | None:
+    """The charter of the private arms, with those of its tasks that the run trains at all.
+
+    Raises:
+        UsageError: It asks for no privacy, or no noise gives one of ``epsilons``: found before anything is made.
+    """
     if name is None:
         name = "private" if chosen in SHIPPED else chosen
         if name == chosen and _read(name).privacy.mode == "off":
             return None
     if name == "none":
+        if epsilons:
+            raise UsageError("--epsilons has no effect with --private none", hint="leave one of them out")
         return None
     charter, trained = _read(name), {plan.name for plan in agreed.tasks}
+    if charter.privacy.mode == "off":
+        raise UsageError(
+            f"{name} trains without differential privacy", hint="name a charter with it, or --private none"
+        )
     plans = tuple(plan for plan in charter.tasks if plan.name in trained)
     if rounds:
         plans = tuple(dataclasses.replace(plan, rounds=rounds) for plan in plans)
-    return dataclasses.replace(charter, tasks=plans, seed=agreed.seed) if plans else None
+    from simulation.private import reachable
+
+    made = dataclasses.replace(charter, tasks=plans, seed=agreed.seed) if plans else None
+    if made is not None:
+        reachable(made, epsilons)
+    return made
 
 
 def _levels(text: str) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from opacus.accountants.utils import get_noise_multiplier
 
-from client.training.accounting import default_delta
+from client.training.accounting import LARGEST_DELTA, default_delta
 from client.training.sampling import OVERFLOW
 from shared.charter import Charter, PrivacyMode, PrivacyPlan, TaskPlan
 from shared.errors import UsageError
@@ -33,6 +33,7 @@ TITLES: Final[dict[Kind, str]] = {
     "shared": "shared noise",
     "scratch": "from nothing, shared noise",
 }
+LEVELS: Final = (0.05, 100.0)
 MODES: Final[dict[Kind, PrivacyMode]] = {"local": "patient", "shared": "distributed", "scratch": "distributed"}
 
 
@@ -113,6 +114,18 @@ def charter_of(base: Charter, arm: PrivateArm, privacy: PrivacyPlan, patients: i
     return dataclasses.replace(base, tasks=tasks, privacy=chosen, seed=seed)
 
 
+def reachable(charter: Charter, epsilons: tuple[float, ...]) -> None:
+    """See that noise gives each of ``epsilons`` for each task of ``charter``.
+
+    Raises:
+        UsageError: None does.
+    """
+    for task in charter.tasks:
+        for level in epsilons:
+            delta = charter.privacy.delta or LARGEST_DELTA
+            noise_for(level, delta, charter.privacy.sample_rate, task.rounds * task.local_steps)
+
+
 @lru_cache
 def noise_for(target: float, delta: float, sample_rate: float, steps: int) -> float:
     """The least noise multiplier found whose epsilon for ``steps`` steps is at most ``target`` (PRV accountant).
@@ -120,6 +133,8 @@ def noise_for(target: float, delta: float, sample_rate: float, steps: int) -> fl
     Raises:
         UsageError: No noise reaches it.
     """
+    if not LEVELS[0] <= target <= LEVELS[1]:  # further out the search takes hours, and epsilon says nothing
+        raise UsageError(f"epsilon {target:g} is not from {LEVELS[0]:g} to {LEVELS[1]:g}", hint="aim at 1 to 10")
     try:
         sigma: float = get_noise_multiplier(
             target_epsilon=target,
@@ -128,6 +143,9 @@ def noise_for(target: float, delta: float, sample_rate: float, steps: int) -> fl
             steps=steps,
             accountant="prv",
         )
-    except ValueError as error:
-        raise UsageError(f"no noise gives epsilon {target:g} here", hint="aim at a larger epsilon") from error
+    except (ValueError, RuntimeError, ArithmeticError) as error:  # what its search meets at its ends
+        raise UsageError(
+            f"no noise is found that gives epsilon {target:g} in {steps} steps",
+            hint="aim at 0.1 to 100",
+        ) from error
     return sigma

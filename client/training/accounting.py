@@ -16,6 +16,8 @@ from client.training.sampling import OVERFLOW
 from shared.errors import BudgetError, UsageError
 
 LARGEST_DELTA: Final = 1e-5
+SMALLEST_DELTA: Final = 1e-9
+"""Of a budget: half of it pays for 500 steps, each of which uses up 1e-12."""
 FAR: Final = 100.0
 """Epsilon by Renyi DP above which PRV is not asked: it takes seconds to minutes, and tells nobody anything."""
 
