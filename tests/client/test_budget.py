@@ -161,7 +161,7 @@ def test_the_number_of_patients_is_declared_and_never_counted_and_delta_follows_
     [
         ("--epsilon 0 --patients 9 --who A --why B", "is no budget"),
         ("--epsilon nan --patients 9 --who A --why B", "is no budget"),
-        ("--epsilon 3 --patients 9 --delta 0 --who A --why B", "is no budget"),
+        ("--epsilon 3 --patients 9 --delta 0 --who A --why B", "is not from 1e-09 to 1e-05"),
         ("--epsilon 3 --patients 9 --delta 1e-3 --who A --why B", "is not from 1e-09 to 1e-05"),
         ("--epsilon 3 --who A --why B", "becomes public"),
     ],
