@@ -10,7 +10,7 @@ from typing import Final
 from client.charge import Budget
 from client.ledger import MOST_CHARGES, Ledger, history_of
 from client.ledger_file import Book, read_book
-from client.ledger_rows import BudgetChange
+from client.ledger_rows import BudgetChange, require_reason
 from client.node import Node
 from client.paying import ACTS, known, told
 from client.room import Room, room, room_for
@@ -168,6 +168,7 @@ def set_budget(node: Node, budget: Budget, *, who: str, why: str) -> None:
         RecordError: Log or ledger is held by another process, was altered or cannot be written.
     """
     node.require_real()
+    require_reason(who, why)  # before the log has a word of it
     detail: dict[str, Scalar] = {"epsilon": budget.epsilon, "delta": budget.delta, "patients": budget.patients}
     with node.open_log() as log:
         acknowledged = known(log.newest(*ACTS))

@@ -52,12 +52,13 @@ def set_command(
     why: Annotated[str, typer.Option(help="Why; stands there as well.")],
     delta: Annotated[
         float | None,
-        typer.Option(help="At most 1e-5. Default: as before, at first the lesser of 1e-5 and 1 / (10 N)."),
+        typer.Option(help="1e-9 to 1e-5. Default: as before; with --patients the lesser of 1e-5 and 1 / (10 N)."),
     ] = None,
     patients: Annotated[
         int | None,
         typer.Option(
             min=1,
+            max=10_000_000,
             help="N, the declared number of patients, a round number: it divides noisy sums and is public from then "
             "on. Default: as before; the first time it has to be said.",
         ),
@@ -91,7 +92,7 @@ def set_command(
     if not SMALLEST_DELTA <= chosen <= LARGEST_DELTA:
         raise UsageError(
             f"delta {chosen:g} is not from {SMALLEST_DELTA:g} to {LARGEST_DELTA:g}",
-            hint="leave out --delta; below that no round would fit, since 1e-12 of it are used up in each step",
+            hint="leave out --delta; with less, few rounds would fit: each step uses up 1e-12 of it",
         )
     set_budget(opened, Budget(epsilon, chosen, count), who=who, why=why)
     now = standing(opened)

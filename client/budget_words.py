@@ -120,7 +120,8 @@ def verdict(forecast: Forecast) -> str:
     if budget is None or forecast.fits is None:
         return f"{moves} at delta {forecast.delta:g}; {NO_BUDGET}"
     if forecast.covered:
-        return f"{moves}; the budget of {budget.epsilon:g} covers all of its {plural(forecast.rounds, 'round')}"
+        covered = f"{moves}; the budget of {budget.epsilon:g} covers all of its {plural(forecast.rounds, 'round')}"
+        return covered + ("" if forecast.repeated <= budget.epsilon else ", but not if all of them are repeated")
     some = f"{at_least(forecast.room)}{forecast.fits} of its {plural(forecast.rounds, 'round')} fit"
     part = some if forecast.fits or at_least(forecast.room) else NOTHING_FITS
     return f"{moves}; the budget is {budget.epsilon:g}: {part}"

@@ -15,11 +15,11 @@ from typing import Final, Self
 
 from client.charge import Budget, Charge, Receipt
 from client.ledger_file import Acknowledged, Book, LedgerFile
-from client.ledger_rows import LONGEST_TEXT, budget_row, charge_row, visible
+from client.ledger_rows import budget_row, charge_row, require_reason
 from client.room import MOST_ROUNDS, Room, room_for
 from client.training import accounting
 from client.training.accounting import Mechanism, PrivacyStatement
-from shared.errors import BudgetError, UsageError
+from shared.errors import BudgetError
 
 MOST_CHARGES: Final = 3
 """Of one round of a task in a run: it is trained again, and paid for again, where secure aggregation repeats it."""
@@ -96,12 +96,7 @@ class Ledger:
             UsageError: Nobody decided it, or for no reason.
             RecordError: It cannot be made durable.
         """
-        for name, text in (("who", who), ("why", why)):
-            if not visible(text):
-                raise UsageError(
-                    f"a budget stands in the ledger with --{name}: 1 to {LONGEST_TEXT} visible characters",
-                    hint="say who decided, and why",
-                )
+        require_reason(who, why)
         self._file.append("budget", budget_row(budget, who, why))
 
     def reserve(self, charge: Charge, *, most: int | None = MOST_CHARGES) -> Receipt:
@@ -159,7 +154,8 @@ class Ledger:
 
     def spent(self) -> float:
         """Epsilon of all charges at the budget's delta; without a budget at the default one."""
-        return spent_of(self.book)
+        patients = max((charge.patients for charge in self.charges), default=1)
+        return self.epsilon(accounting.default_delta(patients) if self.budget is None else self.budget.delta)
 
     def fits(self, charge: Charge, limit: int = MOST_ROUNDS) -> int:
         """How many more rounds like ``charge`` the budget covers, up to ``limit``; that many where there is none.
@@ -199,10 +195,3 @@ def _words(history: tuple[Mechanism, ...], delta: float) -> str:
 def history_of(book: Book) -> tuple[Mechanism, ...]:
     """All charged mechanisms of a ledger, equal settings taken together."""
     return accounting.merged(charge.mechanism for charge in book.charges)
-
-
-def spent_of(book: Book) -> float:
-    """See :meth:`Ledger.spent`."""
-    patients = max((charge.patients for charge in book.charges), default=1)
-    delta = accounting.default_delta(patients) if book.budget is None else book.budget.delta
-    return accounting.epsilon(history_of(book), delta)[0]

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from client.charge import Budget, Charge
+from shared.errors import UsageError
 
 VERSION: Final = 1
 UNIT: Final = "patient"
@@ -31,6 +32,19 @@ class BudgetChange:
 def visible(text: str) -> bool:
     """Whether a text may stand in a line as who or why: 1 to 300 visible characters."""
     return bool(text.strip()) and text.isprintable() and len(text) <= LONGEST_TEXT
+
+
+def require_reason(who: str, why: str) -> None:
+    """See that somebody decides, for a reason, in words that a record can hold.
+
+    Raises:
+        UsageError: Nobody does, or for none, or at too great length.
+    """
+    for name, text in (("who", who), ("why", why)):
+        if not visible(text):
+            raise UsageError(
+                f"--{name} must be 1 to {LONGEST_TEXT} visible characters", hint="say who decided, and why"
+            )
 
 
 def kind_of(row: Mapping[str, Any]) -> str:

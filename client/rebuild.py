@@ -6,6 +6,7 @@ from typing import Any, Final
 from client.charge import Budget, Charge
 from client.ledger import Ledger
 from client.ledger_file import Book
+from client.ledger_rows import require_reason
 from client.node import Node
 from client.paying import ACTS, known, told
 from compliance.log import Action, Entry, Outcome, Scalar, entries
@@ -32,8 +33,7 @@ def rebuild(node: Node, *, who: str, why: str) -> int:
             that the log knows; or the log does not say what was charged.
     """
     node.require_real()
-    if not (who.strip() and why.strip()):
-        raise UsageError("a ledger is rebuilt by somebody, for a reason", hint="give --who and --why")
+    require_reason(who, why)
     with node.open_log() as log, Ledger(node.ledger(), data_set=node.site) as ledger:
         rows = [
             row

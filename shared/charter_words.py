@@ -34,7 +34,9 @@ NEVER_LEARNS: Final = (
     "a single hospital's update, weight or metric from a round, also if it lies, replays or invents members; and a "
     "hospital is not summed a second time in the same round with others"
 )
-READS_ALL: Final = "every hospital's update, weight and metrics: there is no [secure_aggregation]"
+READS_ALL: Final = "every hospital's update and weight: there is no [secure_aggregation]"
+SCORES_OPEN: Final = "every hospital's losses and scores: the charter consents to that (privacy.scores)"
+NO_SCORES: Final = "no score: there are no masks and no consent to them (privacy.scores), so nothing is evaluated"
 
 NOT_PROTECTED: Final = (
     "poisoning: a hospital can send a harmful update; honest code clips it, a dishonest one need not",
@@ -94,10 +96,9 @@ def explain(charter: Charter, *, site: str = "") -> tuple[Section, ...]:
     ]
     if charter.masking is not None:
         sections.append(Section("Secure aggregation", _masking(charter)))
-        sections.append(Section("What the coordinator learns", _learns(charter)))
+    sections.append(Section("What the coordinator learns", _learns(charter)))
+    if charter.masking is not None:
         sections.append(Section("What it does not learn", (NEVER_LEARNS,)))
-    else:
-        sections.append(Section("What the coordinator learns", (READS_ALL,)))
     sections.append(Section("What this does not protect", not_protected(charter)))
     if found := cautions(charter):
         sections.append(Section("Warnings", tuple(one.text for one in found)))
@@ -127,7 +128,7 @@ def facts(charter: Charter) -> dict[str, Any]:
         "deadline": charter.deadline,
         "secure_aggregation": _masking_facts(charter) if masked else None,
         "shared_noise": _shared_facts(charter) if charter.privacy.mode == "distributed" else None,
-        "coordinator_learns": list(_learns(charter) if masked else (READS_ALL,)),
+        "coordinator_learns": list(_learns(charter)),
         "coordinator_does_not_learn": [NEVER_LEARNS] if masked else [],
         "not_protected": list(not_protected(charter)),
         "warnings": [dataclasses.asdict(one) for one in cautions(charter)],
@@ -135,6 +136,8 @@ def facts(charter: Charter) -> dict[str, Any]:
 
 
 def _learns(charter: Charter) -> tuple[str, ...]:
+    if charter.masking is None:
+        return READS_ALL, SCORES_OPEN if charter.scores_leave else NO_SCORES
     return LEARNS_SHARED if charter.privacy.mode == "distributed" else LEARNS
 
 
@@ -152,8 +155,21 @@ def _task(plan: TaskPlan) -> str:
     return (
         f"{plan.name}: {plan.rounds} rounds; at each hospital {plan.local_steps} steps of {plan.local_optimizer} at "
         f"rate {plan.local_lr:g}{pull}; at the coordinator {plan.server_optimizer} at rate {plan.server_lr:g}; "
-        f"an evaluation every {plan.evaluate_every} rounds"
+        f"an evaluation every {plan.evaluate_every} rounds; {_network(plan)}"
     )
+
+
+def _network(plan: TaskPlan) -> str:
+    """What the network begins as, what of it trains and travels, and how it is computed and released."""
+    begins = "begins at random weights" if plan.start == "fresh" else f"begins at the public weights {plan.start}"
+    part = {
+        "all": "all of its parameters train and travel",
+        "biases_norms_head": "only biases, the affine parameters of normalisation and the last layer train and travel",
+        "head": "only the last layer trains and travels",
+    }[plan.trained]
+    half = ", in bfloat16" if plan.precision == "bfloat16" else ""
+    average = f"; the moving average of the models, decay {plan.average:g}, is released" if plan.average else ""
+    return f"the network {begins}, {part}{half}{average}"
 
 
 def _rules(charter: Charter) -> tuple[str, ...]:

@@ -4,16 +4,16 @@ from pathlib import Path
 
 from shared.charter import Charter
 from shared.console import emit_json, progress, say
-from shared.errors import FedwardError
+from shared.errors import FedwardError, UsageError
 from shared.files import canonical_json, output_errors, write_bytes
-from simulation.audit_privacy import Look, PrivacyAudit, audit
+from simulation.audit_privacy import Look, PrivacyAudit, audit, require_privacy
 
 
-def audit_charter(charter: Charter, out: Path, *, as_json: bool) -> None:
+def audit_charter(charter: Charter, out: Path, *, overwrite: bool, as_json: bool) -> None:
     """Audit the training code under the privacy settings of a charter's first task; write ``out/audit.json``.
 
     Raises:
-        UsageError: The charter has no differential privacy.
+        UsageError: The charter has no differential privacy, or the folder holds an audit or a run already.
         OutputError: The file cannot be written.
         FedwardError: The code loses more than it claims.
     """
@@ -23,6 +23,11 @@ def audit_charter(charter: Charter, out: Path, *, as_json: bool) -> None:
 
     torch.set_num_threads(1)
     plan = charter.tasks[0]
+    require_privacy(charter.privacy)
+    if not overwrite and any((out / name).exists() for name in ("audit.json", "run.json")):
+        raise UsageError(
+            f"{out} holds an audit or a run already", hint="choose a new folder with --out, or give --overwrite"
+        )
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     with progress(quiet=as_json) as bar:

@@ -151,10 +151,7 @@ def audit(
         UsageError: There is no privacy to audit, or there would be fewer than 40 canaries.
         BudgetError: No finite epsilon is claimed for these settings.
     """
-    if privacy.mode == "off" or privacy.noise_multiplier <= 0:
-        raise UsageError(
-            "there is no differential privacy to audit", hint="choose a charter with [privacy] mode and noise"
-        )
+    require_privacy(privacy)
     began = time.perf_counter()
     game = _Game(task, privacy.clip, seed, canaries, others)
     delta = default_delta(game.canaries) if privacy.delta is None else privacy.delta
@@ -173,6 +170,18 @@ def audit(
         statement=charged,
         seconds=time.perf_counter() - began,
     )
+
+
+def require_privacy(privacy: PrivacyPlan) -> None:
+    """See that there is something to audit.
+
+    Raises:
+        UsageError: There is no differential privacy.
+    """
+    if privacy.mode == "off" or privacy.noise_multiplier <= 0:
+        raise UsageError(
+            "there is no differential privacy to audit", hint="choose a charter with [privacy] mode and noise"
+        )
 
 
 def _play(

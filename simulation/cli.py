@@ -76,7 +76,7 @@ def simulate(
     Profile.load(profile)  # before anything is made
     agreed = _charter(charter, task or [], rounds, seed)
     if audit_privacy:
-        _audit(agreed, AUDITED if out == RUN else out, as_json=json)
+        _audit(agreed, AUDITED if out == RUN else out, epsilons, overwrite=overwrite, as_json=json)
         return
     plan = run.Plan(
         charter=agreed,
@@ -161,10 +161,14 @@ def _levels(text: str) -> tuple[float, ...]:
     return tuple(dict.fromkeys(levels))
 
 
-def _audit(charter: Charter, out: Path, *, as_json: bool) -> None:
+def _audit(charter: Charter, out: Path, epsilons: str, *, overwrite: bool, as_json: bool) -> None:
     from simulation.audit_cli import audit_charter
 
-    audit_charter(charter, out, as_json=as_json)
+    if epsilons:
+        raise UsageError(
+            "--epsilons has no effect with --audit-privacy", hint="audit a charter whose noise gives that epsilon"
+        )
+    audit_charter(charter, out, overwrite=overwrite, as_json=as_json)
 
 
 def _charter(name: str, tasks: list[str], rounds: int, seed: int | None) -> Charter:

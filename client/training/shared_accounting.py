@@ -6,9 +6,10 @@ that sigma is exact (:mod:`shared.noise_shares`), and drawn as exactly (:mod:`cl
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
-from client.training.accounting import Mechanism, PrivacyStatement, default_delta, epsilon, merged
+from client.training.accounting import Mechanism, PrivacyStatement, statement
 from shared.charter import Charter
 from shared.noise_shares import NoisePlan
 
@@ -36,22 +37,10 @@ def shared_statement(charter: Charter, history: Sequence[Mechanism]) -> PrivacyS
         CharterError: The charter shares no noise.
         BudgetError: No finite epsilon can be shown.
     """
-    privacy = charter.privacy
-    patients = privacy.patients or 0
-    delta = default_delta(patients) if privacy.delta is None else privacy.delta
-    steps = sum(one.steps for one in history)
-    value, accountant = epsilon(history, delta)
-    return PrivacyStatement(
-        unit="patient",
+    alone = statement(history, charter.privacy.delta, patients=charter.privacy.patients or 1)
+    return replace(
+        alone,
         relation="add or remove one patient of one hospital",
-        epsilon=value,
-        delta=delta,
-        accountant=accountant,
-        sample_rate=max((one.sample_rate for one in history), default=0.0),
-        noise_multiplier=min((one.noise_multiplier for one in history), default=0.0),
-        steps=steps,
-        patients=patients,
-        history=merged(history),
         covers=covers(charter),
         not_covered=not_covered(charter),
     )

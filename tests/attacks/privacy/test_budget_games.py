@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +17,9 @@ from client.node import Node
 from client.training.accounting import Mechanism, epsilon
 from shared.errors import FedwardError, UsageError
 from tests.attacks.privacy.forging import charge
-from tests.attacks.privacy.hospital import RULES, header, make_real, set_budget, train, trained
+from tests.attacks.privacy.hospital import header, set_budget, train, trained
 from tests.federation import toy
 from tests.federation.members import command
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    close_sessions()
-
-
-@pytest.fixture
-def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return make_real(toy.make_node(tmp_path / "H1", "H1", RULES), monkeypatch)
-
 
 # --- delta ------------------------------------------------------------------------------------------------------------
 

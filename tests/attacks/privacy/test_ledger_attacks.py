@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,6 @@ from shared.errors import BudgetError
 from tests.attacks.privacy.forging import chained, charge, rows_of
 from tests.attacks.privacy.hospital import RULES, details, header, make_real, refused, set_budget, train, trained
 from tests.federation import toy
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    close_sessions()
-
-
-@pytest.fixture
-def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return make_real(toy.make_node(tmp_path / "H1", "H1", RULES), monkeypatch)
 
 
 @pytest.fixture

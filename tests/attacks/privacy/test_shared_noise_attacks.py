@@ -3,7 +3,7 @@
 import math
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +16,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from client.app import close_sessions
 from client.charge import Receipt
 from client.masks import Masking
 from client.training.loop import price, train_round
@@ -40,12 +39,6 @@ torch.set_num_threads(1)
 
 SHARED = {"mode": "distributed", "patients": 16, "noise_multiplier": 2.0}
 STEP = {"rounds": 2, "local_steps": 1, "evaluate_every": 99}
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    close_sessions()
 
 
 def charter(members: int = 3, threshold: int = 3, *, masks: dict[str, Any] | None = None, **privacy: Any) -> Charter:

@@ -3,7 +3,6 @@
 import math
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,12 +39,6 @@ from tests.federation import masked, toy
 from tests.federation.masked import Federation, Wire
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    close_sessions()
 
 
 def hospital(root: Path, patients: int, rules: Charter = RULES) -> Path:
