@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -346,3 +346,23 @@ def test_a_charter_cannot_steer_the_terminal_of_who_reads_it(capsys: pytest.Capt
     assert not any(sign in shown.out + shown.err for sign in "\x1b\x9b\r\u202e")
     assert "research?[2J?1A??gnitekram" in shown.out
     assert shown.err.count("\n") == 1
+
+
+def test_it_says_where_a_network_begins_what_of_it_trains_and_what_is_released() -> None:
+    plan = TaskPlan("segment", 3, 1, start="public-1", trained="biases_norms_head", precision="bfloat16", average=0.8)
+    (section,) = [one for one in explain(Charter("f", "research", (plan,))) if one.title == "What is trained"]
+    text = section.lines[0]
+    assert "begins at the public weights public-1" in text
+    assert "only biases, the affine parameters of normalisation and the last layer train and travel" in text
+    assert "in bfloat16" in text
+    assert "decay 0.8" in text
+    plain = Charter("f", "research", (TaskPlan("segment", 3, 1),))
+    (section,) = [one for one in explain(plain) if one.title == "What is trained"]
+    assert "begins at random weights, all of its parameters train and travel" in section.lines[0]
+
+
+@pytest.mark.parametrize(("scores", "said"), [("masked", "nothing is evaluated"), ("open", "losses and scores")])
+def test_without_masks_it_says_whether_scores_leave(scores: Literal["masked", "open"], said: str) -> None:
+    rules = Charter("f", "research", (TaskPlan("segment", 3, 1),), PrivacyPlan(scores=scores))
+    (section,) = [one for one in explain(rules) if one.title == "What the coordinator learns"]
+    assert said in " ".join(section.lines)
