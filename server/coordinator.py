@@ -1,7 +1,7 @@
 """The folder of a coordinator: who it is, its keys, whom it admitted, and what its runs left.
 
 ``coordinator.json`` (name, address, country), ``keys/`` (0700; ``authority.key``, ``gate.key``, ``link.secret``,
-``audit.key``, each 0600), ``authority.pem`` and ``gate.pem`` (certificates), ``members/SITE.json`` (the requests that
+each 0600), ``authority.pem`` and ``gate.pem`` (certificates), ``members/SITE.json`` (the requests that
 were approved, as they came), ``certificates/SITE.pem`` (what is sent to a hospital), ``superlink/``, ``runs/RUN/``,
 ``audit/log.jsonl`` and ``status.json``. ``fedward server init`` makes it (:mod:`server.authority`).
 """
@@ -69,9 +69,9 @@ class Coordinator:
             for part in ("keys", "members", "certificates", "superlink", "runs", "audit"):
                 (folder / part).mkdir(exist_ok=True, mode=0o700)
         made = cls(folder, name, address, country)
-        for path in (made.secret_path, made.audit_key_path):
-            if not path.exists():
-                write_bytes(path, secrets.token_hex(SECRET_BYTES).encode(), mode=PRIVATE, durable=True)
+        if not made.secret_path.exists():
+            secret = secrets.token_hex(SECRET_BYTES)
+            write_bytes(made.secret_path, secret.encode(), mode=PRIVATE, durable=True)
         facts = {"name": name, "address": address, "country": country, "version": VERSION}
         write_json(folder / "coordinator.json", facts)
         return made
@@ -122,11 +122,6 @@ class Coordinator:
         return self.folder / "keys" / "link.secret"
 
     @property
-    def audit_key_path(self) -> Path:
-        """The key of digests in the audit log."""
-        return self.folder / "keys" / "audit.key"
-
-    @property
     def members_folder(self) -> Path:
         """``SITE.json``: the requests that were approved, as they came."""
         return self.folder / "members"
@@ -163,16 +158,16 @@ class Coordinator:
             UsageError: It is missing or damaged.
             PolicyError: Others than its owner may read it.
         """
-        return _secret(self.secret_path)
-
-    def audit_key(self) -> bytes:
-        """The key of digests in the audit log, 32 bytes.
-
-        Raises:
-            UsageError: It is missing or damaged.
-            PolicyError: Others than its owner may read it.
-        """
-        return bytes.fromhex(_secret(self.audit_key_path))
+        path = self.secret_path
+        try:
+            mode, text = path.stat().st_mode, path.read_text(encoding="ascii")
+        except (OSError, ValueError) as error:
+            raise UsageError(f"the key {path} cannot be read", hint=_AGAIN) from error
+        if mode & 0o077:
+            raise PolicyError(f"others may read the key {path}", hint=f"run: chmod 600 {path}")
+        if not _SECRET.fullmatch(text):
+            raise UsageError(f"the key {path} is damaged", hint=_AGAIN)
+        return text
 
     def members(self) -> tuple[Request, ...]:
         """The requests of all hospitals that were approved here, by the name of the site; each is checked again.
@@ -206,14 +201,3 @@ def _fault(error: ValidationError) -> str:
     place = str(fault["loc"][0]) if fault["loc"] else ""
     return f"{place}: {words_of(fault)}" if place in _Form.model_fields else words_of(fault)
 
-
-def _secret(path: Path) -> str:
-    try:
-        mode, text = path.stat().st_mode, path.read_text(encoding="ascii")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"the key {path} cannot be read", hint=_AGAIN) from error
-    if mode & 0o077:
-        raise PolicyError(f"others may read the key {path}", hint=f"run: chmod 600 {path}")
-    if not _SECRET.fullmatch(text):
-        raise UsageError(f"the key {path} is damaged", hint=_AGAIN)
-    return text
