@@ -200,4 +200,3 @@ def _fault(error: ValidationError) -> str:
     fault = error.errors(include_url=False, include_input=False)[0]
     place = str(fault["loc"][0]) if fault["loc"] else ""
     return f"{place}: {words_of(fault)}" if place in _Form.model_fields else words_of(fault)
-
