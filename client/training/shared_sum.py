@@ -14,7 +14,7 @@ from torch import nn
 
 from client.charge import Receipt
 from client.training.accounting import Mechanism
-from client.training.gradients import accumulate_step, trained
+from client.training.gradients import MicroBatch, accumulate_step, trained
 from client.training.loop import TrainOutcome
 from client.training.patient_dp import Clipping, PatientDPOptimizer
 from client.training.rounded_normal import RoundedNormal
@@ -86,8 +86,10 @@ def shared_sum(
     drawn = RoundedNormal(noise.share(layout.size), source)
     network.train()
     (chosen,) = PatientSampler(len(people), privacy.sample_rate, 1)
-    rng = np.random.default_rng()
-    unusable = accumulate_step(task, network, people, chosen, optimizer, plan=plan, privacy=privacy, rng=rng)
+    rng, micro = np.random.default_rng(), MicroBatch()
+    unusable = accumulate_step(
+        task, network, people, chosen, optimizer, plan=plan, privacy=privacy, rng=rng, micro=micro
+    )
     receipt.take(noise.noise_multiplier, privacy.sample_rate)
     total = optimizer.lattice_sum.cpu().numpy() + drawn.draw(layout.size)
     outcome = TrainOutcome(
@@ -99,6 +101,7 @@ def shared_sum(
         history=(Mechanism(noise.noise_multiplier, privacy.sample_rate, 1),),
         noise=drawn.kind,
         unusable=unusable,
+        micro_batch=micro.size,
     )
     return SharedSum(words(total), outcome)
 
