@@ -7,6 +7,7 @@ What is made here has too little noise to be shown to anybody. It leaves masked 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -86,10 +87,8 @@ def shared_sum(
     drawn = RoundedNormal(noise.share(layout.size), source)
     network.train()
     (chosen,) = PatientSampler(len(people), privacy.sample_rate, 1)
-    rng, micro = np.random.default_rng(), MicroBatch()
-    unusable = accumulate_step(
-        task, network, people, chosen, optimizer, plan=plan, privacy=privacy, rng=rng, micro=micro
-    )
+    step = partial(accumulate_step, task, network, people, plan=plan, privacy=privacy, rng=np.random.default_rng())
+    unusable = step(chosen, optimizer, micro=(micro := MicroBatch()))
     receipt.take(noise.noise_multiplier, privacy.sample_rate)
     total = optimizer.lattice_sum.cpu().numpy() + drawn.draw(layout.size)
     outcome = TrainOutcome(
