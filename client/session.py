@@ -16,12 +16,8 @@ from flwr.app import RecordDict
 from client.node import Node
 from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
 from shared.charter import Charter
-<<<<<<< HEAD
 from shared.errors import BudgetError, FedwardError, PolicyError, ProtocolError, RecordError, UsageError
-=======
-from shared.errors import BudgetError, FedwardError, PolicyError, ProtocolError, RecordError
 from shared.files import locked
->>>>>>> main
 from shared.header import Header
 from shared.records import record_bytes
 from shared.wire import Refusal, RefusalCode
