@@ -12,18 +12,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from client.node import Node
 from shared.charter import Charter
+from shared.charter_plans import CharterMember, CoordinatorPlan
 from shared.errors import PolicyError
 from shared.faults import first_fault
+from shared.places import sound_country
 
 FILE: Final = "policy.toml"
 """Its name in the node's folder."""
 
 _Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-_Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
+_Country = Annotated[str, AfterValidator(sound_country)]
 _Purpose = Annotated[str, Field(min_length=3, max_length=200)]
 
 
@@ -114,12 +116,21 @@ class HospitalPolicy:
             return _no("asks for differential privacy, and the charter has none")
         if self.purposes is not None and charter.purpose not in self.purposes:
             return _no("does not allow the charter's purpose")
+        if self.countries is not None and (elsewhere := self._elsewhere(charter)):
+            return _no(f"allows no recipients in {elsewhere}")
         for plan in charter.tasks:
             if self.tasks is not None and plan.name not in self.tasks:
                 return _no(f"does not allow the task {plan.name}")
             if self.max_rounds is not None and plan.rounds > self.max_rounds:
                 return _no(f"allows {self.max_rounds} at most of a task's rounds, and {plan.name} has {plan.rounds}")
         return YES
+
+    def _elsewhere(self, charter: Charter) -> str:
+        """The first country of a recipient that is not among ``countries``; of the coordinator and every member."""
+        recipients: list[CharterMember | CoordinatorPlan] = [*charter.members]
+        recipients += [charter.coordinator] if charter.coordinator is not None else []
+        said = {party.country or f"a country that the charter does not say ({party.name})" for party in recipients}
+        return min(said - set(self.countries or ()), default="")
 
 
 def policy_of(node: Node) -> HospitalPolicy:

@@ -14,6 +14,7 @@ from client.node import Node
 from client.policy import HospitalPolicy, allows_run, decide, policy_of
 from client.policy_file import DevicePlan
 from shared.charter import Charter
+from shared.charter_plans import CoordinatorPlan
 from shared.errors import PolicyError
 from shared.header import Header
 from tests.client.test_app import header as header_of
@@ -95,6 +96,32 @@ def test_the_epsilon_is_that_of_budget_plan_at_the_delta_of_the_budget(node: Nod
     assert "epsilon" in judged(write(node, f"max_epsilon = {planned.alone - 0.01!r}"))
     between = (alone(AGREED, 1e-5) + planned.alone) / 2
     assert "epsilon" in judged(write(node, f"max_epsilon = {between!r}")), "another delta would have allowed it"
+
+
+def in_countries(*, coordinator: str | None, members: list[str | None]) -> Charter:
+    who = tuple(replace(one, country=country) for one, country in zip(AGREED.members, members, strict=True))
+    link = CoordinatorPlan("center", "fl.example.org:9443", "0" * 64, coordinator)
+    return replace(AGREED, members=who, coordinator=link)
+
+
+@pytest.mark.parametrize(
+    ("coordinator", "members", "reason"),
+    [
+        ("DE", ["DE", "FR", "FR", "DE"], ""),
+        ("US", ["DE", "FR", "FR", "DE"], "recipients in US"),
+        ("DE", ["DE", "FR", "CN", "DE"], "recipients in CN"),
+        ("DE", ["DE", "FR", None, "DE"], "a country that the charter does not say (H3)"),
+        (None, ["DE"] * 4, "a country that the charter does not say (center)"),
+    ],
+)
+def test_every_recipient_must_say_that_it_is_in_an_allowed_country(
+    node: Node, coordinator: str | None, members: list[str | None], reason: str
+) -> None:
+    rules = in_countries(coordinator=coordinator, members=members)
+    assert judged(node, rules) == "", "without the key anywhere will do"
+    said = judged(write(node, 'countries = ["DE", "FR"]'), rules)
+    assert reason in said
+    assert bool(said) is bool(reason)
 
 
 def test_without_privacy_no_limit_on_epsilon_holds(node: Node) -> None:
