@@ -165,7 +165,7 @@ def set_budget(node: Node, budget: Budget, *, who: str, why: str) -> None:
     Raises:
         PolicyError: The node is a virtual hospital, which has none.
         UsageError: Nobody decided it, or for no reason.
-        RecordError: Log or ledger is held by another process, was altered or cannot be written.
+        RecordError: The ledger is held by another process, or it or the log was altered or cannot be written.
     """
     node.require_real()
     require_reason(who, why)  # before the log has a word of it
