@@ -163,8 +163,12 @@ def test_a_child_has_its_threads_and_is_the_first_to_go_when_memory_runs_out(mon
         assert worker.answer([b"ways"]) == [b"2", b"800"]
 
 
-def test_what_a_library_prints_does_not_disturb(worker: Worker, capfd: pytest.CaptureFixture[str]) -> None:
-    assert worker.answer([b"print", b"some library's chatter"]) == [b""]
+def test_what_a_library_prints_does_not_disturb(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(HOUSE))
+    with Worker(DO) as worker:
+        assert worker.answer([b"print", b"some library's chatter"]) == [b""]
     out, err = capfd.readouterr()
     assert out == ""
     assert "some library's chatter" in err
