@@ -22,7 +22,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.task_identity import TaskIdentity
 from google.protobuf.message import DecodeError
 
-from client.link_trouble import Garbled
+from client.link_trouble import GarbledError
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Delivery:
         """It as Flower sees it, without its content.
 
         Raises:
-            Garbled: It is none.
+            GarbledError: It is none.
         """
         try:
             return message_from_proto(ProtoMessage.FromString(self.raw))
         except (DecodeError, ValueError, TypeError, KeyError) as error:
-            raise Garbled(f"a message that is none: {type(error).__name__}") from error
+            raise GarbledError(f"a message that is none: {type(error).__name__}") from error
 
     @property
     def run_id(self) -> int:
@@ -72,7 +72,7 @@ def answer(work: list[bytes], app: ClientApp) -> list[bytes]:
     """What ``app`` answers to the message that :func:`work_of` wrote down, in a process that may end afterwards.
 
     Raises:
-        Garbled: It is no message, or not the one that was announced.
+        GarbledError: It is no message, or not the one that was announced.
         Exception: Whatever the app raises.
     """
     facts = json.loads(work[0])
@@ -80,7 +80,7 @@ def answer(work: list[bytes], app: ClientApp) -> list[bytes]:
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run, node, 0
     message = inflate_object_from_contents(facts["message"], pairs(work[1:]))
     if not isinstance(message, Message) or (message.metadata.run_id, message.metadata.dst_node_id) != (run, node):
-        raise Garbled("a message that is not what was announced")
+        raise GarbledError("a message that is not what was announced")
     message.metadata.__dict__["_message_id"] = facts["message"]  # an object cannot hold its own digest
     context = Context(run, node, facts["node_config"], state=RecordDict(), run_config=facts["run_config"])
     return deflate(app(message, context))

@@ -42,7 +42,7 @@ from google.protobuf.message import DecodeError
 
 from client.flower_messages import Delivery, pairs
 from client.link_http import BoundedHttp
-from client.link_trouble import Garbled, LinkError, Rejected, RunOver, StillActive, Unreachable
+from client.link_trouble import GarbledError, LinkError, RejectedError, RunOverError, StillActiveError, UnreachableError
 from shared.link_keys import PrivateKey
 
 HEARTBEAT = 15.0
@@ -140,11 +140,11 @@ class Fleet:
                 gone for its return, so that it need not wait until the coordinator has noticed that it was gone.
 
         Raises:
-            StillActive: The coordinator does not know this node's key, or takes it for connected already.
+            StillActiveError: The coordinator does not know this node's key, or takes it for connected already.
             LinkError: It cannot be reached, or refuses.
         """
         self._node = ProtoNode(node_id=earlier)
-        with contextlib.suppress(Rejected):  # it may know this node by another number by now
+        with contextlib.suppress(RejectedError):  # it may know this node by another number by now
             if earlier and self.heartbeat():
                 return earlier
         request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT)
@@ -169,26 +169,26 @@ class Fleet:
         """The next message for this node, or None.
 
         Raises:
-            Garbled: It is no message for this node.
+            GarbledError: It is no message for this node.
         """
         answer = self._ask(lambda: self._client.PullMessages(PullMessagesRequest(node=self._node)))
         if not answer.messages_list:
             return None
         if len(answer.messages_list) != len(answer.message_object_trees):
-            raise Garbled("a message without its parts")
+            raise GarbledError("a message without its parts")
         raw, tree = answer.messages_list[0], answer.message_object_trees[0]
         parts = tuple(dict.fromkeys(part.object_id for part in iterate_object_tree(tree)))
         if raw.metadata.dst_node_id != self._node.node_id or parts[-1] != raw.metadata.message_id:
-            raise Garbled("a message for another node, or parts of another message")
+            raise GarbledError("a message for another node, or parts of another message")
         if len(parts) > MAX_OBJECTS:
-            raise Garbled(f"a message of {len(parts)} parts, more than {MAX_OBJECTS}")
+            raise GarbledError(f"a message of {len(parts)} parts, more than {MAX_OBJECTS}")
         return Delivery(raw.SerializeToString(), parts)
 
     def run(self, run_id: int) -> Run:
         """What the coordinator says of a run, with its bundle.
 
         Raises:
-            RunOver: It has ended, or is not for this node.
+            RunOverError: It has ended, or is not for this node.
         """
         asked = GetRunRequest(node=self._node, run_id=run_id)
         run = run_from_proto(self._ask(lambda: self._client.GetRun(asked)).run)
@@ -200,7 +200,7 @@ class Fleet:
         """Whether a run has ended; False also where the coordinator cannot be asked at the moment."""
         try:
             _call(lambda: self._client.GetRun(GetRunRequest(node=self._node, run_id=run_id)))
-        except RunOver:
+        except RunOverError:
             return True
         except LinkError:
             pass
@@ -210,8 +210,8 @@ class Fleet:
         """The objects of a message by their ids, each held against its id, and tell the coordinator that they are here.
 
         Raises:
-            Garbled: One is missing, or is not what its id says.
-            RunOver: The run has ended.
+            GarbledError: One is missing, or is not what its id says.
+            RunOverError: The run has ended.
         """
         lock, left = threading.Lock(), MAX_MESSAGE
 
@@ -221,7 +221,7 @@ class Fleet:
             with lock:
                 left -= len(content)
             if left < 0:
-                raise Garbled(f"a message of more than {MAX_MESSAGE} bytes")
+                raise GarbledError(f"a message of more than {MAX_MESSAGE} bytes")
             return content
 
         contents = dict(zip(delivery.parts, self._pool.map(one, delivery.parts), strict=True))
@@ -232,7 +232,7 @@ class Fleet:
         """Tell the coordinator that it need not keep a message any longer.
 
         Raises:
-            RunOver: The run has ended.
+            RunOverError: The run has ended.
         """
         request = ConfirmMessageReceivedRequest(
             node=self._node, run_id=delivery.run_id, message_object_id=delivery.message_id
@@ -247,8 +247,8 @@ class Fleet:
             seconds: What it took, for Flower's own books.
 
         Raises:
-            RunOver: The run has ended.
-            Garbled: The coordinator does not take it.
+            RunOverError: The run has ended.
+            GarbledError: The coordinator does not take it.
         """
         message, tree = ProtoMessage.FromString(reply[0]), ObjectTree.FromString(reply[1])
         contents = pairs(reply[2:])
@@ -271,7 +271,7 @@ class Fleet:
             stored = self._pool.map(lambda one: self._ask(lambda: self._client.PushObject(one)).stored, objects)
             if all(stored):
                 return
-        raise Garbled(f"the coordinator did not keep an answer that was sent {_PUSHES} times")
+        raise GarbledError(f"the coordinator did not keep an answer that was sent {_PUSHES} times")
 
     def close(self) -> None:
         """Close the connections."""
@@ -293,12 +293,12 @@ class Fleet:
             if answer.object_available:
                 break
             if not answer.object_found or time.monotonic() > deadline:
-                raise Garbled("a message of which a part is missing")
+                raise GarbledError("a message of which a part is missing")
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
         content = bytes(answer.object_content)
         if hashlib.sha256(content).hexdigest() != part:
-            raise Garbled("a message of which a part is not what its digest says")
+            raise GarbledError("a message of which a part is not what its digest says")
         return content
 
     def _ask(self, call: Callable[[], Result]) -> Result:
@@ -311,15 +311,15 @@ def _call(call: Callable[[], Result]) -> Result:
     except httpx.HTTPStatusError as error:
         raise _refused(error.response) from error
     except (httpx.HTTPError, OSError) as error:
-        raise Unreachable.because(error) from error
+        raise UnreachableError.because(error) from error
     except (ValueError, DecodeError, RecursionError) as error:
-        raise Garbled(f"an answer that is none: {type(error).__name__}") from error
+        raise GarbledError(f"an answer that is none: {type(error).__name__}") from error
 
 
 def _refused(response: httpx.Response) -> LinkError:
     flower = FlowerError.from_json(response.text)
     if flower is not None and flower.code in _OVER:
-        return RunOver("the run has ended")
+        return RunOverError("the run has ended")
     if flower is not None and flower.code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
-        return StillActive()
-    return Rejected.with_status(response.status_code)
+        return StillActiveError()
+    return RejectedError.with_status(response.status_code)

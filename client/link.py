@@ -26,7 +26,7 @@ from client.flower_messages import Delivery, reply_to, work_of
 from client.flower_node import HEARTBEAT, Fleet, Run
 from client.link_http import client_context
 from client.link_state import StateFile
-from client.link_trouble import Garbled, LinkError, Rejected, RunOver, StillActive, clock_line
+from client.link_trouble import GarbledError, LinkError, RejectedError, RunOverError, StillActiveError, clock_line
 from client.node import Node
 from client.run_check import refuses
 from client.worker import Worker, WorkerError
@@ -194,14 +194,14 @@ class Link:
                 raise Stopping
             try:
                 result = call()
-            except (RunOver, Garbled):
+            except (RunOverError, GarbledError):
                 raise
             except LinkError as error:
                 line = self._trouble(error)
                 if line != troubled:
                     self._say(line)
                     troubled = line
-                longest = _LONGEST_WAIT if isinstance(error, StillActive) else _LONGEST
+                longest = _LONGEST_WAIT if isinstance(error, StillActiveError) else _LONGEST
                 self._stop.wait(pause * random.uniform(0.8, 1.2))  # noqa: S311  # so that not all come at once
                 pause = min(2 * pause, longest)
                 continue
@@ -213,7 +213,7 @@ class Link:
     def _trouble(self, error: LinkError) -> str:
         """Put into the state why there is no connection, and what to do."""
         line = str(error)
-        if isinstance(error, Rejected) and error.status == 401:
+        if isinstance(error, RejectedError) and error.status == 401:
             ahead = self._state.state.clock_skew_s
             line = (ahead is not None and clock_line(ahead)) or line
             self._unknown.set()  # a coordinator that began anew knows no node by its old number
@@ -226,7 +226,7 @@ class Link:
             try:
                 if not self._fleet.heartbeat():
                     self._unknown.set()
-            except Garbled:
+            except GarbledError:
                 continue
             except LinkError as error:
                 self._trouble(error)
@@ -240,7 +240,7 @@ class Link:
         """Take the next message, or wait a little."""
         try:
             delivery = self._fleet.pull()
-        except Garbled as error:
+        except GarbledError as error:
             self._say(f"the coordinator sent {error.message}")
             self._stop.wait(_IDLE)
             return
@@ -256,9 +256,9 @@ class Link:
             self._fleet.push(self._reply(delivery), time.monotonic() - begun)
             self._state.add("answered")
             self._say(f"{plain(kind)[:64]} answered in {time.monotonic() - begun:.1f} s")
-        except RunOver:
+        except RunOverError:
             self._say("a message of a run that has ended was left")
-        except Garbled as error:
+        except GarbledError as error:
             self._say(f"a message was left: the coordinator sent {error.message}")
         (self._folder / _UNDERWAY).unlink(missing_ok=True)
         self._state.set(state="connected", message="")
@@ -280,13 +280,13 @@ class Link:
                 "run_config": dict(run.config),
             }
             return self._worker.answer(work_of(delivery, contents, facts), wanted=self._wanted(delivery.run_id))
-        except Garbled as error:
+        except GarbledError as error:
             return self._failed(delivery, "protocol", f"the coordinator sent {error.message}", name)
         except WorkerError as error:
             if self._stop.is_set():
                 raise Stopping from error  # the next life says what became of it
             if self._fleet.is_over(delivery.run_id):
-                raise RunOver("the run has ended") from error
+                raise RunOverError("the run has ended") from error
             return self._failed(delivery, "error", error.message, name)
 
     def _run(self, run_id: int) -> Run:
@@ -336,7 +336,7 @@ class Link:
     def _answer_for_the_earlier_life(self) -> None:
         """Say of a message that an earlier life of this link left behind that it has no answer; nobody waits then."""
         path = self._folder / _UNDERWAY
-        with contextlib.suppress(OSError, RunOver, Garbled):
+        with contextlib.suppress(OSError, RunOverError, GarbledError):
             delivery = Delivery(path.read_bytes())
             reason = "this hospital's link was ended while it worked on the message"
             self._fleet.push(self._failed(delivery, "error", reason, ""), 0.0)

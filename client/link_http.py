@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from client.link_trouble import Garbled
+from client.link_trouble import GarbledError
 
 MAX_ANSWER = 16 << 20
 """Bytes of one answer; a part of a message has at most 5 MiB."""
@@ -50,7 +50,7 @@ class BoundedHttp:
         """The answer to ``request``, read to its end.
 
         Raises:
-            Garbled: It is too long, or compressed, which nobody asked for.
+            GarbledError: It is too long, or compressed, which nobody asked for.
             httpx.HTTPError: The coordinator cannot be reached.
         """
         request.headers["accept-encoding"] = "identity"
@@ -59,12 +59,12 @@ class BoundedHttp:
         try:
             self._seen(_ahead(response, (begun + time.time()) / 2))
             if response.headers.get("content-encoding", "identity") != "identity":
-                raise Garbled("an answer that is compressed")
+                raise GarbledError("an answer that is compressed")
             content = bytearray()
             for piece in response.iter_raw():
                 content += piece
                 if len(content) > MAX_ANSWER:
-                    raise Garbled(f"an answer of more than {MAX_ANSWER} bytes")
+                    raise GarbledError(f"an answer of more than {MAX_ANSWER} bytes")
         finally:
             response.close()
         headers = [(name, value) for name, value in response.headers.multi_items() if name != "content-length"]

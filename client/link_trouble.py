@@ -17,7 +17,7 @@ class LinkError(ProtocolError):
     """The coordinator cannot be reached, refuses, or sent what it must not send."""
 
 
-class Unreachable(LinkError):
+class UnreachableError(LinkError):
     """Nothing came back; it may work the next time."""
 
     @classmethod
@@ -27,16 +27,16 @@ class Unreachable(LinkError):
         return cls(f"the coordinator cannot be reached: {message}", hint=hint)
 
 
-class Rejected(LinkError):
+class RejectedError(LinkError):
     """The coordinator or its gate refuses this node."""
 
     status: int = 0
 
     @classmethod
     def with_status(cls, status: int) -> LinkError:
-        """Say what an HTTP status means (RFC 9110, section 15); those of servers in trouble are :class:`Unreachable`."""
+        """Say what an HTTP status means (RFC 9110, section 15); those of servers in trouble are :class:`UnreachableError`."""
         if status in {408, 425, 429} or status >= 500:
-            return Unreachable(
+            return UnreachableError(
                 f"the coordinator is in trouble (HTTP status {status})", hint="tell the people who run it, if it stays"
             )
         message, hint = _STATUS.get(status, _OTHER)
@@ -45,7 +45,7 @@ class Rejected(LinkError):
         return made
 
 
-class StillActive(LinkError):
+class StillActiveError(LinkError):
     """The node is not known, or counts as connected."""
 
     def __init__(self) -> None:
@@ -57,11 +57,11 @@ class StillActive(LinkError):
         )
 
 
-class RunOver(LinkError):
+class RunOverError(LinkError):
     """The run that something belongs to has ended."""
 
 
-class Garbled(LinkError):
+class GarbledError(LinkError):
     """What came is not what must come."""
 
 

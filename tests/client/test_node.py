@@ -7,7 +7,7 @@ import pytest
 from client.node import KEYS, Node
 from client.session import Session
 from compliance.log import Action, Entry, Outcome
-from shared.errors import FedwardError, OutputError, PolicyError, RecordError, UsageError
+from shared.errors import OutputError, PolicyError, RecordError, UsageError
 from shared.link_keys import read_key
 from tests.federation import toy
 
