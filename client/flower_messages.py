@@ -86,13 +86,6 @@ def answer(work: list[bytes], app: ClientApp) -> list[bytes]:
     return deflate(app(message, context))
 
 
-def work(work: list[bytes]) -> list[bytes]:
-    """What a child of the worker does: :func:`answer` with the ClientApp that is installed here."""
-    from client.app import app  # noqa: PLC0415  # the link, which takes this file too, needs nothing of it
-
-    return answer(work, app)
-
-
 def deflate(message: Message) -> list[bytes]:
     """A message as byte strings: itself without content, the tree of its parts, and each part behind its id."""
     with no_object_id_recompute():
@@ -113,5 +106,6 @@ def reply_to(delivery: Delivery, content: RecordDict) -> list[bytes]:
 
 
 def pairs(strings: Iterable[bytes]) -> dict[str, bytes]:
+    """Objects by their ids, of strings that are an id and an object in turn."""
     both = list(strings)
     return {part.decode(): content for part, content in zip(both[::2], both[1::2], strict=True)}

@@ -34,7 +34,8 @@ from flwr.proto.node_pb2 import Node as ProtoNode
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
-from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufClientInterceptor, ProtobufRequestContext
 from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -120,9 +121,13 @@ class Fleet:
         seen: Callable[[float | None], None],
     ) -> None:
         self._http = BoundedHttp(f"https://{address}", tls, seen)
-        chain = [_Version(), NodeAuthHttpInterceptor(key, key.public_key()), _Send(self._http)]
+        chain: list[ProtobufClientInterceptor] = [
+            _Version(),
+            NodeAuthHttpInterceptor(key, key.public_key()),
+            _Send(self._http),
+        ]
         self._client = FleetHttpClient(f"https://{address}", interceptors=chain, verify=tls)
-        self._public = NodeAuthHttpInterceptor(key, key.public_key())._public_key_bytes
+        self._public = public_key_to_bytes(key.public_key())
         self._patiently = patiently
         self._node = ProtoNode()
         self._pool = ThreadPoolExecutor(_LANES, thread_name_prefix="objects")

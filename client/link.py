@@ -11,35 +11,43 @@ import logging
 import os
 import random
 import signal
-import ssl
 import sys
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Final, TypeVar
 
 from client.flower_messages import Delivery, reply_to, work_of
 from client.flower_node import HEARTBEAT, Fleet, Run
-from client.link_http import client_context
+from client.link_place import Place
 from client.link_state import StateFile
-from client.link_trouble import GarbledError, LinkError, RejectedError, RunOverError, StillActiveError, clock_line
+from client.link_trouble import (
+    GarbledError,
+    LinkError,
+    RejectedError,
+    RunOverError,
+    StillActiveError,
+    UnknownNodeError,
+    clock_line,
+)
+from client.link_work import DEVICE, POLICY, question
 from client.node import Node
-from client.run_check import refuses
+from client.policy_file import FILE
+from client.run_check import check_run
 from client.worker import Worker, WorkerError
 from compliance.log import Action, Entry, Outcome
 from shared.bundle import bundle
 from shared.console import complain, err, plain
-from shared.errors import FedwardError, PolicyError, RecordError, UsageError
+from shared.errors import FedwardError, RecordError, UsageError
 from shared.files import locked, write_bytes
 from shared.link_keys import read_key
 from shared.wire import Refusal, RefusalCode
 
-HANDLER: Final = "client.flower_messages:work"
-PRELOAD: Final = ("client.app", "client.rounds")
+HANDLER: Final = "client.link_work:work"
+PRELOAD: Final = ("client.app", "client.rounds", "client.policy", "client.budget")
 LOCK: Final = "lock"
 _UNDERWAY: Final = "underway"  # the message under way, for the next life; without its content
 _LIFE: Final = "life"  # the node's number, and whose it is
@@ -56,56 +64,6 @@ Result = TypeVar("Result")
 
 class Stopping(BaseException):
     """The link was told to stop. No handler of errors is to take it for one."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a node's coordinator is, and what it takes to connect.
-
-    Attributes:
-        address: ``host:port``.
-        authority: File of the certificate of the federation's authority.
-        certificate: File of this hospital's certificate.
-        key: File of its key.
-    """
-
-    address: str
-    authority: Path
-    certificate: Path
-    key: Path
-
-    @classmethod
-    def of(cls, node: Node) -> "Place":
-        """Where ``node`` connects to.
-
-        Raises:
-            PolicyError: It has pinned no charter, or its charter names no coordinator; or others may read its key.
-            UsageError: It has no key or no certificate.
-        """
-        coordinator = node.charter.coordinator
-        if coordinator is None:
-            raise PolicyError(
-                "the charter that is pinned here names no coordinator",
-                hint="join with one that does, 'fedward node join'",
-            )
-        for path in (node.authority, node.certificate):
-            if not path.exists():
-                raise UsageError(f"there is no {path}", hint="join with 'fedward node join --certificate'")
-        return cls(str(coordinator.address), node.authority, node.certificate, node.link_key)
-
-    def tls(self) -> ssl.SSLContext:
-        """TLS with both certificates.
-
-        Raises:
-            UsageError: The certificate is not for the key, or one of the files is damaged.
-        """
-        try:
-            return client_context(self.authority, self.certificate, self.key)
-        except (OSError, ssl.SSLError) as error:
-            raise UsageError(
-                f"the certificate {self.certificate} and this node's key do not fit together: {error}",
-                hint="join again with the certificate that the coordinator made for this node's request",
-            ) from error
 
 
 class Link:
@@ -128,6 +86,7 @@ class Link:
         self._state = StateFile(self._folder, place.address)
         self._stop, self._unknown = threading.Event(), threading.Event()
         self._runs: OrderedDict[int, Run] = OrderedDict()
+        self._policy: tuple[object, str] | None = None
         self._last = time.monotonic()
         self._fleet = Fleet(
             place.address, place.tls(), read_key(place.key), patiently=self._patiently, seen=self._state.contact
@@ -144,6 +103,7 @@ class Link:
             self._worker.start()
             self._connect()
             beat.start()
+            self._tell_device()
             self._answer_for_the_earlier_life()
             while not self._stop.is_set():
                 if self._unknown.is_set():
@@ -169,7 +129,7 @@ class Link:
         """Be known to the coordinator as connected, however long that takes."""
         self._unknown.clear()
         earlier = self._earlier_life()
-        number = self._patiently(lambda: self._fleet.activate(earlier))
+        number = self._patiently(lambda: self._fleet.activate(earlier), connecting=True)
         write_bytes(self._folder / _LIFE, f"{number} {_whose(self._folder)}".encode(), mode=_PRIVATE)
         self._state.set(state="connected", error="")
         self._say(f"connected to {self._address} as node {number}")
@@ -186,8 +146,8 @@ class Link:
                 return int(number)
         return 0
 
-    def _patiently(self, call: Callable[[], Result]) -> Result:
-        """Call again and again until the coordinator can be reached; only what concerns the message itself is raised."""
+    def _patiently(self, call: Callable[[], Result], *, connecting: bool = False) -> Result:
+        """Call again and again until the coordinator can be reached; what concerns the message itself is raised."""
         pause, troubled = _FIRST, ""
         while True:
             if self._stop.is_set():
@@ -198,6 +158,8 @@ class Link:
                 raise
             except LinkError as error:
                 line = self._trouble(error)
+                if self._unknown.is_set() and not connecting:
+                    raise UnknownNodeError(line) from error
                 if line != troubled:
                     self._say(line)
                     troubled = line
@@ -214,9 +176,10 @@ class Link:
         """Put into the state why there is no connection, and what to do."""
         line = str(error)
         if isinstance(error, RejectedError) and error.status == 401:
-            ahead = self._state.state.clock_skew_s
-            line = (ahead is not None and clock_line(ahead)) or line
-            self._unknown.set()  # a coordinator that began anew knows no node by its old number
+            if wrong := clock_line(self._state.state.clock_skew_s or 0.0):
+                line = wrong
+            else:
+                self._unknown.set()
         self._state.set(state="disconnected", error=line)
         return line
 
@@ -234,12 +197,22 @@ class Link:
                 if self._state.state.message:
                     self._state.set(state="working", error="")
 
+    def _tell_device(self) -> None:
+        """Put into the state what networks run on; also sees that the worker works at all."""
+        try:
+            (line,) = self._worker.answer(question(DEVICE, self._node.folder), wanted=lambda: not self._stop.is_set())
+        except WorkerError as error:
+            line = f"unknown: {error.message}".encode()
+        self._state.set(device=line.decode())
+
     # --- messages -----------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
         """Take the next message, or wait a little."""
         try:
             delivery = self._fleet.pull()
+        except UnknownNodeError:
+            return
         except GarbledError as error:
             self._say(f"the coordinator sent {error.message}")
             self._stop.wait(_IDLE)
@@ -256,8 +229,8 @@ class Link:
             self._fleet.push(self._reply(delivery), time.monotonic() - begun)
             self._state.add("answered")
             self._say(f"{plain(kind)[:64]} answered in {time.monotonic() - begun:.1f} s")
-        except RunOverError:
-            self._say("a message of a run that has ended was left")
+        except (RunOverError, UnknownNodeError) as error:
+            self._say(f"a message was left: {error.message}")
         except GarbledError as error:
             self._say(f"a message was left: the coordinator sent {error.message}")
         (self._folder / _UNDERWAY).unlink(missing_ok=True)
@@ -268,7 +241,7 @@ class Link:
         run = self._run(delivery.run_id)
         name = str(run.config.get("run", ""))[:64]
         self._state.set(run=plain(name))
-        if reason := refuses(self._node, run.fab, run.task_type, run.config, self._expected):
+        if reason := self._refuses(run):
             self._fleet.confirm(delivery)
             self._state.add("refusals")
             return self._refusal(delivery, "policy", reason, name)
@@ -296,6 +269,24 @@ class Link:
                 self._runs.popitem(last=False)
             self._runs[run_id] = self._fleet.run(run_id)
         return self._runs[run_id]
+
+    def _refuses(self, run: Run) -> str:
+        """Why this hospital takes no part in a run, by what is pinned and allowed here at this moment."""
+        try:
+            charter = self._node.charter
+            reason = check_run(run.fab, run.task_type, run.config, charter, self._expected)
+            return reason or self._policy_says()
+        except FedwardError as error:
+            self._say(str(error))
+            return f"this hospital cannot say what it allows: {type(error).__name__}"
+
+    def _policy_says(self) -> str:
+        """Why its policy allows no run of the pinned charter, or nothing; asked anew where either has changed."""
+        given = (self._node.pinned, *_version(self._node.folder / FILE))
+        if self._policy is None or self._policy[0] != given:
+            (line,) = self._worker.answer(question(POLICY, self._node.folder))
+            self._policy = (given, line.decode())
+        return self._policy[1]
 
     def _wanted(self, run_id: int) -> Callable[[], bool]:
         asked = time.monotonic()
@@ -341,6 +332,13 @@ class Link:
             reason = "this hospital's link was ended while it worked on the message"
             self._fleet.push(self._failed(delivery, "error", reason, ""), 0.0)
         path.unlink(missing_ok=True)
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    with contextlib.suppress(FileNotFoundError):
+        found = path.stat()
+        return (found.st_mtime_ns, found.st_size, found.st_ino)
+    return ()
 
 
 def _whose(folder: Path) -> str:

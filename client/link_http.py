@@ -39,7 +39,7 @@ class BoundedHttp:
     Args:
         url: ``https://host:port``.
         tls: For every connection to it.
-        seen: Told of every answer: how many seconds this machine's clock is ahead, or None where the answer has no date.
+        seen: Told of every answer: seconds that this machine's clock is ahead, or None where the answer has no date.
     """
 
     def __init__(self, url: str, tls: ssl.SSLContext, seen: Callable[[float | None], None]) -> None:

@@ -1,4 +1,4 @@
-"""What the connection to the coordinator is doing, for people and for what watches the process: ``link/status.json``."""
+"""What the connection to the coordinator is doing, for people and for what watches it: ``link/status.json``."""
 
 import json
 import os

@@ -34,7 +34,7 @@ class RejectedError(LinkError):
 
     @classmethod
     def with_status(cls, status: int) -> LinkError:
-        """Say what an HTTP status means (RFC 9110, section 15); those of servers in trouble are :class:`UnreachableError`."""
+        """Say what an HTTP status means (RFC 9110, section 15); a server in trouble is :class:`UnreachableError`."""
         if status in {408, 425, 429} or status >= 500:
             return UnreachableError(
                 f"the coordinator is in trouble (HTTP status {status})", hint="tell the people who run it, if it stays"
@@ -55,6 +55,10 @@ class StillActiveError(LinkError):
             hint="wait; if it stays: no run was started for this federation, or another machine runs with a copy of "
             "this node's folder, which it must not",
         )
+
+
+class UnknownNodeError(LinkError):
+    """The coordinator has begun anew and does not know this node by its number."""
 
 
 class RunOverError(LinkError):

@@ -4,10 +4,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Final
 
-from client.node import Node
 from shared.bundle import RUN_CONFIG
 from shared.charter import Charter
-from shared.errors import FedwardError
 from shared.header import NAME
 
 SERVER_APP: Final = "flwr-serverapp"
@@ -42,23 +40,4 @@ def check_run(
         return "the run is of another charter than the one that is pinned here"
     if not (isinstance(run := run_config["run"], str) and NAME.fullmatch(run)):
         return "the run has no name"
-    return ""
-
-
-def refuses(node: Node, fab: bytes, primary_task_type: str, run_config: Mapping[str, object], bundle: bytes) -> str:
-    """As :func:`check_run`, with what is pinned and allowed here at this moment.
-
-    Whatever cannot be read is a refusal too; the reason then names no file of this machine.
-    """
-    try:
-        charter = node.charter
-        return check_run(fab, primary_task_type, run_config, charter, bundle) or policy_says(node, charter)
-    except FedwardError as error:
-        return f"this hospital cannot say what it allows: {type(error).__name__}"
-
-
-def policy_says(node: Node, charter: Charter) -> str:
-    """Why the policy of the hospital does not allow a charter; empty where it does."""
-    if charter.purpose != node.purpose:
-        return "the charter is for another purpose than this hospital's"
     return ""
