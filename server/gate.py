@@ -246,7 +246,8 @@ def server_context(
     """TLS 1.3 that asks for a certificate of this authority; no session is resumed, so each connection shows its own.
 
     Args:
-        certificate, key: The gate's, PEM.
+        certificate: The gate's, PEM.
+        key: Its private key, PEM.
         authority: The certificate of the authority, PEM; no other is trusted.
         refused: Takes note of handshakes that fail.
     """
