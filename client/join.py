@@ -10,6 +10,7 @@ from compliance.log import Action, Entry, Outcome, Scalar
 from shared.charter import Charter
 from shared.errors import CharterError, PolicyError, UsageError
 from shared.identity import Request, fingerprint
+from shared.link_keys import public_der, read_key
 
 LEAST_DIGITS: Final = 32
 """Of a charter's SHA-256: who writes two charters finds two that share 16 digits after about 2^32 attempts."""
@@ -25,7 +26,8 @@ def request(node: Node, out: Path) -> Request:
         OutputError: It cannot be written.
     """
     node.require_real()
-    made = Request.make(node.identity, site=node.site, purpose=node.purpose)
+    link_key = public_der(read_key(node.link_key).public_key())
+    made = Request.make(node.identity, site=node.site, purpose=node.purpose, link_key=link_key)
     detail: dict[str, Scalar] = {"fingerprint": made.fingerprint}
     with node.open_log() as log, log.act(Entry(Action.MEMBER_REQUEST, Outcome.STARTED, detail=detail)):
         made.write(out)

@@ -23,7 +23,8 @@ def draft(tmp_path: Path) -> Path:
 def asked(folder: Path, site: str, *, key: int = 0, purpose: str = toy.PURPOSE) -> tuple[Path, Request]:
     """A request of ``site``, signed with the key of that number (that of its name where 0)."""
     number = key or int(site[1:])
-    made = Request.make(Ed25519PrivateKey.from_private_bytes(bytes([number] * 32)), site=site, purpose=purpose)
+    key = Ed25519PrivateKey.from_private_bytes(bytes([number] * 32))
+    made = Request.make(key, site=site, purpose=purpose, link_key=fed.link_key(number))
     path = folder / f"{site}-{number}.json"
     made.write(path)
     return path, made
