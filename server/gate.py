@@ -278,13 +278,14 @@ def server_context(
 
 
 async def answer(send: Send, status: int, reason: str) -> None:
-    """Answer with ``reason`` as JSON, and end the connection: what else it brings is not read."""
+    """Answer with ``reason`` as JSON; where the body was not waited for, the connection ends with that."""
     body = json.dumps({"detail": reason}).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
     ]
+    if status in {408, 413}:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from server.coordinator import Coordinator
 from shared.errors import FedwardError
 from shared.identity import Request
+from shared.link_keys import public_key
 
 LOG: Final = logging.getLogger("fedward.members")
 _LOOK: Final = 1.0  # seconds between two looks into the folder
@@ -58,8 +59,8 @@ class Members:
             except FedwardError as error:
                 LOG.warning("%s admits nobody: %s", path.name, error.message)
                 continue
-            if path.stem != request.site or not request.link_key:
-                LOG.warning("%s admits nobody: it is not of that site, or has no link key", path.name)
+            if path.stem != request.site:
+                LOG.warning("%s admits nobody: it is the request of another site", path.name)
                 continue
             found[request.link_key] = request.site
         return found
@@ -67,4 +68,4 @@ class Members:
 
 def pem_of(key: bytes) -> bytes:
     """A public key in PEM, as Flower knows its nodes, from DER."""
-    return load_der_public_key(key).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return public_key(key).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
