@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import PolicyError, UsageError
 from shared.faults import words_of
 from shared.files import output_errors, write_bytes, write_json
 from shared.identity import Request
+from shared.places import sound_address, sound_country
 
 VERSION: Final = 1
 PRIVATE: Final = 0o600
@@ -219,8 +220,8 @@ class _Form(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    address: Annotated[str, Field(min_length=3, max_length=300)]
-    country: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] | None = None
+    address: Annotated[str, AfterValidator(sound_address)]
+    country: Annotated[str, AfterValidator(sound_country)] | None = None
     version: Annotated[int, Field(ge=VERSION, le=VERSION)]
 
 
