@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
-from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
@@ -30,10 +30,10 @@ from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it has no types
 
 from server.coordinator import Coordinator
-from server.gate import FLEET, App, Gate, Inside, Inspect, PeerProtocol, RefusalLog, server_context
+from server.gate import FLEET, App, Gate, Inside, Inspect, PeerProtocol, RefusalLog, bound, server_context
 from server.members import Members
 from shared.console import complain
 from shared.errors import FedwardError, UsageError
@@ -85,7 +85,7 @@ def superlink(coordinator: Coordinator) -> tuple[App, SqlLinkState]:
     )
     # A run whose process says nothing for two heartbeats of 30 s is over for Flower, and the SuperLink may be away for
     # longer than that. Our executor sees the end of the process itself.
-    sql_corestate.HEARTBEAT_PATIENCE = TASK_LIFE // sql_corestate.HEARTBEAT_DEFAULT_INTERVAL
+    vars(sql_corestate)["HEARTBEAT_PATIENCE"] = TASK_LIFE // HEARTBEAT_DEFAULT_INTERVAL
     for name in [name for name in os.environ if name.startswith("FLWR_INTERNAL_")]:
         del os.environ[name]  # they would open ports of the older interfaces
     app = create_app(config, SuperLinkLifespan)
@@ -192,22 +192,6 @@ async def _flush(refused: RefusalLog) -> None:
     while True:
         await asyncio.sleep(1.0)
         refused.flush()
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """A socket that listens there.
-
-    Raises:
-        UsageError: The address is not this machine's, is in use, or may not be had.
-    """
-    try:
-        made = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-        # asyncio sets this for sockets that it made itself; without it each answer waits 40 ms for an acknowledgement.
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except (OSError, OverflowError) as error:
-        what = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        raise UsageError(f"cannot listen on {host}:{port}: {what}", hint="choose another --listen") from error
-    return made
 
 
 def log_to(path: Path, *names: str, form: str = "%(asctime)s %(levelname)s %(name)s %(message)s") -> None:

@@ -10,6 +10,8 @@ overheard elsewhere cannot be replayed. Everything here is free of Flower; what 
 import asyncio
 import hmac
 import json
+import os
+import socket
 import ssl
 import time
 from base64 import b64encode
@@ -22,6 +24,8 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from shared.errors import UsageError
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -87,9 +91,9 @@ class PeerProtocol(H11Protocol):
     h11 hands the target of a request on as it came; uvicorn's faster parser would take an address apart first.
     """
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Note the peer once for the connection."""
-        super().connection_made(transport)  # type: ignore[arg-type]
+        super().connection_made(transport)
         tls = transport.get_extra_info("ssl_object")
         certificate = tls.getpeercert(binary_form=True) if tls is not None else None
         self.app_state = {**self.app_state, _PEER: Peer.of(certificate) if certificate else None}
@@ -275,6 +279,22 @@ def server_context(
 
     context.sslobject_class = Told
     return context
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        UsageError: The address is not this machine's, is in use, or may not be had.
+    """
+    try:
+        made = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        # asyncio sets this for sockets that it made itself; without it each answer waits 40 ms for an acknowledgement.
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except (OSError, OverflowError) as error:
+        what = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        raise UsageError(f"cannot listen on {host}:{port}: {what}", hint="choose another --listen") from error
+    return made
 
 
 async def answer(send: Send, status: int, reason: str) -> None:
