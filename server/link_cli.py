@@ -143,14 +143,15 @@ def status(folder: Folder, *, json: Annotated[bool, typer.Option("--json", help=
     from dataclasses import asdict
 
     from server.coordinator import Coordinator
-    from server.flower_line import Line
+    from server.flower_line import FlowerRun, Line, Node
     from server.keeper import running, serving
     from server.runs import RunFolder
     from server.starting import state
 
     coordinator = Coordinator.open(folder)
     word = ("serving" if serving(coordinator) else "starting") if running(coordinator) else "stopped"
-    nodes, there = (), ()
+    nodes: tuple[Node, ...] = ()
+    there: tuple[FlowerRun, ...] = ()
     if word == "serving":
         with Line(coordinator) as line:
             nodes, there = line.nodes(), line.runs()

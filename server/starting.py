@@ -184,16 +184,14 @@ def state(coordinator: Coordinator, run: RunFolder, there: FlowerRun | None) -> 
         run: Its folder.
         there: What the SuperLink knows of it; None where it knows nothing, or does not answer.
     """
-    ending, error = run.outcome(), ""
+    ending, error, word = run.outcome(), "", "unfinished"
     resume = f"'fedward server resume {coordinator.folder} {run.name}' goes on with it"
     hint = resume if ending is None or ending.outcome != "ok" else ""
     if ending:
-        word, error = ending.outcome, ending.error
+        word, error = str(ending.outcome), ending.error
         hint = ending.hint if not hint or resume in ending.hint else "; ".join(filter(None, (ending.hint, resume)))
     elif there and there.status != "finished":
-        word, hint = ("waiting" if there.status == "pending" else "running"), ""
-    else:
-        word = "unfinished"
+        word, hint = "waiting" if there.status == "pending" else "running", ""
     last = latest(run.progress())
     return State(
         run.name,
