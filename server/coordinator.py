@@ -6,6 +6,7 @@ were approved, as they came), ``certificates/SITE.pem`` (what is sent to a hospi
 ``audit/log.jsonl`` and ``status.json``. ``fedward server init`` makes it (:mod:`server.authority`).
 """
 
+import os
 import re
 import secrets
 from dataclasses import dataclass
@@ -138,6 +139,16 @@ class Coordinator:
         return self.folder / "superlink"
 
     @property
+    def database_path(self) -> Path:
+        """The SuperLink's database: nodes, runs, and messages until they are delivered."""
+        return self.superlink_folder / "state.db"
+
+    @property
+    def inner_address_path(self) -> Path:
+        """``127.0.0.1:PORT`` of the SuperLink's inner listener, written anew at each start."""
+        return self.superlink_folder / "address"
+
+    @property
     def runs_folder(self) -> Path:
         """One folder for each run."""
         return self.folder / "runs"
@@ -151,6 +162,23 @@ class Coordinator:
     def status_path(self) -> Path:
         """What ``fedward server status`` reads."""
         return self.folder / "status.json"
+
+    def environment(self) -> dict[str, str]:
+        """What every process of this coordinator has in its environment beside what it inherits.
+
+        No telemetry, no look for updates, no installation of what an app asks for, Flower's files inside this folder,
+        and the own machine reached without a proxy.
+        """
+        direct = [os.environ.get(name, "") for name in ("NO_PROXY", "no_proxy")]
+        here = ",".join(dict.fromkeys(["127.0.0.1", "localhost", *filter(None, direct)]))
+        return {
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "FLWR_HOME": str((self.superlink_folder / "flwr").resolve()),
+            "NO_PROXY": here,
+            "no_proxy": here,
+        }
 
     def secret(self) -> str:
         """The secret of the loopback listener, 64 hexadecimal digits.
