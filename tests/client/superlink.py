@@ -87,7 +87,7 @@ class SuperLink:
         import os
 
         os.environ["FLWR_DATABASE"] = str(self.folder / "state.db")
-        sql_corestate.HEARTBEAT_PATIENCE = 100  # of the task of a run, which nobody runs here
+        sql_corestate.HEARTBEAT_PATIENCE = 100  # type: ignore[attr-defined]  # of the task of a run, which nobody runs here
         self.app = create_app()
         inner = self.app
 
