@@ -207,7 +207,7 @@ class Exchange:
                     if arrival.content is None and site not in self._nodes():
                         away[site] = arrival.failure
                     else:
-                        answered += arrival.content is not None and _usable(arrival.content)
+                        answered += arrival.content is not None and usable(arrival.content)
                         yield arrival
             now = self._clock()
             given_up = answered >= enough and now >= began + self._patience
@@ -256,7 +256,7 @@ class Exchange:
         return Arrival(site, reply.content)
 
 
-def _usable(content: RecordDict) -> bool:
+def usable(content: RecordDict) -> bool:
     """Whether an answer is likely to be taken: it is no refusal."""
     try:
         return kind_of(content) != Refusal.kind
