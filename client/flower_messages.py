@@ -60,12 +60,19 @@ class Delivery:
         return str(ProtoMessage.FromString(self.raw).metadata.message_id)
 
 
-def work_of(delivery: Delivery, contents: Mapping[str, bytes], context: Mapping[str, object]) -> Iterator[bytes]:
-    """A message for a child of the worker, see :func:`answer`."""
+def work_of(delivery: Delivery, contents: dict[str, bytes], context: Mapping[str, object]) -> Iterator[bytes]:
+    """A message for a child of the worker, see :func:`answer`.
+
+    Args:
+        delivery: It.
+        contents: Its objects by their ids; taken out one by one.
+        context: ``node`` (its number), ``node_config`` and ``run_config``.
+    """
     yield json.dumps({**context, "message": delivery.message_id, "run": delivery.run_id}).encode()
-    for part, content in contents.items():
+    while contents:  # what was handed over is not kept
+        part = next(iter(contents))
         yield part.encode()
-        yield content
+        yield contents.pop(part)
 
 
 def answer(work: list[bytes], app: ClientApp) -> list[bytes]:

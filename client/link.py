@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, TypeVar
 
+from client import link_life
 from client.flower_messages import Delivery, reply_to, work_of
 from client.flower_node import HEARTBEAT, Fleet, Run
 from client.link_place import Place
@@ -42,22 +43,19 @@ from compliance.log import Action, Entry, Outcome
 from shared.bundle import bundle
 from shared.console import complain, err, plain
 from shared.errors import FedwardError, RecordError, UsageError
-from shared.files import locked, write_bytes
+from shared.files import locked
 from shared.link_keys import read_key
 from shared.wire import Refusal, RefusalCode
 
 HANDLER: Final = "client.link_work:work"
 PRELOAD: Final = ("client.app", "client.rounds", "client.policy", "client.budget")
 LOCK: Final = "lock"
-_UNDERWAY: Final = "underway"  # the message under way, for the next life; without its content
-_LIFE: Final = "life"  # the node's number, and whose it is
 _FIRST, _LONGEST = 0.5, 30.0  # seconds between two attempts to reach the coordinator
 _LONGEST_WAIT = 5.0  # where it can be reached, and there is nothing for this node yet
 _SOON, _IDLE, _SHARE = 0.3, 3.0, 60.0  # seconds between two questions for messages: a 60th of the time without any
 _IS_OVER = 10.0  # seconds between two questions whether a run still goes on while a child works
 _LAST = 6  # seconds to end in good order
 _RUNS = 16
-_PRIVATE = 0o600
 
 Result = TypeVar("Result")
 
@@ -112,12 +110,17 @@ class Link:
         except Stopping:
             pass
         finally:
-            self._stop.set()
-            self._worker.close()
-            if self._fleet.node_id:
+            self._end()
+
+    def _end(self) -> None:
+        self._stop.set()
+        self._worker.close()
+        connected = self._state.state.state in {"connected", "working"}
+        self._state.set(state="stopped", message="", error="")
+        with contextlib.suppress(Stopping):  # there is no more time
+            if connected:
                 self._fleet.deactivate()
             self._fleet.close()
-            self._state.set(state="stopped", message="", error="")
 
     def stop(self) -> None:
         """Have :meth:`run` end soon; from a signal handler or another thread."""
@@ -128,23 +131,11 @@ class Link:
     def _connect(self) -> None:
         """Be known to the coordinator as connected, however long that takes."""
         self._unknown.clear()
-        earlier = self._earlier_life()
+        earlier = link_life.number(self._folder)
         number = self._patiently(lambda: self._fleet.activate(earlier), connecting=True)
-        write_bytes(self._folder / _LIFE, f"{number} {_whose(self._folder)}".encode(), mode=_PRIVATE)
+        link_life.begin(self._folder, number)
         self._state.set(state="connected", error="")
         self._say(f"connected to {self._address} as node {number}")
-
-    def _earlier_life(self) -> int:
-        """The node's number in a life that ended on this machine since it was started; else 0.
-
-        A copy of the folder, or the folder on another machine, has no earlier life: there the first may still go on,
-        and the coordinator's refusal of a second one is what keeps two from spending one privacy budget.
-        """
-        with contextlib.suppress(OSError, ValueError):
-            number, _, whose = (self._folder / _LIFE).read_text(encoding="ascii").partition(" ")
-            if whose == _whose(self._folder):
-                return int(number)
-        return 0
 
     def _patiently(self, call: Callable[[], Result], *, connecting: bool = False) -> Result:
         """Call again and again until the coordinator can be reached; what concerns the message itself is raised."""
@@ -189,10 +180,10 @@ class Link:
             try:
                 if not self._fleet.heartbeat():
                     self._unknown.set()
-            except GarbledError:
-                continue
             except LinkError as error:
                 self._trouble(error)
+            except Exception as error:  # noqa: BLE001  # the boundary of the thread: without it the node counts as gone
+                self._say(f"no sign of life: {type(error).__name__}")
             else:
                 if self._state.state.message:
                     self._state.set(state="working", error="")
@@ -221,7 +212,7 @@ class Link:
             quiet = time.monotonic() - self._last
             self._stop.wait(min(max(_SOON, quiet / _SHARE), _IDLE))
             return
-        write_bytes(self._folder / _UNDERWAY, delivery.raw, mode=_PRIVATE)
+        link_life.take_up(self._folder, delivery.raw)
         begun = time.monotonic()
         try:
             kind = delivery.message.metadata.message_type
@@ -233,7 +224,7 @@ class Link:
             self._say(f"a message was left: {error.message}")
         except GarbledError as error:
             self._say(f"a message was left: the coordinator sent {error.message}")
-        (self._folder / _UNDERWAY).unlink(missing_ok=True)
+        link_life.put_down(self._folder)
         self._state.set(state="connected", message="")
         self._last = time.monotonic()
 
@@ -326,12 +317,11 @@ class Link:
 
     def _answer_for_the_earlier_life(self) -> None:
         """Say of a message that an earlier life of this link left behind that it has no answer; nobody waits then."""
-        path = self._folder / _UNDERWAY
-        with contextlib.suppress(OSError, RunOverError, GarbledError):
-            delivery = Delivery(path.read_bytes())
+        if raw := link_life.left_behind(self._folder):
             reason = "this hospital's link was ended while it worked on the message"
-            self._fleet.push(self._failed(delivery, "error", reason, ""), 0.0)
-        path.unlink(missing_ok=True)
+            with contextlib.suppress(RunOverError, GarbledError):
+                self._fleet.push(self._failed(Delivery(raw), "error", reason, ""), 0.0)
+            link_life.put_down(self._folder)
 
 
 def _version(path: Path) -> tuple[int, ...]:
@@ -339,13 +329,6 @@ def _version(path: Path) -> tuple[int, ...]:
         found = path.stat()
         return (found.st_mtime_ns, found.st_size, found.st_ino)
     return ()
-
-
-def _whose(folder: Path) -> str:
-    """What tells this folder, on this machine since it was started, from every other: a copy is another."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    found = folder.stat()
-    return f"{boot} {found.st_dev} {found.st_ino}"
 
 
 def serve(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import ssl
 import time
+from collections import deque
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from client.link_trouble import GarbledError
 MAX_ANSWER = 16 << 20
 """Bytes of one answer; a part of a message has at most 5 MiB."""
 _SECONDS = httpx.Timeout(30.0, connect=10.0)
-_ROUNDED = 0.5  # seconds: what a date in a header has lost on average
+_SAMPLES = 20
 
 
 def client_context(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
@@ -44,6 +45,7 @@ class BoundedHttp:
 
     def __init__(self, url: str, tls: ssl.SSLContext, seen: Callable[[float | None], None]) -> None:
         self._url, self._seen = url, seen
+        self._ahead: deque[float] = deque(maxlen=_SAMPLES)
         self._client = httpx.Client(verify=tls, timeout=_SECONDS, follow_redirects=False)
 
     def send(self, request: httpx.Request) -> httpx.Response:
@@ -57,7 +59,7 @@ class BoundedHttp:
         begun = time.time()
         response = self._client.send(request, stream=True)
         try:
-            self._seen(_ahead(response, (begun + time.time()) / 2))
+            self._seen(self._clock(response, (begun + time.time()) / 2))
             if response.headers.get("content-encoding", "identity") != "identity":
                 raise GarbledError("an answer that is compressed")
             content = bytearray()
@@ -74,11 +76,15 @@ class BoundedHttp:
         """Close the connections."""
         self._client.close()
 
+    def _clock(self, response: httpx.Response, now: float) -> float | None:
+        """Seconds that this machine is ahead of the Date header (RFC 9110, section 6.6.1).
 
-def _ahead(response: httpx.Response, now: float) -> float | None:
-    """Seconds that this machine is ahead of the Date header (RFC 9110, section 6.6.1), to about a second."""
-    try:
-        date = parsedate_to_datetime(response.headers["date"]).timestamp()
-    except (KeyError, ValueError, TypeError):
-        return None
-    return now - date - _ROUNDED
+        The header has whole seconds and is often a second old, so that one answer says too much; the least of several
+        is right to a fraction of a second.
+        """
+        try:
+            date = parsedate_to_datetime(response.headers["date"]).timestamp()
+        except (KeyError, ValueError, TypeError):
+            return None
+        self._ahead.append(now - date)
+        return min(self._ahead)

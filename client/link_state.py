@@ -1,5 +1,6 @@
 """What the connection to the coordinator is doing, for people and for what watches it: ``link/status.json``."""
 
+import contextlib
 import json
 import os
 import threading
@@ -9,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
-from shared.errors import UsageError
+from shared.errors import OutputError, UsageError
 from shared.files import write_json
 
 FILE: Final = "status.json"
@@ -119,7 +120,8 @@ class StateFile:
 
     def _write(self, state: LinkState) -> None:
         self.state, self._written = state, time.monotonic()
-        write_json(self._path, asdict(state), mode=_PRIVATE)
+        with contextlib.suppress(OutputError):  # a full disk is no reason to end; the state is for people
+            write_json(self._path, asdict(state), mode=_PRIVATE)
 
 
 def _now() -> str:

@@ -6,18 +6,20 @@ were approved, as they came), ``certificates/SITE.pem`` (what is sent to a hospi
 ``audit/log.jsonl`` and ``status.json``. ``fedward server init`` makes it (:mod:`server.authority`).
 """
 
+import os
 import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import PolicyError, UsageError
 from shared.faults import words_of
 from shared.files import output_errors, write_bytes, write_json
 from shared.identity import Request
+from shared.places import sound_address, sound_country
 
 VERSION: Final = 1
 PRIVATE: Final = 0o600
@@ -137,6 +139,16 @@ class Coordinator:
         return self.folder / "superlink"
 
     @property
+    def database_path(self) -> Path:
+        """The SuperLink's database: nodes, runs, and messages until they are delivered."""
+        return self.superlink_folder / "state.db"
+
+    @property
+    def inner_address_path(self) -> Path:
+        """``127.0.0.1:PORT`` of the SuperLink's inner listener, written anew at each start."""
+        return self.superlink_folder / "address"
+
+    @property
     def runs_folder(self) -> Path:
         """One folder for each run."""
         return self.folder / "runs"
@@ -150,6 +162,23 @@ class Coordinator:
     def status_path(self) -> Path:
         """What ``fedward server status`` reads."""
         return self.folder / "status.json"
+
+    def environment(self) -> dict[str, str]:
+        """What every process of this coordinator has in its environment beside what it inherits.
+
+        No telemetry, no look for updates, no installation of what an app asks for, Flower's files inside this folder,
+        and the own machine reached without a proxy.
+        """
+        direct = [os.environ.get(name, "") for name in ("NO_PROXY", "no_proxy")]
+        here = ",".join(dict.fromkeys(["127.0.0.1", "localhost", *filter(None, direct)]))
+        return {
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "FLWR_HOME": str((self.superlink_folder / "flwr").resolve()),
+            "NO_PROXY": here,
+            "no_proxy": here,
+        }
 
     def secret(self) -> str:
         """The secret of the loopback listener, 64 hexadecimal digits.
@@ -191,8 +220,8 @@ class _Form(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    address: Annotated[str, Field(min_length=3, max_length=300)]
-    country: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] | None = None
+    address: Annotated[str, AfterValidator(sound_address)]
+    country: Annotated[str, AfterValidator(sound_country)] | None = None
     version: Annotated[int, Field(ge=VERSION, le=VERSION)]
 
 
