@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _DATE = "Study date, as 2024-02-29 or 20240229."
 _CREDENTIALS = "File (0600): 'bearer TOKEN' or 'basic USER:PASSWORD'."
 _DIMSE_TLS = "DIMSE over TLS 1.2 or newer, both ways; needs --ca."
+_PROFILE = "How to de-identify: basic, safe-harbor, research, or a TOML file."
 _EVERY = "Do it again every 30m, 1h, 1d, ..., until SIGTERM or Ctrl-C; a line a pass."
 _OVERWRITE = "Take in anew what was taken in under another profile, and replace it."
 
@@ -73,9 +74,7 @@ def ingest_command(
     last: Annotated[str | None, typer.Option("--to", metavar="DATE", help=_DATE)] = None,
     description: Annotated[str, typer.Option(metavar="GLOB", help="Study or series description, with * and ?.")] = "",
     patients: Annotated[Path | None, typer.Option(help="File with one Patient ID a line.")] = None,
-    profile: Annotated[
-        str, typer.Option(help="How to de-identify: basic, safe-harbor, research, or a TOML file.")
-    ] = "basic",
+    profile: Annotated[str, typer.Option(help=_PROFILE)] = "basic",
     determination: Annotated[
         Path | None, typer.Option(help="Expert determination (JSON), where the profile needs one.")
     ] = None,
@@ -93,8 +92,7 @@ def ingest_command(
 ) -> None:
     """Take studies from a folder or an archive into the node, de-identified, and build its cohort.
 
-    With --every an archive that is away is asked again with growing pauses, and nothing ends the schedule but what is
-    wrong with the command itself, which the first pass tells.
+    With --every a pass that fails is tried again, with growing pauses; only what is wrong with the command ends it.
 
     Exit status 0: all released, or the schedule was stopped. 3: some missing, quarantined or refused; the report names
     each. 6: a virtual hospital, or the profile needs an expert. 8: the archive failed. 9: another ingest runs.
