@@ -13,8 +13,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from client.join import check_member
 from client.node import HELD, IDENTITY, KEYS, Node
-from client.policy import HospitalPolicy, allows_run, policy_of
+from client.policy import HospitalPolicy, policy_of, require_allowed
 from client.policy_file import FILE as POLICY
 from compliance.log import verify
 from shared.bundle import digest, require_listed
@@ -217,10 +218,13 @@ def _record(look: Look) -> Answer:
 
 @check("charter", needs=("keys",))
 def _charter(look: Look) -> Answer:
-    from client.join import Joining  # noqa: PLC0415  # it is not needed to register a check
-
-    charter = look.charter
-    Joining.prepare(look.node, charter, replace=False)
+    node, charter = look.node, look.charter
+    if charter.purpose != node.purpose:
+        raise PolicyError(
+            f"the charter's purpose '{charter.purpose}' is not that of {node.site}, '{node.purpose}'",
+            hint="pin the charter that was agreed on for this purpose",
+        )
+    check_member(node, charter)
     return f"{charter.id}, SHA-256 {charter.sha256[:32]}..., {len(charter.members)} members"
 
 
@@ -234,9 +238,7 @@ def _release(look: Look) -> Answer:
 
 @check("policy", needs=("charter",))
 def _policy(look: Look) -> Answer:
-    decision = allows_run(look.node, look.charter)
-    if not decision.allowed:
-        raise PolicyError(decision.reason, hint=f"see {look.node.folder / POLICY}, or take no part in this charter")
+    require_allowed(look.node, look.charter)
     there = (look.node.folder / POLICY).exists()
     return f"{POLICY} allows this charter" if there else f"no {POLICY}: masks and privacy are asked for, and are there"
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 from client import masks
 from client.answers import keep_answer, kept_answer
 from client.charge import Charge, Receipt
-from client.cohort import Split, state_of
+from client.cohort import Split
 from client.eligible import eligible
 from client.paying import pay, require_no_budget
 from client.policy import affordable, decide, policy_of
@@ -181,7 +182,7 @@ class Rounds:
     def _bench(self, name: str) -> _Bench:
         node, charter, old = self.session.node, self.session.charter, self._benches.get(name)
         plan, where = charter.task(name), device(policy_of(node).device, virtual=node.virtual)
-        begins, cohort = (plan.start, plan.trained, charter.seed, where), state_of(node.folder / "cohort")
+        begins, cohort = (plan.start, plan.trained, charter.seed, where), _state_of(node.folder / "cohort")
         if old is not None and (old.begins, old.cohort) == (begins, cohort):
             return old
         task = get_task(name)
@@ -277,3 +278,12 @@ def _body(
         return PlainBody(update, weight, metrics), {"masked": False}
     body, clipped = masking.mask(update, weight, metrics)
     return body, {"masked": True, "clipped": clipped, "weight_capped": weight > masking.member.federation.w_max}
+
+
+def _state_of(folder: Path) -> tuple[int, ...]:
+    """What changes whenever the index of the cohort in ``folder`` is written anew; empty where there is none."""
+    try:
+        found = (folder / "index.json").stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_size, found.st_ino
