@@ -74,10 +74,8 @@ def simulate(
     """
     from client.deid import Profile
     from simulation import run  # seconds of imports that `fedward --help` should not cost
-    from simulation.federation import check_engine
 
     Profile.load(profile)  # before anything is made
-    check_engine(engine)
     agreed = _charter(charter, task or [], rounds, seed)
     if audit_privacy:
         _audit(agreed, AUDITED if out == RUN else out, epsilons, engine, overwrite=overwrite, as_json=json)
@@ -216,9 +214,13 @@ def _check(plan: "Plan") -> None:
     """Refuse at once what would only fail after minutes of work.
 
     Raises:
-        UsageError: A site both trains and is unseen, or a task would have too few hospitals or patients.
+        UsageError: There is no such engine, a site both trains and is unseen, or a task would have too few hospitals or
+            patients.
     """
     from shared.imaging.tasks import get_task
+    from simulation.federation import check_engine
+
+    check_engine(plan.engine)
 
     both = {site.id for site in plan.members} & {site.id for site in plan.unseen}
     if both:
