@@ -72,10 +72,8 @@ def simulate(
     unmasks nothing but sums. OUT gets report.html, summary.json, the models and every party's audit log. The tasks of
     --private are trained with noise too. An interrupted run goes on when the same command is given again.
     """
-    from client.deid import Profile
     from simulation import run  # seconds of imports that `fedward --help` should not cost
 
-    Profile.load(profile)  # before anything is made
     agreed = _charter(charter, task or [], rounds, seed)
     if audit_privacy:
         _audit(agreed, AUDITED if out == RUN else out, epsilons, engine, overwrite=overwrite, as_json=json)
@@ -214,12 +212,14 @@ def _check(plan: "Plan") -> None:
     """Refuse at once what would only fail after minutes of work.
 
     Raises:
-        UsageError: There is no such engine, a site both trains and is unseen, or a task would have too few hospitals or
-            patients.
+        UsageError: There is no such profile or engine, a site both trains and is unseen, or a task would have too few
+            hospitals or patients.
     """
+    from client.deid import Profile
     from shared.imaging.tasks import get_task
     from simulation.federation import check_engine
 
+    Profile.load(plan.profile)
     check_engine(plan.engine)
 
     both = {site.id for site in plan.members} & {site.id for site in plan.unseen}
