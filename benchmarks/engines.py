@@ -1,6 +1,6 @@
 """A masked federation on this machine's two engines, in one run: ``fedward simulate --engine local`` beside ``ray``.
 
-    python -m benchmarks.engines [--sites 4,16] [--rounds 5] [--workers 2] [--json]
+    python -m benchmarks.engines [--sites 4,16] [--rounds 5] [--workers 2] [--only local] [--json]
 
 Both run the real coordinator and the real ClientApp of toy hospitals, with masks: twelve weights and a handful of
 slices, so that what is measured is the engine. Each runs in a process of its own. Reported are
@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--sites", default="4,16")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only", choices=("local", "ray"), help="Leave the other one out.")
     parser.add_argument("--json", action="store_true")
     for hidden in ("--engine", "--result"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
@@ -88,6 +89,7 @@ def main() -> None:
         engine(options.engine, options)
         return
     engines = ["local", "ray"] if importlib.util.find_spec("ray") else ["local"]
+    engines = [name for name in engines if options.only in {None, name}]
     found = [measure(name, int(sites), options) for sites in options.sites.split(",") for name in engines]
     if options.json:
         print(json.dumps(found, indent=1))
@@ -99,7 +101,7 @@ def main() -> None:
             f"{one['engine']:<8}{one['sites']:>10}{one['startup']:>12.2f}{one['round']:>10.2f}"
             f"{one['peak_bytes'] / 2**20:>10.0f}  {one['model'][:12]}"
         )
-    if len(engines) == 1:
+    if importlib.util.find_spec("ray") is None:
         print("Ray is not installed here. For both engines: pip install -e '.[ray]'")
 
 
