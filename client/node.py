@@ -191,10 +191,10 @@ class Node:
         return self.link / "authority.pem"
 
     def open_log(self) -> AuditLog:
-        """The node's audit log, for its single writer; close it.
+        """The node's audit log, to write to; close it.
 
         Raises:
-            RecordError: Another process writes it, or it does not verify.
+            RecordError: It does not verify, or cannot be written.
         """
         path = self.folder / "audit" / "log.jsonl"
         return AuditLog(path, site=self.site, purpose=self.purpose, subject_key=self.key("audit"))

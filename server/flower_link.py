@@ -30,7 +30,7 @@ from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it has no types
+from google.protobuf.message import DecodeError
 
 from server.coordinator import Coordinator
 from server.gate import FLEET, App, Gate, Inside, Inspect, PeerProtocol, RefusalLog, bound, server_context

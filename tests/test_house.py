@@ -6,7 +6,13 @@ from pathlib import Path
 
 HOUSE = Path(__file__).parents[1]
 ROOMS = ("shared", "client", "server", "compliance", "simulation")
-ADAPTERS = {"client/flower_node.py", "server/flower_line.py", "server/flower_link.py", "simulation/local_grid.py"}
+ADAPTERS = {
+    "client/flower_messages.py",
+    "client/flower_node.py",
+    "server/flower_line.py",
+    "server/flower_link.py",
+    "simulation/local_grid.py",
+}
 FLOWER = ("flwr.app", "flwr.serverapp", "flwr.clientapp")
 WITHOUT_TORCH = (
     *("shared/errors.py", "shared/files.py", "shared/charter.py", "shared/wire.py", "shared/vector.py"),

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from client.node import KEYS, Node
-from shared.errors import FedwardError, OutputError, PolicyError, UsageError
+from client.session import Session
+from compliance.log import Action, Entry, Outcome
+from shared.errors import OutputError, PolicyError, RecordError, UsageError
 from shared.link_keys import read_key
 from tests.federation import toy
 
@@ -162,7 +164,13 @@ def test_a_charter_with_another_purpose_is_not_pinned(tmp_path: Path) -> None:
         _ = node.charter
 
 
-def test_the_log_has_one_writer(tmp_path: Path) -> None:
+def test_one_process_answers_for_a_node(tmp_path: Path) -> None:
     node = make(tmp_path)
-    with node.open_log(), pytest.raises(FedwardError, match="another process"):
-        node.open_log()
+    node.pin(toy.charter())
+    first = Session.open(node.folder)
+    with pytest.raises(RecordError, match="another process answers for this node"):
+        Session.open(node.folder)
+    with node.open_log() as log:  # an ingest, say, goes on meanwhile
+        log.append(Entry(Action.INGEST, Outcome.OK))
+    first.close()
+    Session.open(node.folder).close()
