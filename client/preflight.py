@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from client.join import check_member
-from client.node import HELD, IDENTITY, KEYS, Node
+from client.node import HELD, KEYS, Node
 from client.policy import HospitalPolicy, policy_of, require_allowed
 from client.policy_file import FILE as POLICY
 from compliance.log import verify
@@ -144,18 +144,18 @@ def preflight(node: Node, *, offline: bool = False, timeout: float = 10.0) -> It
     """
     from client import preflight_link  # noqa: F401, PLC0415  # registers its checks, which need this module
 
-    look, failed = Look(node, timeout), set[str]()
+    look, failed = Look(node, timeout), dict[str, str]()  # and what was in its way, or it itself
     for one in CHECKS.values():
         if offline and one.online:
             continue
-        missing = next((name for name in one.needs if name in failed), None)
+        missing = next((failed[name] for name in one.needs if name in failed), None)
         if missing is not None:
-            failed.add(one.name)
+            failed[one.name] = missing
             yield Finding(one.name, Verdict.WARN, "not looked at", f"mend '{missing}' first")
             continue
         finding = _asked(one, look)
         if finding.verdict is Verdict.FAIL:
-            failed.add(one.name)
+            failed[one.name] = one.name
         yield finding
 
 
@@ -188,7 +188,7 @@ def _keys(look: Look) -> Answer:
         return Verdict.WARN, "a virtual hospital: anybody can compute its keys", "use it for simulations only"
     read_key(node.link_key)
     _ = node.identity
-    return f"{len(KEYS) + 1} keys, nobody else may read them; {IDENTITY} and link are those that the charter knows"
+    return f"{len(KEYS) + 1} keys, and nobody else may read them"
 
 
 @check("permissions")

@@ -114,7 +114,7 @@ def test_what_cannot_be_asked_is_said_not_to_have_been(ready: Ready) -> None:
     found = ready.look(offline=False)
     assert failed(found) == {"charter"}
     assert "has pinned no charter" in found["charter"].what
-    assert (found["connection"].what, found["policy"].mend) == ("not looked at", "mend 'charter' first")
+    assert (found["connection"].what, found["consent"].mend) == ("not looked at", "mend 'charter' first")
 
 
 # --- the hospital's own -----------------------------------------------------------------------------------------------
