@@ -144,13 +144,18 @@ def test_something_that_speaks_no_tls_is_told(tmp_path: Path) -> None:
     assert "no TLS 1.3 at its address" in told.message
 
 
-@pytest.mark.parametrize("status", [301, 307, 400, 401, 403, 404, 405, 407, 412, 413])
+@pytest.mark.parametrize("status", [301, 307, 401, 403, 404, 405, 407, 412])
 def test_a_refusal_says_what_to_do(status: int) -> None:
     error = RejectedError.with_status(status)
     assert isinstance(error, RejectedError)
     assert error.status == status
     assert str(status) in error.message
     assert error.hint
+
+
+@pytest.mark.parametrize("status", [400, 413, 415, 422])
+def test_what_was_asked_wrongly_is_not_asked_for_ever(status: int) -> None:
+    assert isinstance(RejectedError.with_status(status), GarbledError)
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
