@@ -48,7 +48,14 @@ from shared.link_keys import read_key
 from shared.wire import Refusal, RefusalCode
 
 HANDLER: Final = "client.link_work:work"
-PRELOAD: Final = ("client.app", "client.rounds", "client.policy", "client.budget")
+PRELOAD: Final = (
+    *("client.app", "client.rounds", "client.policy", "client.budget", "client.training.accountants"),
+    *("shared.imaging.denoise", "shared.imaging.segment", "shared.imaging.superres", "shared.imaging.superres_gan"),
+    # What those libraries themselves put off until it is first used: a child would do it again for every message.
+    *("torch._dynamo", "torch.profiler._cupti_monitor", "skimage.metrics", "skimage.filters", "encodings.utf_16_be"),
+    "cryptography.hazmat.backends.openssl.backend",
+)
+"""Modules that the worker imports before the first message."""
 LOCK: Final = "lock"
 _FIRST, _LONGEST = 0.5, 30.0  # seconds between two attempts to reach the coordinator
 _LONGEST_WAIT = 5.0  # where it can be reached, and there is nothing for this node yet

@@ -52,6 +52,8 @@ class RejectedError(LinkError):
             return UnreachableError(
                 f"the coordinator is in trouble (HTTP status {status})", hint="tell the people who run it, if it stays"
             )
+        if status in {400, 413, 415, 422}:  # the request itself; to send it again is of no use
+            return GarbledError(f"nothing but a refusal of what it was sent (HTTP status {status})")
         message, hint = _STATUS.get(status, _OTHER)
         made = cls(f"{message} (HTTP status {status})", hint=hint)
         made.status = status
@@ -93,7 +95,6 @@ _STATUS = {
     ),
     404: ("there is no coordinator at this address", "compare the charter's address with the coordinator's people"),
     407: ("the proxy wants a name and a password", "see HTTPS_PROXY and NO_PROXY"),
-    413: ("the coordinator's gate takes nothing so large", "tell the people who run it"),
 }
 _OTHER = ("the coordinator refuses", "ask the people who run it for the line in its log")
 
