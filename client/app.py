@@ -73,7 +73,7 @@ for _step in STEPS:
 
 
 def close_sessions() -> None:
-    """Close every node that this process has open, so that another process may write their logs."""
+    """Close every node that this process has open, so that another process may answer for them."""
     while _open:
         _open.popitem()[1].session.close()
 

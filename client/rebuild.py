@@ -29,7 +29,7 @@ def rebuild(node: Node, *, who: str, why: str) -> int:
     Raises:
         PolicyError: The node is a virtual hospital.
         UsageError: Nobody does it, or for no reason.
-        RecordError: Log or ledger is held by another process, was altered or cannot be written; the ledger is none
+        RecordError: The ledger is held by another process; it or the log was altered or cannot be written; it is none
             that the log knows; or the log does not say what was charged.
     """
     node.require_real()

@@ -9,17 +9,21 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import IO, Protocol, Self, TypeVar
 
 from flwr.app import RecordDict
 
 from client.node import Node
 from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
 from shared.charter import Charter
-from shared.errors import BudgetError, FedwardError, PolicyError, ProtocolError, RecordError
+from shared.errors import BudgetError, FedwardError, PolicyError, ProtocolError, RecordError, UsageError
+from shared.files import locked
 from shared.header import Header
 from shared.records import record_bytes
 from shared.wire import Refusal, RefusalCode
+
+LOCK = "session.lock"
+"""Held by the process that answers for a node."""
 
 
 class MaskingError(ProtocolError):
@@ -50,9 +54,11 @@ RequestT = TypeVar("RequestT", bound=Request)
 class Session:
     """An open node. Everything it keeps is read again from the folder by the next session; nothing rests on it.
 
+    One at a time: what a hospital has masked, summed and paid for is decided by one process after another.
+
     Attributes:
         node: The node.
-        log: The audit log, held by this session alone.
+        log: The audit log; other commands may write it too.
         charter: The pinned charter; read again for every request, since the hospital may pin another one.
     """
 
@@ -60,21 +66,29 @@ class Session:
     log: AuditLog
     charter: Charter
     _pinned: bytes = b""
+    _lock: IO[bytes] | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Open the node in ``folder``.
 
         Raises:
-            FedwardError: There is no node, no charter, or the log cannot be written.
+            FedwardError: There is no node, no charter, another process has it open, or the log cannot be written.
         """
         node = Node.open(folder)
         charter = node.charter
-        return cls(node, node.open_log(), charter)
+        lock = locked(folder / LOCK, "another process answers for this node")
+        try:
+            return cls(node, node.open_log(), charter, _lock=lock)
+        except BaseException:
+            lock.close()
+            raise
 
     def close(self) -> None:
-        """Release the audit log."""
+        """Leave the node to another process."""
         self.log.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def answer(
         self,
@@ -116,8 +130,8 @@ class Session:
         reason = str(error.args[0]) if speaks and not local else type(error).__name__
         refusal = Refusal(self.node.site, code, "".join(c for c in reason if c.isprintable())[:300], header)
         detail: dict[str, Scalar] = {"code": code, "reason": refusal.reason}
-        if local or isinstance(error, BudgetError | RecordError):
-            # What is wrong with this hospital's own files, or left of its budget, is for itself.
+        if local or isinstance(error, BudgetError | RecordError | UsageError):
+            # What is wrong with this hospital's own files and device, or left of its budget, is for itself.
             detail["here"] = str(error.args[0])
         reply = refusal.to_record()
         self.log.append_many(

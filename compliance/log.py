@@ -5,6 +5,9 @@ line before it (``prev``), so an entry that is changed, dropped, swapped or inse
 An entry is on disk (``fsync``) before :meth:`AuditLog.append` returns; where that fails, :class:`RecordError` is raised
 and the caller must not act (45 CFR 164.312(b), audit controls; 164.312(c)(1), integrity).
 
+Several processes of one site may write one log: each takes a lock for as long as it appends, and first reads what the
+others have appended meanwhile. So an ingest that runs for hours does not keep the hospital from training.
+
 What the chain shows: nothing *inside* the file was altered without recomputing everything after it. What it does not
 show: that the tail was not cut off, or the whole file rewritten by someone who can write it.
 """
@@ -38,6 +41,7 @@ class Action(StrEnum):
     LOG_REPAIR = "log.repair"
     MEMBER_REQUEST = "member.request"
     CHARTER_PIN = "charter.pin"
+    LINK_CERTIFICATE = "link.certificate"
     INGEST = "ingest"
     DEIDENTIFY = "deidentify"
     REVIEW = "review"
@@ -96,7 +100,7 @@ class Verified:
 
 
 class AuditLog:
-    """The single writer of one audit log file.
+    """A writer of one audit log file; other processes may be writing it too.
 
     Args:
         path: The log file; made with mode 0600 where missing.
@@ -106,7 +110,7 @@ class AuditLog:
         subject_key: Key of the HMAC that turns a patient into a digest; destroying it unlinks the log from people.
 
     Raises:
-        RecordError: Another process writes the log, the disk refuses, or the chain does not verify.
+        RecordError: The disk refuses, or the chain does not verify.
     """
 
     def __init__(self, path: Path, *, site: str, actor: str = "fedward", purpose: str = "", subject_key: bytes) -> None:
@@ -121,31 +125,47 @@ class AuditLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             self._file: IO[bytes] = os.fdopen(descriptor, "a+b", buffering=0)
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._file.close()
-                raise RecordError(
-                    f"{path} is being written by another process",
-                    hint="wait for it, or stop it, and try again",
-                ) from None
+        self._newest: dict[tuple[str, str], tuple[int, Mapping[str, Scalar]]] = {}
+        self._next, self._head, self._size = 0, GENESIS, 0
         try:
-            self._begin()
+            with self._alone():
+                sync_folder(path.parent)
         except BaseException:
             self._file.close()
             raise
 
-    def _begin(self) -> None:
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lock, knowing all that stands in the log.
+
+        Raises:
+            RecordError: It was cut off, put aside or altered since this process read it, or the disk refuses.
+        """
         with _record_errors(self._path):
-            torn = _cut_torn_line(self._file)
-            self._newest: dict[tuple[str, str], tuple[int, Mapping[str, Scalar]]] = {}
-            self._next, self._head = 0, GENESIS
-            for row, head in _rows(self._path):
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            self._catch_up()
+            yield
+        finally:
+            if not self._file.closed:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _catch_up(self) -> None:
+        with _record_errors(self._path):
+            found, there = os.fstat(self._file.fileno()), self._path.stat()
+            if (found.st_ino, found.st_dev) != (there.st_ino, there.st_dev) or found.st_size < self._size:
+                raise RecordError(
+                    f"{self._path} was cut off or another file was put in its place",
+                    hint="keep both as evidence and restore the log from a copy that verifies",
+                )
+            if found.st_size == self._size:
+                return
+            torn = _cut_torn_line(self._file, self._size)
+            for row, head, size in _rows(self._path, (self._next, self._head, self._size)):
                 self._note(row)
-                self._head, self._next = head, self._next + 1
-            sync_folder(self._path.parent)
+                self._head, self._next, self._size = head, self._next + 1, self._size + size
         if torn:
-            self.append(Entry(Action.LOG_REPAIR, Outcome.OK, detail={"bytes_cut": torn}))
+            self._write([Entry(Action.LOG_REPAIR, Outcome.OK, detail={"bytes_cut": torn})])
 
     def append(self, entry: Entry) -> str:
         """Record ``entry`` and return its hash once it is on disk."""
@@ -153,6 +173,10 @@ class AuditLog:
 
     def append_many(self, entries: Sequence[Entry]) -> str:
         """Record ``entries`` with one fsync and return the hash of the last."""
+        with self._alone():
+            return self._write(entries)
+
+    def _write(self, entries: Sequence[Entry]) -> str:
         rows: list[dict[str, object]] = []
         lines, head, number = [], self._head, self._next
         for entry in entries:
@@ -161,17 +185,16 @@ class AuditLog:
             head, number = hashlib.sha256(line).hexdigest(), number + 1
             lines.append(line)
         data = b"".join(lines)
-        size = os.fstat(self._file.fileno()).st_size
         try:
             _write_all(self._file, data)
         except OSError as error:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._file.fileno(), size)
+                os.ftruncate(self._file.fileno(), self._size)
             raise RecordError(
                 f"cannot write the audit log {self._path}: {error.strerror}",
                 hint="free some space; nothing was done that is not recorded",
             ) from error
-        self._head, self._next = head, number
+        self._head, self._next, self._size = head, number, self._size + len(data)
         for row in rows:
             self._note(row)
         return head
@@ -179,8 +202,13 @@ class AuditLog:
     def newest(self, *actions: Action, outcome: Outcome = Outcome.OK) -> Mapping[str, Scalar] | None:
         """The detail of the newest entry of any of ``actions`` with ``outcome``, or None where there is none.
 
-        It is remembered from the walk over the log at its opening and from what was appended since: nothing is read.
+        It is remembered from the walk over the log at its opening; only what was appended since is read.
+
+        Raises:
+            RecordError: The log does not go on from what was read.
         """
+        with self._alone():
+            pass
         found = [self._newest[key] for action in actions if (key := (action.value, outcome.value)) in self._newest]
         return max(found, key=lambda one: one[0])[1] if found else None
 
@@ -236,7 +264,7 @@ class AuditLog:
         return self._next
 
     def close(self) -> None:
-        """Release the file and its lock."""
+        """Release the file."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -253,7 +281,7 @@ def verify(path: Path) -> Verified:
         RecordError: The first line that is not canonical, out of order or not chained to the one before it.
     """
     head, count = GENESIS, 0
-    for _, head in _rows(path):  # noqa: B007  # the last one is what counts
+    for _, head, _ in _rows(path, stop=_settled(path)):  # noqa: B007  # the last one is what counts
         count += 1
     return Verified(count, head)
 
@@ -265,7 +293,7 @@ def newest(path: Path, *actions: Action, outcome: Outcome = Outcome.OK) -> Mappi
         RecordError: It does not verify.
     """
     found: Mapping[str, Scalar] | None = None
-    for row, _ in _rows(path) if path.exists() else ():
+    for row, _, _ in _rows(path, stop=_settled(path)) if path.exists() else ():
         if row.get("action") in actions and row.get("outcome") == outcome:
             found = row.get("detail") or {}
     return found
@@ -277,20 +305,35 @@ def entries(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         RecordError: At the first line that does not verify.
     """
-    for row, _ in _rows(path):
+    for row, _, _ in _rows(path, stop=_settled(path)):
         yield row
 
 
-def _rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """The entries of a log, each with its hash.
+def _settled(path: Path) -> int:
+    """Bytes of a log at a moment when nobody is in the middle of an entry."""
+    try:
+        with path.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH)
+            return os.fstat(stream.fileno()).st_size
+    except OSError as error:
+        raise RecordError(f"cannot read the audit log {path}: {error.strerror}", hint="check the path") from error
+
+
+def _rows(
+    path: Path, start: tuple[int, str, int] = (0, GENESIS, 0), stop: int | None = None
+) -> Iterator[tuple[dict[str, Any], str, int]]:
+    """The entries of a log from ``start`` (number, hash and place of what comes before), each with its hash and size.
+
+    ``stop`` is a size of the log: what stands behind it is not read.
 
     Raises:
         RecordError: At the first that is not canonical, out of order or not chained to the one before it.
     """
-    head, count = GENESIS, 0
+    count, head, place = start
     try:
         with path.open("rb") as stream:
-            for line in stream:
+            stream.seek(place)
+            while (stop is None or place < stop) and (line := stream.readline()):
                 try:
                     row = json.loads(line)
                     sound = line.endswith(b"\n") and canonical_json(row) + b"\n" == line
@@ -301,8 +344,8 @@ def _rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
                         f"{path} does not verify at line {count + 1}",
                         hint="keep the file as evidence and restore the log from a copy that verifies",
                     )
-                head, count = hashlib.sha256(line).hexdigest(), count + 1
-                yield row, head
+                head, count, place = hashlib.sha256(line).hexdigest(), count + 1, place + len(line)
+                yield row, head, len(line)
     except OSError as error:
         raise RecordError(f"cannot read the audit log {path}: {error.strerror}", hint="check the path") from error
 
@@ -318,11 +361,11 @@ def _ended(entry: Entry, outcome: Outcome, detail: dict[str, Scalar]) -> Entry:
     return Entry(entry.action, outcome, entry.run, entry.round, entry.subject, detail)
 
 
-def _cut_torn_line(stream: IO[bytes]) -> int:
+def _cut_torn_line(stream: IO[bytes], start: int) -> int:
     """Cut a last line without a line end: its write never finished, so nothing was done under it."""
     size = stream.seek(0, os.SEEK_END)
-    stream.seek(0)
-    whole = 0
+    stream.seek(start)
+    whole = start
     while chunk := stream.readline():
         if chunk.endswith(b"\n"):
             whole += len(chunk)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import tempfile
@@ -11,7 +12,7 @@ from typing import IO
 
 import rfc8785
 
-from shared.errors import OutputError
+from shared.errors import OutputError, RecordError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -82,6 +83,27 @@ def atomic_file(path: Path, *, mode: int = 0o644, durable: bool = False) -> Iter
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def locked(path: Path, otherwise: str) -> IO[bytes]:
+    """The lock at ``path``, taken; to close it gives it back, and so does the end of the process.
+
+    Args:
+        path: Made with mode 0600 where missing; nothing is written to it.
+        otherwise: What it means when another process has it.
+
+    Raises:
+        RecordError: Another process has it.
+        OutputError: The file cannot be made.
+    """
+    with output_errors(path):
+        stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", buffering=0)
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        raise RecordError(f"{otherwise}: it holds {path}", hint="wait for it, or stop it, and try again") from None
+    return stream
 
 
 def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = False) -> None:

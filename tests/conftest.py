@@ -20,7 +20,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("fedward", derandomize=os.environ.get("FEDWARD_RANDOM") != "1", database=None)
 settings.load_profile("fedward")
 
-PROGRAMS = {"dicom3tools": "dciodvfy", "chromium": "chromium", "orthanc": "Orthanc"}
+PROGRAMS = {"dicom3tools": "dciodvfy", "chromium": "chromium", "orthanc": "Orthanc", "faketime": "faketime"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -90,7 +90,7 @@ class ReviewServer(HTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One request at a time: the audit log has a single writer."""
+    """One request at a time: a decision is recorded and done before the next one is looked at."""
 
     server: ReviewServer
     timeout = _PATIENCE

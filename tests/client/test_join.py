@@ -51,6 +51,21 @@ def refused(kind: type[FedwardError], words: str, node: Node, charter: Path, *op
     return str(caught.value)
 
 
+# --- the hospital's own policy ----------------------------------------------------------------------------------------
+
+
+def test_a_charter_that_the_hospitals_policy_does_not_allow_is_not_pinned(nodes: list[Node], tmp_path: Path) -> None:
+    rules = agreed(nodes)
+    confirmed = ("--sha256", rules.sha256)
+    (nodes[0].folder / "policy.toml").unlink()
+    told = refused(PolicyError, "asks for differential privacy", nodes[0], file(tmp_path, rules), *confirmed)
+    assert str(nodes[0].folder / "policy.toml") in told
+    (nodes[0].folder / "policy.toml").write_text("require_privacy = false\nmax_rounds = 2")
+    refused(PolicyError, "allows 2 at most of a task's rounds", nodes[0], file(tmp_path, rules), *confirmed)
+    (nodes[0].folder / "policy.toml").write_text("require_privacy = false")
+    join(nodes[0], file(tmp_path, rules), *confirmed)
+
+
 # --- request and fingerprint ------------------------------------------------------------------------------------------
 
 
@@ -103,9 +118,17 @@ def test_a_request_that_cannot_be_made_leaves_nothing(nodes: list[Node], tmp_pat
     (nodes[0].folder / "keys" / "identity.key").chmod(0o644)
     with pytest.raises(PolicyError, match="others may read"):
         command(app, "request", nodes[0].folder, tmp_path / "r.json")
-    with nodes[1].open_log(), pytest.raises(RecordError):
+    damage(nodes[1])
+    with pytest.raises(RecordError, match="does not verify"):
         command(app, "request", nodes[1].folder, tmp_path / "r.json")
     assert not (tmp_path / "r.json").exists()
+
+
+def damage(node: Node) -> None:
+    """Make the node's audit log one that nothing can be added to."""
+    path = node.folder / "audit" / "log.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"no entry\n")
 
 
 # --- join -------------------------------------------------------------------------------------------------------------
@@ -263,8 +286,8 @@ def test_a_damaged_pin_is_told_and_can_be_replaced(nodes: list[Node], tmp_path: 
 
 def test_what_cannot_be_recorded_is_not_pinned(nodes: list[Node], tmp_path: Path) -> None:
     rules = agreed(nodes)
-    with nodes[0].open_log():  # as a node at work holds it
-        refused(RecordError, "being written by another", nodes[0], file(tmp_path, rules), "--sha256", rules.sha256)
+    damage(nodes[0])
+    refused(RecordError, "does not verify", nodes[0], file(tmp_path, rules), "--sha256", rules.sha256)
 
 
 @pytest.mark.parametrize("name", ["request", "fingerprint", "join"])

@@ -1,4 +1,4 @@
-"""The audit log: durable before the act, one writer, and no change that goes unseen inside it."""
+"""The audit log: durable before the act, any number of writers in turn, and no change that goes unseen inside it."""
 
 import json
 import os
@@ -65,9 +65,52 @@ def test_a_failed_act_is_recorded_by_the_type_of_its_error_and_not_its_text(tmp_
     assert b"Haldane" not in path.read_bytes()
 
 
-def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    with open_log(tmp_path / "log.jsonl"), pytest.raises(RecordError, match="another process"):
-        open_log(tmp_path / "log.jsonl")
+def test_two_writers_go_on_from_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    with open_log(path) as one, open_log(path) as other:
+        for number in range(3):
+            one.append(Entry(Action.TRAIN, Outcome.OK, detail={"number": number}))
+            assert other.newest(Action.TRAIN) == {"number": number}
+            assert other.append(Entry(Action.INGEST, Outcome.OK)) == verify(path).head
+    assert verify(path).entries == 6
+
+
+def test_processes_that_append_at_once_make_one_chain(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    code = f"""
+from pathlib import Path
+from compliance.log import *
+with AuditLog(Path({str(path)!r}), site="H1", subject_key=bytes(32)) as log:
+    for _ in range(50):
+        log.append_many([Entry(Action.INGEST, Outcome.STARTED), Entry(Action.INGEST, Outcome.OK)])
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", code], cwd=Path.cwd()) for _ in range(4)]
+    while any(writer.poll() is None for writer in writers):
+        if path.exists():
+            verify(path)  # whoever reads meanwhile sees whole entries
+    assert [writer.returncode for writer in writers] == [0] * 4
+    assert verify(path).entries == 400
+    outcomes = [json.loads(line)["outcome"] for line in path.read_bytes().splitlines()]
+    assert outcomes == ["started", "ok"] * 200, "entries that are written with one call stay together"
+
+
+@pytest.mark.parametrize("change", ["cut", "replaced", "altered behind"])
+def test_a_log_that_changes_under_its_writer_is_written_no_more(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "log.jsonl"
+    with open_log(path) as log:
+        log.append_many([Entry(Action.INGEST, Outcome.OK)] * 3)
+        whole = path.read_bytes()
+        if change == "cut":
+            os.truncate(path, len(whole) - 10)
+        elif change == "replaced":
+            (tmp_path / "copy").write_bytes(whole)
+            (tmp_path / "copy").rename(path)
+        else:
+            path.write_bytes(whole + whole.splitlines(keepends=True)[-1])
+        found = path.read_bytes()
+        with pytest.raises(RecordError, match=r"cut off|does not verify"):
+            log.append(Entry(Action.TRAIN, Outcome.STARTED))
+        assert path.read_bytes() == found
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
