@@ -7,7 +7,7 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 
 from server.app import site_names
-from server.exchange import PATIENCE, AbsentError, Exchange
+from server.exchange import PATIENCE, AbsentError, Exchange, LinkError
 from shared.errors import ProtocolError
 from shared.header import Header
 from shared.wire import EvaluateReply as Reply
@@ -169,7 +169,7 @@ def test_a_link_that_takes_only_some_of_the_questions_is_an_error() -> None:
             return []  # as Flower's HttpGrid where a request is too large
 
     grid = Full([prompt(1)], Clock())
-    with pytest.raises(ProtocolError, match="the link took 0 of 1 questions"):
+    with pytest.raises(LinkError, match="the link took 0 of 1 questions"):
         list(Exchange(grid, lambda: grid.names).gather({"H1": QUESTION}, "train", 1.0))
 
 
@@ -192,3 +192,14 @@ def test_whoever_is_no_member_is_no_site_and_may_have_any_name() -> None:
 
     grid = Named([])
     assert site_names(grid, {"H1", "H2", "H3"}) == {101: "H1", 105: "H2"}
+
+
+@pytest.mark.parametrize("fails", ["get_nodes", "push_messages", "pull_messages"])
+def test_a_link_that_does_not_work_is_nobodys_failure(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def down(*_: object) -> list[object]:
+        raise ProtocolError("the link is down", hint="resume the run")
+
+    grid = TimedGrid([prompt(1)], Clock())
+    monkeypatch.setattr(grid, fails, down)
+    with pytest.raises(LinkError, match=r"the link is down \(resume the run"):
+        list(Exchange(grid, lambda: site_names(grid)).gather({"H1": QUESTION}, "train", 1.0))
