@@ -1,21 +1,14 @@
 """``fedward server start``, ``run``, ``resume``, ``stop`` and ``status``: real processes, and hospitals at the gate."""
 
 import json
-import os
-import signal
-import sqlite3
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from client.flower_node import Fleet
 from compliance.log import verify
 from server.runs import RunFolder
-from tests.federation.hospitals import SITES, Founded
-from tests.federation.links import until
+from tests.federation.hospitals import Founded
 
 
 @pytest.fixture(scope="module")
