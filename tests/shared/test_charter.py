@@ -67,7 +67,7 @@ def masked(draw: st.DrawFn) -> dict[str, Any]:
     )
     found: dict[str, Any] = {"members": tuple(members), "masking": plan}
     if plan.ring_bits == 32 and draw(st.booleans()):
-        found["privacy"] = PrivacyPlan(mode="distributed", patients=draw(st.integers(2, 10_000)))
+        found["privacy"] = PrivacyPlan(mode="distributed", patients=draw(st.integers(2, 4_000)))  # a ring holds them
         one_step = TaskPlan(name="denoise", rounds=draw(st.integers(1, 1000)), local_steps=1)
         found["tasks"] = (one_step,)
     return found
