@@ -198,7 +198,7 @@ class Standing:
 
     def ready(self, name: str, seconds: float = 120) -> None:
         wait_until(
-            lambda: self.state(name) in {"connected", "working", "serving"},
+            lambda: self.state(name) in {"connected", "working", "ready"},
             seconds,
             f"{name} does not come up: {self.services[name].text()[-2000:]}",
         )
