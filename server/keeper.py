@@ -127,7 +127,7 @@ def _told(coordinator: Coordinator, listen: str, pids: Callable[[], dict[str, in
     def watch() -> None:
         before = None
         while not over.is_set():
-            now = ("ready" if serving(coordinator) else "starting", pids())
+            now = ("serving" if serving(coordinator) else "starting", pids())
             if now != before:
                 write(now[0])
                 before = now

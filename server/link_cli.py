@@ -158,10 +158,10 @@ def status(folder: Folder, *, json: Annotated[bool, typer.Option("--json", help=
     from server.starting import state
 
     coordinator = Coordinator.open(folder)
-    word = ("ready" if serving(coordinator) else "starting") if running(coordinator) else "stopped"
+    word = ("serving" if serving(coordinator) else "starting") if running(coordinator) else "stopped"
     nodes: tuple[Node, ...] = ()
     there: tuple[FlowerRun, ...] = ()
-    if word == "ready":
+    if word == "serving":
         with Line(coordinator) as line:
             nodes, there = line.nodes(), line.runs()
     known = {one.number: one for one in there}

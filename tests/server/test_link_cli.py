@@ -93,7 +93,7 @@ def test_a_second_coordinator_does_not_start_beside_the_first(started: Founded) 
     assert "running already" in finish(
         started, "start", started.folder, "--listen", f"127.0.0.1:{free_port()}", status=2
     )
-    assert told(started)["state"] == "ready"
+    assert told(started)["state"] == "serving"
 
 
 def test_without_the_coordinator_every_command_says_how_to_start_it(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_health_is_told_and_a_stopped_coordinator_says_that_a_run_is_unfinished(
     port = free_port()
     process = founded.command("start", founded.folder, "--listen", f"127.0.0.1:{founded.desk.port}", "--health", port)
     try:
-        until(lambda: founded.state() == "ready")
+        until(lambda: founded.state() == "serving")
         assert "serving" in finish(founded, "health", port)
         finish(founded, "run", founded.folder, founded.charter_path, "--name", "r", "--detach")
         until((founded.folder / "runs" / "r" / "progress.jsonl").exists, 60)
