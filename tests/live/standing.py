@@ -200,13 +200,13 @@ class Standing:
             f"{name} does not come up: {self.services[name].text()[-2000:]}",
         )
 
-    def state(self, name: str) -> str:
+    def state(self, name: str, what: str = "state") -> str:
         path = self.server / "status.json" if name == "coordinator" else self.node(name) / "link" / "status.json"
         try:
             found: dict[str, Any] = json.loads(path.read_text())
         except (OSError, ValueError):
             return ""
-        return str(found.get("state", ""))
+        return str(found.get(what, ""))
 
     def run(self, *arguments: object, name: str = "run-1") -> Service:
         """Start a run and follow it."""
@@ -345,7 +345,11 @@ class Wire:
             if self._cut.is_set():
                 self._lines.add(near)  # held open, never answered
                 continue
-            far = socket.create_connection(("127.0.0.1", self._target))
+            try:
+                far = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:  # nobody listens there yet
+                near.close()
+                continue
             for source, sink in ((near, far), (far, near)):
                 self._lines.add(source)
                 threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
