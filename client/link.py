@@ -38,7 +38,7 @@ from client.link_work import DEVICE, POLICY, question
 from client.node import Node
 from client.policy_file import FILE
 from client.run_check import check_run
-from client.worker import Worker, WorkerError
+from client.worker import KilledError, Worker, WorkerError
 from compliance.log import Action, Entry, Outcome
 from shared.bundle import bundle
 from shared.console import complain, err, plain
@@ -261,7 +261,8 @@ class Link:
                 raise Stopping from error  # the next life says what became of it
             if self._fleet.is_over(delivery.run_id):
                 raise RunOverError("the run has ended") from error
-            return self._failed(delivery, "error", error.message, name)
+            code: RefusalCode = "lost" if isinstance(error, KilledError) else "error"
+            return self._failed(delivery, code, error.message, name)
 
     def _run(self, run_id: int) -> Run:
         """What the coordinator says of a run, asked once."""
@@ -326,11 +327,11 @@ class Link:
         return reply_to(delivery, Refusal(self._node.site, code, reason).to_record())
 
     def _answer_for_the_earlier_life(self) -> None:
-        """Say of a message that an earlier life of this link left behind that it has no answer; nobody waits then."""
+        """Say of a message that an earlier life of this link left behind that its work is lost: it may come again."""
         if raw := link_life.left_behind(self._folder):
             reason = "this hospital's link was ended while it worked on the message"
             with contextlib.suppress(RunOverError, GarbledError):
-                self._fleet.push(self._failed(Delivery(raw), "error", reason, ""), 0.0)
+                self._fleet.push(self._failed(Delivery(raw), "lost", reason, ""), 0.0)
             link_life.put_down(self._folder)
 
 
