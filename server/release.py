@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def write_model(folder: Path, state: State, card: ModelCard, *, log: AuditLog) -
             described.unlink(missing_ok=True)
         write_bytes(weights, data, durable=True)
         try:
-            write_json(described, {"version": 1, **asdict(card), "weights_sha256": digest})
+            write_json(described, {"version": 1, **asdict(card), "weights_sha256": digest}, durable=True)
         except OutputError:
             weights.unlink(missing_ok=True)
             raise
@@ -86,6 +87,11 @@ def ended_well(folder: Path, *, run: str, charter: str) -> bool:
         charter: SHA-256 of the charter.
     """
     return _says(folder / HISTORY, run=run, charter=charter, outcome="ok")
+
+
+def anything_is_left(folder: Path) -> bool:
+    """Whether ``folder`` holds any of what a run writes when it ends, whole or not."""
+    return any(os.path.lexists(folder / name) for name in (HISTORY, WEIGHTS, CARD))
 
 
 def model_is_whole(folder: Path, *, run: str, charter: str) -> bool:
