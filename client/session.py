@@ -60,11 +60,13 @@ class Session:
         node: The node.
         log: The audit log; other commands may write it too.
         charter: The pinned charter; read again for every request, since the hospital may pin another one.
+        run: The run that the link has checked and whose requests it hands over now; empty where there is no link.
     """
 
     node: Node
     log: AuditLog
     charter: Charter
+    run: str = ""
     _pinned: bytes = b""
     _lock: IO[bytes] | None = None
 
@@ -108,9 +110,19 @@ class Session:
             header = request.header
             received: dict[str, Scalar] = {"bytes": record_bytes(content), "model": header.model}
             self.log.append(self.entry(Action.MESSAGE_IN, Outcome.OK, header, received))
+            self._require_run(header)
             return act(request)
         except Exception as error:  # noqa: BLE001  # the boundary of the process: a request must not end the node
             return self._refuse(error, header)
+
+    def _require_run(self, header: Header) -> None:
+        """Refuse a request of another run than the one that the link has checked: charges and records are kept by it.
+
+        Raises:
+            ProtocolError: It is one.
+        """
+        if self.run and header.run != self.run:
+            raise ProtocolError("the request names another run than the one that it came in")
 
     def _follow(self) -> None:
         """Take the pinned charter as it is now; reading the file again is cheap, understanding it is not.

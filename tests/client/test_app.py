@@ -49,13 +49,12 @@ def header(rules: Charter = RULES, **changes: Any) -> Header:
     return replace(Header(rules.id, rules.sha256, "run-1", 1, 1, "toy", LAYOUT.digest(MODEL)), **changes)
 
 
-def send(folder: Path | str, content: RecordDict, kind: str = "train") -> RecordDict:
+def send(folder: Path | str, content: RecordDict, kind: str = "train", run: str = "") -> RecordDict:
     set_identity()
     message = Message(content, dst_node_id=5, message_type=kind)
     message.metadata.__dict__["_message_id"] = "message-1"
-    context = Context(
-        1, 5, {"node-dir": str(folder), "site": "H1"}, state=RecordDict(), run_config={"node-dir": "/evil"}
-    )
+    config: dict[str, Any] = {"node-dir": "/evil"} | ({"run": run} if run else {})
+    context = Context(1, 5, {"node-dir": str(folder), "site": "H1"}, state=RecordDict(), run_config=config)
     reply = app(message, context)
     assert reply.metadata.reply_to_message_id == "message-1"
     return reply.content
@@ -71,6 +70,15 @@ def refused(content: RecordDict) -> Refusal:
 
 def acts(folder: Path) -> list[tuple[str, str]]:
     return [(row["action"], row["outcome"]) for row in toy.log_rows(folder)]
+
+
+def test_a_request_of_another_run_than_the_one_that_the_link_checked_is_refused(node: Path) -> None:
+    asked = TrainRequest(header(), LAYOUT.sha256, MODEL).to_record()
+    refusal = refused(send(node, asked, run="run-2"))
+    assert (refusal.code, "names another run" in refusal.reason) == ("protocol", True)
+    assert acts(node) == [("message.in", "ok"), ("refusal", "refused"), ("message.out", "started")]
+    assert kind_of(send(node, asked, run="run-1")) == TrainReply.kind
+    assert kind_of(send(node, asked)) == TrainReply.kind, "a simulation has no link"
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
