@@ -6,10 +6,10 @@ What is done with patients' images is in :mod:`client.rounds`; nothing here need
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol, Self, TypeVar
+from typing import IO, Final, Protocol, Self, TypeVar
 
 from flwr.app import RecordDict
 
@@ -37,6 +37,13 @@ _CODES: tuple[tuple[type[FedwardError], RefusalCode], ...] = (
     (ProtocolError, "protocol"),
     (RecordError, "record"),
 )
+
+
+_UNSAID: Final[Mapping[RefusalCode, str]] = {
+    "budget": "this hospital's privacy ledger does not pay for this round",
+    "record": "this hospital cannot keep its record of it",
+}
+"""What is said of errors whose own words are for the hospital alone."""
 
 
 class Request(Protocol):
@@ -139,7 +146,7 @@ class Session:
         code: RefusalCode = next((code for kind, code in _CODES if isinstance(error, kind)), "error")
         speaks = isinstance(error, PolicyError | ProtocolError)
         local = speaks and self._names_a_file(str(error))
-        reason = str(error.args[0]) if speaks and not local else type(error).__name__
+        reason = str(error.args[0]) if speaks and not local else _UNSAID.get(code, type(error).__name__)
         refusal = Refusal(self.node.site, code, "".join(c for c in reason if c.isprintable())[:300], header)
         detail: dict[str, Scalar] = {"code": code, "reason": refusal.reason}
         if local or isinstance(error, BudgetError | RecordError | UsageError):

@@ -19,7 +19,16 @@ from server.checkpoint import CHECKPOINT, Checkpoint
 from server.exchange import Exchange
 from server.history import HISTORY
 from server.journal import remove_folder
-from server.release import CARD, WEIGHTS, ModelCard, anything_is_left, ended_well, model_is_whole, write_model
+from server.release import (
+    CARD,
+    WEIGHTS,
+    ModelCard,
+    anything_is_left,
+    ended_well,
+    model_is_whole,
+    never_began,
+    write_model,
+)
 from server.strategy import FederatedTraining, OnRound, Result
 from shared.charter import Charter
 from shared.errors import CharterError, FedwardError, ProtocolError, RecordError, UsageError
@@ -145,7 +154,7 @@ def _is_done(settings: Settings, charter: Charter) -> bool:
     if ended_well(out, **about) and model_is_whole(out, **about):
         remove_folder(out / CHECKPOINT)
         return True
-    if (out / CHECKPOINT).exists() or not anything_is_left(out):
+    if (out / CHECKPOINT).exists() or not anything_is_left(out) or never_began(out, **about):
         return False
     raise RecordError(
         f"there is no checkpoint of the run in {out}, and its history or its model is missing or damaged",

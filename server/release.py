@@ -89,6 +89,11 @@ def ended_well(folder: Path, *, run: str, charter: str) -> bool:
     return _says(folder / HISTORY, run=run, charter=charter, outcome="ok")
 
 
+def never_began(folder: Path, *, run: str, charter: str) -> bool:
+    """Whether the history in ``folder`` says that this run ended before anybody was asked for anything."""
+    return _says(folder / HISTORY, run=run, charter=charter, outcome="failed", rounds=[], failed=None)
+
+
 def anything_is_left(folder: Path) -> bool:
     """Whether ``folder`` holds any of what a run writes when it ends, whole or not."""
     return any(os.path.lexists(folder / name) for name in (HISTORY, WEIGHTS, CARD))
@@ -103,7 +108,7 @@ def model_is_whole(folder: Path, *, run: str, charter: str) -> bool:
     return _says(folder / CARD, run=run, charter=charter, weights_sha256=digest)
 
 
-def _says(path: Path, **wanted: str) -> bool:
+def _says(path: Path, **wanted: object) -> bool:
     try:
         found = json.loads(path.read_bytes())
         return all(found[name] == value for name, value in wanted.items())

@@ -218,7 +218,7 @@ def test_a_real_hospital_charges_its_one_ledger_with_the_number_of_patients_that
 def test_what_the_budget_does_not_cover_is_refused_and_told_to_nobody_but_the_hospital(real: Path) -> None:
     set_budget(real, 0.5)
     refusal = refused(train(real, header(PRIVATE)))
-    assert (refusal.code, refusal.reason) == ("budget", "BudgetError")
+    assert (refusal.code, refusal.reason) == ("budget", "this hospital's privacy ledger does not pay for this round")
     here = next(row["detail"]["here"] for row in toy.log_rows(real) if row["action"] == "refusal")
     assert "above the budget of 0.5 at delta 1e-05; 0.000 is spent" in here
     assert acts(real)[-5:] == [
@@ -254,7 +254,7 @@ def test_a_ledger_that_lacks_what_the_audit_log_knows_stops_all_training(real: P
         if fresh:
             close_sessions()  # another process has only the log on disk to know it from
         refusal = refused(train(real, header(PRIVATE, round=3)))
-        assert (refusal.code, refusal.reason) == ("record", "RecordError")
+        assert (refusal.code, refusal.reason) == ("record", "this hospital cannot keep its record of it")
     assert "lacks line 4" in toy.log_rows(real)[-2]["detail"]["here"]
     close_sessions()
     with pytest.raises(RecordError, match="lacks line 4"):
@@ -389,7 +389,7 @@ def test_a_hospital_that_cannot_record_does_nothing(node: Path, monkeypatch: pyt
     train(node, header(round=4))  # opens the session
     monkeypatch.setattr("compliance.log.os.fsync", _full_disk)
     refusal = refused(train(node))
-    assert (refusal.code, refusal.reason) == ("record", "RecordError")
+    assert (refusal.code, refusal.reason) == ("record", "this hospital cannot keep its record of it")
     assert not trained
 
 
