@@ -170,8 +170,10 @@ class Executor:
 
     def _end(self, run: RunFolder, outcome: Ending, error: str, status: int) -> None:
         hint = f"'fedward server resume {self._coordinator.folder} {run.name}' goes on with it"
-        with self._patiently():
+        try:
             run.end(Outcome.now(outcome, error, hint, exit_code=status))
+        except FedwardError as failure:  # a full disk; the run stays without an end, and can be resumed
+            self._say(str(failure))
 
     def _finish(self, number: int) -> None:
         """Have the SuperLink forget the run's messages; it may be away just now."""

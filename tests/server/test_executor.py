@@ -245,3 +245,14 @@ def test_each_new_trouble_is_said_once(tmp_path: Path) -> None:
 def test_the_name_of_a_run_is_no_path(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="no name of a run"):
         RunFolder.open(Desk.make(tmp_path).coordinator, name)
+
+
+def test_an_end_that_cannot_be_written_is_said_and_is_no_trouble_with_the_superlink(founded: Founded) -> None:
+    said: list[str] = []
+    run = RunFolder.create(founded.desk.coordinator, founded.charter, b"", name="r")
+    (run.path / "result.json").mkdir()
+    with Line(founded.desk.coordinator) as line:
+        executor = Executor(founded.desk.coordinator, line, say=said.append)
+        with executor._patiently():
+            executor._end(run, "failed", "it was killed", 1)
+    assert ["cannot write" in one for one in said] == [True]
