@@ -120,7 +120,7 @@ class Coordinator:
 
     @property
     def secret_path(self) -> Path:
-        """The secret of the loopback listener."""
+        """The secret of the inner listener."""
         return self.folder / "keys" / "link.secret"
 
     @property
@@ -144,13 +144,13 @@ class Coordinator:
         return self.superlink_folder / "state.db"
 
     @property
-    def inner_address_path(self) -> Path:
-        """``127.0.0.1:PORT`` of the SuperLink's inner listener, written anew at each start."""
-        return self.superlink_folder / "address"
+    def inner_path(self) -> Path:
+        """The Unix socket of the SuperLink's inner listener, made anew at each start (:mod:`server.within`)."""
+        return self.superlink_folder / "inner.sock"
 
     @property
     def executor_path(self) -> Path:
-        """Is there while the executor takes runs: what an earlier one left has been ended."""
+        """Locked while the executor takes runs: what an earlier one left has been ended."""
         return self.superlink_folder / "executor"
 
     @property
@@ -186,7 +186,7 @@ class Coordinator:
         }
 
     def secret(self) -> str:
-        """The secret of the loopback listener, 64 hexadecimal digits.
+        """The secret of the inner listener, 64 hexadecimal digits.
 
         Raises:
             UsageError: It is missing or damaged.

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from server.coordinator import Coordinator
 from server.flower_line import Claim, Line
@@ -22,7 +22,7 @@ from server.members import Members, pem_of
 from server.runs import INTERRUPTED, Ending, Outcome, RunFolder
 from shared.console import complain
 from shared.errors import FedwardError, ProtocolError, UsageError
-from shared.files import write_bytes
+from shared.files import held, locked
 from shared.leash import leashed
 from shared.processes import interrupt_held_back
 
@@ -45,7 +45,8 @@ class Executor:
         self._members = Members(coordinator)
         self._registered: dict[str, bytes] = {}
         self._stop = threading.Event()
-        self._answers = True
+        self._trouble = ""
+        self._settled = False
 
     def stop(self) -> None:
         """Have :meth:`run` end the run that is under way and return; from a signal handler."""
@@ -53,48 +54,65 @@ class Executor:
 
     def run(self) -> None:
         """Carry out runs until :meth:`stop`; a SuperLink that is away is waited for."""
-        settled = False
-        self._coordinator.executor_path.unlink(missing_ok=True)
-        while not self._stop.is_set():
-            with self._patiently():
-                self._register()
-                settled = settled or self._settle()
-                if settled and (claim := self._line.acquire()):
-                    self._carry_out(claim)
-            self._stop.wait(POLL)
+        with contextlib.ExitStack() as taking:
+            while not self._stop.is_set():
+                with self._patiently():
+                    self._register()
+                    if not self._settled:
+                        self._settle()
+                        taking.enter_context(self._lock())
+                        self._settled = True
+                    if claim := self._line.acquire():
+                        self._carry_out(claim)
+                self._stop.wait(POLL)
+
+    def _lock(self) -> IO[bytes]:
+        """The lock by which others know that runs are taken; it ends with this process, however that ends."""
+        path = self._coordinator.executor_path
+        return locked(path, "another process carries out runs here", error=ProtocolError, patience=1.0)
 
     @contextlib.contextmanager
     def _patiently(self) -> Iterator[None]:
-        """What the SuperLink does not answer is asked again in the next turn; it is said once."""
+        """What does not work is tried again in the next turn; each trouble is said once."""
         try:
             yield
         except FedwardError as error:
-            if self._answers:
+            if self._trouble != str(error):
                 self._say(str(error))
-            self._answers = False
+            self._trouble = str(error)
         else:
-            if not self._answers:
-                self._say("the SuperLink answers again")
-            self._answers = True
+            if self._trouble:
+                self._say("it works again")
+            self._trouble = ""
 
-    def _settle(self) -> bool:
+    def _settle(self) -> None:
         """End what an earlier executor left: its processes ended with it, and nobody goes on with it by himself."""
+        if held(self._coordinator.executor_path):
+            raise ProtocolError("another process carries out runs here", hint="wait for its end")
         under_way = [one for one in self._line.runs() if one.status in {"starting", "running"}]
         for one in under_way:
             self._line.stop(one.number)
         waiting = {one.name for one in self._line.runs() if one.status == "pending"}
-        for run in RunFolder.all(self._coordinator):
-            if run.outcome() is None and run.number is not None and run.name not in waiting:
+        for run in RunFolder.all(self._coordinator, skipped=lambda error: self._say(f"left alone: {error}")):
+            if run.number is None or run.name in waiting:
+                continue
+            try:
+                ended = run.outcome() is not None
+            except UsageError as error:
+                self._say(f"left alone: {error}")
+                continue
+            if not ended:
                 self._end(run, "interrupted", "the coordinator was stopped while it ran", INTERRUPTED)
         self._sweep()
-        write_bytes(self._coordinator.executor_path, str(os.getpid()).encode(), mode=0o600)
-        return True
 
     def _register(self) -> None:
-        """Have the SuperLink know the nodes of all members, also of those that were approved just now."""
+        """Have the SuperLink know the nodes of all members, also of those that were approved just now.
+
+        A node that it refuses is said, and keeps nobody else out.
+        """
         keys = {site: pem_of(key) for key, site in self._members().items()}
         if keys != self._registered:
-            self._line.register(keys)
+            self._line.register(keys, refused=lambda site, error: self._say(f"{site} is not registered: {error}"))
             self._registered = keys
 
     def _carry_out(self, claim: Claim) -> None:
@@ -111,12 +129,14 @@ class Executor:
             process = self._start(run, claim, log.fileno())
         self._say(f"{run.name} begins, process {process.pid}")
         self._wait(run, process)
-        if run.outcome() is None:
-            how = f"ended with status {process.returncode}" if process.returncode >= 0 else "was killed"
-            self._end(run, "failed", f"the process of the run {how}; {run.log_path} has what it said", 1)
-        outcome = run.outcome()
-        self._say(f"{run.name} ended: {outcome.outcome if outcome else 'unknown'}")
-        self._finish(claim.number)
+        try:
+            if run.outcome() is None:
+                how = f"ended with status {process.returncode}" if process.returncode >= 0 else "was killed"
+                self._end(run, "failed", f"the process of the run {how}; {run.log_path} has what it said", 1)
+            outcome = run.outcome()
+            self._say(f"{run.name} ended: {outcome.outcome if outcome else 'unknown'}")
+        finally:
+            self._finish(claim.number)
 
     def _start(self, run: RunFolder, claim: Claim, log: int) -> "subprocess.Popen[bytes]":
         arguments = [sys.executable, "-P", "-m", "server.flower_run", str(self._coordinator.folder), run.name]
@@ -150,8 +170,10 @@ class Executor:
 
     def _end(self, run: RunFolder, outcome: Ending, error: str, status: int) -> None:
         hint = f"'fedward server resume {self._coordinator.folder} {run.name}' goes on with it"
-        with self._patiently():
+        try:
             run.end(Outcome.now(outcome, error, hint, exit_code=status))
+        except FedwardError as failure:  # a full disk; the run stays without an end, and can be resumed
+            self._say(str(failure))
 
     def _finish(self, number: int) -> None:
         """Have the SuperLink forget the run's messages; it may be away just now."""

@@ -1,13 +1,12 @@
 """The coordinator's own line to its SuperLink: Flower's clients for the inner listener, with the secret.
 
-The address is read anew for every attempt, so that what runs goes on when the SuperLink was restarted on another port.
+The socket is looked for anew by every connection, so that what runs goes on when the SuperLink was restarted.
 """
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -44,11 +43,11 @@ from flwr.superlink.grid import HttpGrid
 
 from server.coordinator import Coordinator
 from server.gate import SECRET_HEADER
+from server.within import NOWHERE, transport
 from shared.errors import ProtocolError
 
 _SECONDS: Final = 30.0
 _FAREWELL: Final = 5.0  # seconds to tell the SuperLink how a run ended; else the executor does
-_NOWHERE: Final = "http://127.0.0.1:1"  # replaced for each request
 _EXECUTOR: Final = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 
 Client = TypeVar("Client", bound=ProtobufClient)
@@ -62,7 +61,7 @@ class Node:
         number: Its id.
         name: The name under which it was registered: that of the site.
         key: Its public key, PEM.
-        online: Whether it was heard of within the last minute.
+        online: Whether it was heard of within two of its heartbeats, which is 30 s.
         since: When it was last connected anew, ISO 8601; empty where it never was.
     """
 
@@ -103,37 +102,22 @@ class Claim:
     token: str
 
 
-class _Within:
-    """Sends a request to where the inner listener is now, with the secret."""
+class _Secret:
+    """Shows the secret of the inner listener with a request: the lock behind that of its folder."""
 
     def __init__(self, coordinator: Coordinator) -> None:
-        self._place, self._secret = coordinator.inner_address_path, coordinator.secret()
+        self._secret = coordinator.secret()
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
         """Complete the request."""
-        request = context.request
-        request.url = request.url.copy_with(netloc=address(self._place).encode())
-        request.headers["host"] = request.url.netloc.decode()
-        request.headers[SECRET_HEADER.decode()] = self._secret
+        context.request.headers[SECRET_HEADER.decode()] = self._secret
         return call_next(context)
 
 
-def address(place: Path) -> str:
-    """``127.0.0.1:PORT`` of the inner listener.
-
-    Raises:
-        httpx.ConnectError: It is not known, so nobody listens.
-    """
-    try:
-        return place.read_text(encoding="ascii")
-    except OSError as error:
-        raise httpx.ConnectError(f"{place}: {error.strerror}") from error
-
-
-def _direct(client: Client) -> Client:
-    """The client, past every proxy that the environment may name: it speaks to this machine."""
+def _led(client: Client, coordinator: Coordinator) -> Client:
+    """The client, led to the socket of the inner listener: no other end ever hears of the secret."""
     client.close()
-    client._client = httpx.Client(trust_env=False, timeout=_SECONDS)
+    client._client = httpx.Client(trust_env=False, timeout=_SECONDS, transport=transport(coordinator))
     return client
 
 
@@ -149,12 +133,12 @@ class Line:
     """
 
     def __init__(self, coordinator: Coordinator) -> None:
-        within, secret = _Within(coordinator), bytes.fromhex(coordinator.secret())
+        shown, secret = _Secret(coordinator), bytes.fromhex(coordinator.secret())
         version = RuntimeVersionHttpInterceptor(component_name="flwr-cli")
         executor = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=_EXECUTOR)
         self._folder = coordinator.folder
-        self._control = _direct(ControlHttpClient(_NOWHERE, interceptors=[version, within]))
-        self._runtime = _direct(RuntimeHttpClient(_NOWHERE, interceptors=[version, executor, within]))
+        self._control = _led(ControlHttpClient(NOWHERE, interceptors=[version, shown]), coordinator)
+        self._runtime = _led(RuntimeHttpClient(NOWHERE, interceptors=[version, executor, shown]), coordinator)
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -176,11 +160,18 @@ class Line:
         ]
         return tuple(sorted(nodes, key=lambda one: one.name))
 
-    def register(self, keys: Mapping[str, bytes]) -> None:
+    def register(
+        self, keys: Mapping[str, bytes], *, refused: Callable[[str, ProtocolError], None] | None = None
+    ) -> None:
         """Have each site's node known by its name and key (PEM), and no other under that name.
 
         Flower never takes a key again whose node was taken out. So nodes of sites that are not in ``keys`` stay: the
         gate does not let them in, and no run asks them.
+
+        Args:
+            keys: Each site's.
+            refused: Told of a site whose key the SuperLink knows under another name, and of that error; the others are
+                gone on with. Without it that error is raised.
 
         Raises:
             ProtocolError: The SuperLink does not answer, or knows a key under another name.
@@ -194,9 +185,12 @@ class Line:
                 try:
                     with self._told(f"the key of {site} is or was that of another node"):
                         self._control.RegisterNode(RegisterNodeRequest(public_key=key, name=site))
-                except ProtocolError:
-                    if not any(one.name == site and one.key == key for one in self.nodes()):
-                        raise  # and else another process was quicker
+                except ProtocolError as error:
+                    if any(one.name == site and one.key == key for one in self.nodes()):
+                        continue  # another process was quicker
+                    if refused is None:
+                        raise
+                    refused(site, error)
 
     def start(self, bundle: bytes, config: Mapping[str, str]) -> int:
         """Start a run with this app bundle and configuration; gives its id."""
@@ -263,16 +257,16 @@ class LinkGrid(HttpGrid):
 
     def __init__(self, coordinator: Coordinator, token: str) -> None:
         super().__init__(insecure=True, token=token)
-        self._within = _Within(coordinator)
+        self._coordinator, self._shown = coordinator, _Secret(coordinator)
 
     def _connect(self) -> None:
         interceptors: list[ProtobufClientInterceptor] = [
             RuntimeVersionHttpInterceptor(component_name="flwr-serverapp"),
             RuntimeTokenHttpInterceptor(token=self._token),
-            self._within,
+            self._shown,
         ]
-        client = RuntimeHttpClient(_NOWHERE, interceptors=interceptors, retry_invoker=self._retry_invoker)
-        self._client = _direct(client)
+        client = RuntimeHttpClient(NOWHERE, interceptors=interceptors, retry_invoker=self._retry_invoker)
+        self._client = _led(client, self._coordinator)
 
     @property
     def runtime(self) -> RuntimeHttpClient:

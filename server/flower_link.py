@@ -1,7 +1,7 @@
 """The one process in which Flower's SuperLink runs: its application behind an inner listener and the gate.
 
 ``python -m server.flower_link FOLDER HOST:PORT``, started and kept by ``fedward server start``. Nothing of Flower
-listens by itself: the inner listener is on loopback behind a secret, the gate asks for a member's certificate, and
+listens by itself: the inner listener is a Unix socket behind a secret, the gate asks for a member's certificate, and
 neither passes more than a list of paths. Besides what Flower checks, a node may only fetch, confirm and answer the
 messages that were sent to itself.
 """
@@ -36,9 +36,9 @@ from google.protobuf.message import DecodeError
 from server.coordinator import Coordinator
 from server.gate import FLEET, App, Gate, Inside, Inspect, Objection, PeerProtocol, RefusalLog, bound, server_context
 from server.members import Members
+from server.within import listening
 from shared.console import complain
 from shared.errors import FedwardError, UsageError
-from shared.files import write_bytes
 from shared.places import Address
 
 LOOPBACK: Final = "127.0.0.1"
@@ -46,7 +46,6 @@ TASK_LIFE: Final = 600  # seconds for which a run outlives the SuperLink that it
 _OVER: Final = int(ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED)
 _KEEP_ALIVE: Final = 75  # seconds; nodes ask every few
 _LINGER: Final = 3  # seconds that requests under way have at the end
-_LOGGERS: Final = ("flwr", "uvicorn", "asyncio", "alembic", "fedward.members")
 _LOG_BYTES: Final = 5 * 2**20
 _LOG_FILES: Final = 3
 
@@ -149,11 +148,7 @@ async def serve(coordinator: Coordinator, outer: socket.socket, tls: ssl.SSLCont
     app, state = superlink(coordinator)
     gate = Gate(app, members=Members(coordinator), inspect=inspector(state), refused=refused)
     inside = Inside(app, secret=coordinator.secret(), refused=refused)
-    inner = bound(LOOPBACK, 0)
-    write_bytes(
-        coordinator.inner_address_path, "{}:{}".format(*inner.getsockname()[:2]).encode(), mode=0o600, durable=True
-    )
-
+    inner = listening(coordinator)
     within = _Server(_config(inside, lifespan="on"))
     without = _Server(_config(gate, http=PeerProtocol, ssl_context_factory=lambda *_: tls))
     loop = asyncio.get_running_loop()

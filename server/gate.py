@@ -231,7 +231,7 @@ class Gate:
 
 
 class Inside:
-    """The application as the coordinator's own processes see it: loopback, a shared secret, and what they need.
+    """The application as the coordinator's own processes see it: a socket, a shared secret, and what they need.
 
     Args:
         app: The whole application.

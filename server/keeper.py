@@ -12,15 +12,19 @@ from typing import IO, Any, Final
 
 from server.coordinator import PRIVATE, Coordinator
 from server.gate import HEALTH, SECRET_HEADER, bound
+from server.within import connected
+from shared.certificates import check_server, read
 from shared.console import say
-from shared.errors import FedwardError, UsageError
-from shared.files import locked, write_json
+from shared.errors import FedwardError, ProtocolError, UsageError
+from shared.files import held, locked, output_errors, private_folder, write_json
 from shared.health import serve
 from shared.places import Address
 from shared.supervisor import Child, Supervisor
 
 EVERYWHERE: Final = "0.0.0.0"  # noqa: S104  # the gate is there to be reached; it asks for a certificate
 _SECONDS: Final = 2.0
+_LOCK: Final = "lock"
+_GLANCE: Final = 1.0  # seconds in which who only looks at the lock has looked
 
 
 def keep(folder: Path, *, listen: str | None = None, health: int | None = None) -> int:
@@ -38,6 +42,7 @@ def keep(folder: Path, *, listen: str | None = None, health: int | None = None) 
         UsageError: A value is wrong, an address is in use, or the coordinator is running already.
         PolicyError: Others may read a key.
         OutputError: The folder cannot be written.
+        ProtocolError: The gate's certificate is none that hospitals take.
     """
     os.umask(0o077)
     coordinator = Coordinator.open(folder)
@@ -47,15 +52,33 @@ def keep(folder: Path, *, listen: str | None = None, health: int | None = None) 
         address = Address.parse(place)
     except ValueError as error:
         raise UsageError(f"--listen {place}: {error}", hint="for example 0.0.0.0:8443") from error
+    private_folder(coordinator.superlink_folder)
+    _check_gate(coordinator)
     with alone(coordinator), contextlib.ExitStack() as stack:
         bound(address.host, address.port).close()  # said now, and not by a part that is started again and again
-        for path in (coordinator.inner_address_path, coordinator.executor_path):
-            path.unlink(missing_ok=True)
+        stack.callback(_clear, coordinator)
         supervisor = Supervisor(children(coordinator, place), say=say)
         if health is not None:
             stack.enter_context(serve(health, lambda: serving(coordinator)))
         with _told(coordinator, place, lambda: supervisor.pids):
             return supervisor.run()
+
+
+def _check_gate(coordinator: Coordinator) -> None:
+    """Refuse to stand behind a certificate that turns every hospital away."""
+    (gate,), (authority,) = read(coordinator.gate_path, count=1), read(coordinator.authority_path, count=1)
+    try:
+        check_server(gate, authority, Address.parse(coordinator.address).host)
+    except ProtocolError as error:
+        again = f"fedward server init {coordinator.folder} --address {coordinator.address}"
+        raise ProtocolError(error.message, hint=f"check this machine's clock; renew it with '{again}'") from error
+
+
+def _clear(coordinator: Coordinator) -> None:
+    """Take away what the parts left where others find them; what one that was killed leaves says nothing."""
+    for path in (coordinator.inner_path, coordinator.executor_path):
+        with output_errors(path):
+            path.unlink(missing_ok=True)
 
 
 def children(coordinator: Coordinator, listen: str) -> list[Child]:
@@ -76,33 +99,30 @@ def alone(coordinator: Coordinator) -> IO[bytes]:
         OutputError: The folder cannot be written.
     """
     return locked(
-        coordinator.superlink_folder / "lock",
+        coordinator.superlink_folder / _LOCK,
         f"the coordinator in {coordinator.folder} is running already",
         hint="see 'fedward server status'",
         error=UsageError,
+        patience=_GLANCE,
     )
 
 
 def running(coordinator: Coordinator) -> bool:
     """Whether somebody keeps this coordinator running just now."""
-    try:
-        with alone(coordinator):
-            return False
-    except UsageError:
-        return True
+    return held(coordinator.superlink_folder / _LOCK)
 
 
 def serving(coordinator: Coordinator) -> bool:
     """Whether its SuperLink answers within two seconds, and its executor takes runs."""
-    if not coordinator.executor_path.exists():
-        return False
     try:
-        place = Address.parse(coordinator.inner_address_path.read_text(encoding="ascii"))
-        line = http.client.HTTPConnection(place.host, place.port, timeout=_SECONDS)
+        if not held(coordinator.executor_path):
+            return False
+        line = http.client.HTTPConnection("superlink")
         with contextlib.closing(line):
+            line.sock = connected(coordinator, _SECONDS)
             line.request("GET", HEALTH.decode(), headers={SECRET_HEADER.decode(): coordinator.secret()})
             return line.getresponse().status == http.client.OK
-    except (OSError, ValueError, http.client.HTTPException, FedwardError):
+    except (OSError, http.client.HTTPException, FedwardError):
         return False
 
 

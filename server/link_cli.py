@@ -37,7 +37,8 @@ def start(
         typer.Option(metavar="IP:PORT", help="Where the gate listens. Default: the port of the address, everywhere."),
     ] = None,
     health: Annotated[
-        int | None, typer.Option(metavar="PORT", help="Answer questions about its health there, on 127.0.0.1.")
+        int | None,
+        typer.Option(min=1, max=65535, metavar="PORT", help="Answer questions about its health there, on 127.0.0.1."),
     ] = None,
 ) -> None:
     """Run the coordinator in the foreground until SIGTERM or Ctrl-C: the link to the hospitals, and what carries out
@@ -47,7 +48,7 @@ def start(
     running; a run that was under way when the coordinator ended is not gone on with until 'fedward server resume'.
 
     Exit status 0: it was asked to end. 2: a value is wrong, or the address is in use. 5: DIR cannot be written. 6:
-    others may read a key.
+    others may read a key, or enter the folder of the SuperLink. 8: the gate's certificate is none that hospitals take.
     """
     from server.keeper import keep
 
@@ -72,8 +73,8 @@ def run(
     The coordinator must be running ('fedward server start'). The run's folder is DIR/runs/NAME.
 
     Exit status 0: trained. 2: a value is wrong. 5: DIR cannot be written. 6: the charter is not one for this
-    coordinator, or has members that it has not approved. 7: a hospital's budget. 8: too few hospitals answered in time,
-    or the coordinator is not running. 9: the record failed. 130: it was stopped.
+    coordinator, or has members that it has not approved. 8: too few hospitals answered in time, also where it was a
+    privacy budget that kept them from it, or the coordinator is not running. 9: the record failed. 130: it was stopped.
     """
     from server.coordinator import Coordinator
     from server.flower_line import Line
@@ -165,7 +166,8 @@ def status(folder: Folder, *, json: Annotated[bool, typer.Option("--json", help=
         with Line(coordinator) as line:
             nodes, there = line.nodes(), line.runs()
     known = {one.number: one for one in there}
-    runs = [state(coordinator, one, known.get(one.number or 0)) for one in RunFolder.all(coordinator)]
+    found = RunFolder.all(coordinator, skipped=lambda error: complain(error.message, error.hint))
+    runs = [state(coordinator, one, known.get(one.number or 0)) for one in found]
     online = {one.name: one.online for one in nodes}
     members = [{"site": one.site, "connected": online.get(one.site, False)} for one in coordinator.members()]
     if json:
@@ -187,7 +189,7 @@ def status(folder: Folder, *, json: Annotated[bool, typer.Option("--json", help=
         say(f"{one.name}: {one.state}{where}" + "".join(f"; {text}" for text in (one.error, one.hint) if text))
 
 
-def health(port: Annotated[int, typer.Argument(help="What --health was given.")]) -> None:
+def health(port: Annotated[int, typer.Argument(min=1, max=65535, help="What --health was given.")]) -> None:
     """Ask the coordinator on this machine whether it serves.
 
     Exit status 0: it does. 8: it does not, or nobody answers.

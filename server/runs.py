@@ -6,8 +6,10 @@ task.
 """
 
 import json
+import os
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,9 +125,19 @@ class RunFolder:
         return cls(path, form.federation, form.charter, form.tasks, form.begun, form.attempt, form.number)
 
     @classmethod
-    def all(cls, coordinator: Coordinator) -> tuple["RunFolder", ...]:
-        """Every run, the oldest first."""
-        found = [cls.open(coordinator, path.parent.name) for path in coordinator.runs_folder.glob("*/run.json")]
+    def all(cls, coordinator: Coordinator, *, skipped: Callable[[UsageError], None]) -> tuple["RunFolder", ...]:
+        """Every run, the oldest first.
+
+        Args:
+            coordinator: Whose.
+            skipped: Told of each run whose description is damaged; it is left out.
+        """
+        found = []
+        for path in sorted(coordinator.runs_folder.glob("*/run.json")):
+            try:
+                found.append(cls.open(coordinator, path.parent.name))
+            except UsageError as error:
+                skipped(error)
         return tuple(sorted(found, key=lambda one: (one.begun, one.name)))
 
     @property
@@ -172,7 +184,9 @@ class RunFolder:
             OutputError: It cannot be written.
         """
         write_json(
-            self.path / "result.json", {"version": VERSION, **asdict(outcome), "ended": outcome.ended.isoformat()}
+            self.path / "result.json",
+            {"version": VERSION, **asdict(outcome), "ended": outcome.ended.isoformat()},
+            durable=True,
         )
 
     def again(self) -> "RunFolder":
@@ -214,16 +228,19 @@ class RunFolder:
             OutputError: It cannot be written.
         """
         line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **facts})
-        with output_errors(self.path), (self.path / "progress.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+        with output_errors(self.path), (self.path / "progress.jsonl").open("a+b") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - 1))
+            torn = stream.read(1) not in {b"", b"\n"}
+            stream.write((b"\n" if torn else b"") + line.encode() + b"\n")
 
     def progress(self) -> list[dict[str, Any]]:
-        """Every whole line of the progress."""
+        """Every whole line of the progress; one that was cut off when the power failed is left out."""
         try:
-            text = (self.path / "progress.jsonl").read_text(encoding="utf-8")
+            lines = (self.path / "progress.jsonl").read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [one for one in map(_parsed, lines) if "task" in one]
 
     def _write(self) -> None:
         write_json(
@@ -237,7 +254,17 @@ class RunFolder:
                 "attempt": self.attempt,
                 "number": self.number,
             },
+            durable=True,
         )
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """A line of progress; nothing where it is none."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def checked(name: str) -> str:

@@ -16,6 +16,7 @@ from shared.errors import CharterError, PolicyError, ProtocolError, UsageError
 
 START: Final = 60.0  # seconds for a coordinator that starts to answer
 _LOOK: Final = 0.2
+_AGAIN: Final = "restore it from a copy"
 
 
 def check(coordinator: Coordinator, charter: Charter) -> None:
@@ -117,9 +118,12 @@ def unfinished(coordinator: Coordinator, name: str | None) -> RunFolder:
     """The run to resume: that of the name, or the last one where it has not ended well.
 
     Raises:
-        UsageError: There is none, or it has ended well.
+        UsageError: There is none, it has ended well, or a damaged one may be the last.
     """
-    found = RunFolder.all(coordinator) if name is None else (RunFolder.open(coordinator, name),)
+    damaged: list[UsageError] = []
+    found = RunFolder.all(coordinator, skipped=damaged.append) if name is None else (RunFolder.open(coordinator, name),)
+    if damaged:
+        raise UsageError(damaged[0].message, hint=f"{_AGAIN}, or say which run to resume")
     if not found:
         raise UsageError(f"{coordinator.folder} has no runs", hint="begin one with 'fedward server run'")
     ending = found[-1].outcome()
@@ -174,7 +178,7 @@ class State:
 
     Attributes:
         name: Its name.
-        state: ``waiting``, ``running``, ``unfinished``, or how it ended.
+        state: ``waiting``, ``running``, ``unfinished``, how it ended, or ``damaged`` where that cannot be read.
         begun: When it was asked for.
         task: The task that is under way, or was the last.
         round: Its last finished round; 0 where there is none.
@@ -201,7 +205,12 @@ def state(coordinator: Coordinator, run: RunFolder, there: FlowerRun | None) -> 
         run: Its folder.
         there: What the SuperLink knows of it; None where it knows nothing, or does not answer.
     """
-    ending, error, word = run.outcome(), "", "unfinished"
+    last = latest(run.progress())
+    where = last.get("task", ""), last.get("round", 0), last.get("rounds", 0)
+    try:
+        ending, error, word = run.outcome(), "", "unfinished"
+    except UsageError as damage:
+        return State(run.name, "damaged", run.begun.isoformat(), *where, damage.message, damage.hint)
     resume = f"'fedward server resume {coordinator.folder} {run.name}' goes on with it"
     hint = resume if ending is None or ending.outcome != "ok" else ""
     if ending:
@@ -209,17 +218,7 @@ def state(coordinator: Coordinator, run: RunFolder, there: FlowerRun | None) -> 
         hint = ending.hint if not hint or resume in ending.hint else "; ".join(filter(None, (ending.hint, resume)))
     elif there and there.status != "finished":
         word, hint = "waiting" if there.status == "pending" else "running", ""
-    last = latest(run.progress())
-    return State(
-        run.name,
-        word,
-        run.begun.isoformat(),
-        last.get("task", ""),
-        last.get("round", 0),
-        last.get("rounds", 0),
-        error,
-        hint,
-    )
+    return State(run.name, word, run.begun.isoformat(), *where, error, hint)
 
 
 def latest(progress: list[dict[str, Any]]) -> dict[str, Any]:

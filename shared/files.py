@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -15,6 +16,7 @@ import rfc8785
 from shared.errors import FedwardError, OutputError, RecordError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_LOOK = 0.05  # seconds between two looks at a lock
 
 
 @contextlib.contextmanager
@@ -91,6 +93,7 @@ def locked(
     *,
     hint: str = "wait for it, or stop it, and try again",
     error: type[FedwardError] = RecordError,
+    patience: float = 0.0,
 ) -> IO[bytes]:
     """The lock at ``path``, taken; to close it gives it back, and so does the end of the process.
 
@@ -99,6 +102,7 @@ def locked(
         otherwise: What it means when another process has it.
         hint: What to do then.
         error: What is raised then.
+        patience: Seconds for which another process may have it: :func:`held` has it for an instant.
 
     Raises:
         FedwardError: ``error``, since another process has it.
@@ -106,12 +110,40 @@ def locked(
     """
     with output_errors(path):
         stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", buffering=0)
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < end:
+                time.sleep(_LOOK)
+                continue
+            stream.close()
+            raise error(f"{otherwise}: it holds {path}", hint=hint) from None
+        return stream
+
+
+def held(path: Path) -> bool:
+    """Whether a process has the lock at ``path`` (see :func:`locked`); False where there is no such file.
+
+    Who looks has the lock for an instant, together with others that look.
+
+    Raises:
+        OutputError: The file cannot be read.
+    """
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror}", hint="ask as the user whose it is") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        stream.close()
-        raise error(f"{otherwise}: it holds {path}", hint=hint) from None
-    return stream
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = False) -> None:
@@ -122,7 +154,8 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = F
 
 def write_json(path: Path, value: object, *, mode: int = 0o644, durable: bool = False) -> None:
     """Write ``value`` as indented UTF-8 JSON for people, whole or not at all (see :func:`atomic_file`)."""
-    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode(), mode=mode, durable=durable)
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode(), mode=mode, durable=durable)
 
 
 def canonical_json(value: object) -> bytes:

@@ -26,6 +26,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from server.authority import admit, authority_of, establish
 from server.coordinator import Coordinator
+from server.within import NOWHERE, transport
 from shared.certificates import Authority, pem
 from shared.identity import Request
 from shared.link_keys import PrivateKey, make_key, public_der
@@ -109,10 +110,9 @@ class Desk:
         path.write_bytes(pem(certificate))
         return Credentials(site, key, self.safe / f"{name}.key", path)
 
-    @property
-    def inner(self) -> str:
-        """Where the inner listener is."""
-        return self.coordinator.inner_address_path.read_text(encoding="ascii")
+    def within(self, **headers: str) -> httpx.Client:
+        """A client of the inner listener; it shows no secret by itself."""
+        return httpx.Client(base_url=NOWHERE, transport=transport(self.coordinator), headers=headers, timeout=2)
 
     @property
     def secret(self) -> dict[str, str]:
@@ -120,7 +120,8 @@ class Desk:
 
     def healthy(self) -> bool:
         try:
-            answer = httpx.get(f"http://{self.inner}/health", headers=self.secret, trust_env=False, timeout=2)
+            with self.within(**self.secret) as client:
+                answer = client.get("/health")
         except (httpx.HTTPError, OSError):
             return False
         return answer.status_code == httpx.codes.OK

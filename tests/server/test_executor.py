@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 
 from server.executor import Executor
 from server.flower_line import Line
+from server.members import pem_of
 from server.runs import RunFolder
 from server.starting import launch, register
 from shared.bundle import bundle
-from shared.errors import UsageError
+from shared.errors import ProtocolError, UsageError
+from shared.files import held
 from tests.federation.hospitals import Founded, Hospitals
 from tests.federation.links import Desk, until
 
@@ -40,9 +43,8 @@ def executor(founded: Founded) -> Iterator["subprocess.Popen[bytes]"]:
 
 def start(founded: Founded) -> "subprocess.Popen[bytes]":
     arguments = [sys.executable, "-P", "-m", "server.executor", str(founded.folder)]
-    founded.desk.coordinator.executor_path.unlink(missing_ok=True)
     process = subprocess.Popen(arguments, env=founded.environment() | founded.desk.coordinator.environment())
-    until(founded.desk.coordinator.executor_path.exists, what="the executor takes no runs")
+    until(lambda: held(founded.desk.coordinator.executor_path), what="the executor takes no runs")
     return process
 
 
@@ -178,7 +180,79 @@ def test_a_run_that_nobody_asked_for_in_this_folder_is_ended(founded: Founded) -
     assert not (founded.folder / "x").exists()
 
 
+def test_a_damaged_run_is_named_and_keeps_nobody_from_training(founded: Founded) -> None:
+    text = founded.charter_path.read_bytes()
+    for name in ("a", "b", "c"):
+        RunFolder.create(founded.desk.coordinator, founded.charter, text, name=name).started(7)
+    (founded.folder / "runs" / "a" / "run.json").write_bytes(b"")
+    (founded.folder / "runs" / "b" / "result.json").write_bytes(b"")
+    said: list[str] = []
+    with Line(founded.desk.coordinator) as line:
+        executor = Executor(founded.desk.coordinator, line, say=said.append)
+        work = threading.Thread(target=executor.run)
+        work.start()
+        try:
+            until(lambda: held(founded.desk.coordinator.executor_path), 20, what=str(said))
+        finally:
+            executor.stop()
+            work.join(20)
+    assert [name for name in ("a/run.json", "b/result.json") if not any(name in one for one in said)] == []
+    outcome = RunFolder.open(founded.desk.coordinator, "c").outcome()
+    assert outcome is not None
+    assert outcome.outcome == "interrupted"
+    assert not held(founded.desk.coordinator.executor_path)
+
+
+def test_a_site_whose_key_is_anothers_keeps_no_other_site_out(founded: Founded) -> None:
+    keys = {one.site: pem_of(one.link_key) for one in founded.desk.coordinator.members()}
+    said: list[str] = []
+    with Line(founded.desk.coordinator) as line:
+        line.register({"another": keys["H1"]})
+        executor = Executor(founded.desk.coordinator, line, say=said.append)
+        for _ in range(2):
+            executor._register()
+        assert {one.name for one in line.nodes()} == {"another", "H2", "H3"}
+        with pytest.raises(ProtocolError, match="key of H1"):
+            line.register(keys)  # a run of which it is a member does not begin
+    assert ["H1 is not registered" in one for one in said] == [True]
+
+
+def test_an_executor_beside_another_ends_nothing_and_says_so(
+    founded: Founded, executor: "subprocess.Popen[bytes]"
+) -> None:
+    run = begin(founded)
+    child(executor.pid)
+    with Line(founded.desk.coordinator) as line:
+        with pytest.raises(ProtocolError, match="another process carries out runs"):
+            Executor(founded.desk.coordinator, line, say=lambda _: None)._settle()
+        assert [one.status for one in line.runs()] != ["finished"]
+    assert run.outcome() is None
+
+
+def test_each_new_trouble_is_said_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    coordinator = Desk.make(tmp_path).coordinator
+    with Line(coordinator) as line:
+        executor = Executor(coordinator, line, say=said.append)
+        for text in ("one", "one", "two", "two", "", "", "two"):
+            with executor._patiently():
+                if text:
+                    raise ProtocolError(text)
+    assert said == ["one", "two", "it works again", "two"]
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "-x\n", "x" * 65, "ü"])
 def test_the_name_of_a_run_is_no_path(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="no name of a run"):
         RunFolder.open(Desk.make(tmp_path).coordinator, name)
+
+
+def test_an_end_that_cannot_be_written_is_said_and_is_no_trouble_with_the_superlink(founded: Founded) -> None:
+    said: list[str] = []
+    run = RunFolder.create(founded.desk.coordinator, founded.charter, b"", name="r")
+    (run.path / "result.json").mkdir()
+    with Line(founded.desk.coordinator) as line:
+        executor = Executor(founded.desk.coordinator, line, say=said.append)
+        with executor._patiently():
+            executor._end(run, "failed", "it was killed", 1)
+    assert ["cannot write" in one for one in said] == [True]

@@ -158,14 +158,14 @@ def test_a_run_outlives_a_superlink_that_is_away_for_minutes(two: Two) -> None:
     assert TASK_LIFE - 120 < int(until_) - time.time() <= TASK_LIFE
 
 
-def test_only_two_ports_are_open_and_nobody_outside_is_asked(two: Two) -> None:
+def test_only_the_gates_port_is_open_and_nobody_outside_is_asked(two: Two) -> None:
     (pid,) = [int(one.name) for one in Path("/proc").iterdir() if one.name.isdigit() and _is_link(one, two.desk)]
     inodes = {str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir() if one.is_symlink()}
     table = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     table += [row.split() for row in Path("/proc/net/tcp6").read_text().splitlines()[1:]]
     own = [row for row in table if f"socket:[{row[9]}]" in inodes]
     listening = {int(row[1].rpartition(":")[2], 16) for row in own if row[3] == "0A"}
-    assert listening == {two.desk.port, int(two.desk.inner.rpartition(":")[2])}
+    assert listening == {two.desk.port}
     assert all(int(row[1].rpartition(":")[2], 16) in listening for row in own), "it has asked somebody"
 
 
@@ -180,7 +180,7 @@ def _is_link(process: Path, desk: Desk) -> bool:
 def test_what_is_on_the_disk_is_for_its_owner_and_names_no_secret(two: Two) -> None:
     folder = two.desk.coordinator.superlink_folder
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert {path.name for path in files} >= {"state.db", "address", "superlink.log", "gate.log"}
+    assert {path.name for path in files} >= {"state.db", "superlink.log", "gate.log"}
     assert [path for path in files if path.stat().st_mode & 0o077] == []
     text = "".join(path.read_text(errors="replace") for path in files if ".log" in path.name)
     token = two.job.grid._token
@@ -188,7 +188,7 @@ def test_what_is_on_the_disk_is_for_its_owner_and_names_no_secret(two: Two) -> N
 
 
 def test_only_a_few_of_flowers_requests_are_possible_within(two: Two) -> None:
-    with httpx.Client(base_url=f"http://{two.desk.inner}", headers=two.desk.secret, trust_env=False) as client:
+    with two.desk.within(**two.desk.secret) as client:
         for path in ("start-automation", "list-connectors", "create-federation", "add-app", "stream-logs"):
             assert client.post(f"/v1/control/{path}").status_code == 404
         for path in ("create-task", "get-connector", "push-logs"):
@@ -234,7 +234,7 @@ def test_a_superlink_that_is_killed_comes_back_with_its_nodes_and_its_run(tmp_pa
                 (sent,) = job.grid.push_messages([message(fleet.node_id, "before")])
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait()
-                process = desk.start()  # on another inner port
+                process = desk.start()
                 nodes = job.grid.get_nodes()  # waits until it is back
                 assert [one.name for one in nodes] == ["alpha"]
                 delivery = fleet.pull()
