@@ -23,6 +23,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from google.protobuf.message import DecodeError
 
 from client.link_trouble import GarbledError
+from shared.errors import ProtocolError
+from shared.wire import Refusal
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ def work_of(delivery: Delivery, contents: dict[str, bytes], context: Mapping[str
 def answer(work: list[bytes], app: ClientApp) -> list[bytes]:
     """What ``app`` answers to the message that :func:`work_of` wrote down, in a process that may end afterwards.
 
+    Behind it stands what the link tells people of it: the reason where it is a refusal, and else nothing.
+
     Raises:
         GarbledError: It is no message, or not the one that was announced.
         Exception: Whatever the app raises.
@@ -90,7 +94,16 @@ def answer(work: list[bytes], app: ClientApp) -> list[bytes]:
         raise GarbledError("a message that is not what was announced")
     message.metadata.__dict__["_message_id"] = facts["message"]  # an object cannot hold its own digest
     context = Context(run, node, facts["node_config"], state=RecordDict(), run_config=facts["run_config"])
-    return deflate(app(message, context))
+    reply = app(message, context)
+    return [*deflate(reply), _refused(reply).encode()]
+
+
+def _refused(reply: Message) -> str:
+    try:
+        refusal = Refusal.from_record(reply.content)
+    except (ProtocolError, ValueError):  # an answer, or an error of Flower's
+        return ""
+    return f"{refusal.code}: {refusal.reason}"
 
 
 def deflate(message: Message) -> list[bytes]:

@@ -268,7 +268,8 @@ class Link:
                 "node_config": {"node-dir": str(self._node.folder.absolute()), "site": self._node.site},
                 "run_config": dict(run.config),
             }
-            return self._worker.answer(work_of(delivery, contents, facts), wanted=self._wanted(delivery.run_id))
+            work = work_of(delivery, contents, facts)
+            return self._told(self._worker.answer(work, wanted=self._wanted(delivery.run_id)))
         except GarbledError as error:
             return self._failed(delivery, "protocol", f"the coordinator sent {error.message}", name)
         except WorkerError as error:
@@ -285,6 +286,14 @@ class Link:
             return self._failed(delivery, found.code, found.reason, run)
         self._state.add("refusals")
         return self._refusal(delivery, found.code, found.reason, run)
+
+    def _told(self, answered: list[bytes]) -> list[bytes]:
+        """The reply of what a child answered, whose refusals the hospital's own rooms have recorded."""
+        *reply, refused = answered
+        if refused:
+            self._state.add("refusals")
+            self._say(f"refused: {refused.decode()}")
+        return reply
 
     def _wanted(self, run_id: int) -> Callable[[], bool]:
         asked = time.monotonic()

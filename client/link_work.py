@@ -9,6 +9,8 @@ from typing import Final
 
 from client.flower_messages import answer
 from client.node import Node
+from shared.console import complain
+from shared.errors import PolicyError
 
 DEVICE: Final = "device"
 POLICY: Final = "policy"
@@ -45,5 +47,9 @@ def _device(node: Node) -> str:
 def _policy(node: Node) -> str:
     from client.policy import allows_run  # noqa: PLC0415  # as above
 
-    decision = allows_run(node, node.charter)
+    try:
+        decision = allows_run(node, node.charter)
+    except PolicyError as error:  # a file that cannot be read allows nothing
+        complain(error.message, error.hint)  # in the node's own log; the coordinator gets no word of the file
+        return "this hospital's policy cannot be read, so that nothing is allowed"
     return "" if decision.allowed else decision.reason

@@ -38,7 +38,7 @@ def pay(session: Session, header: Header, price: Callable[[int | None], Charge])
     if not node.virtual and read_book(node.ledger(), acknowledged, data_set=node.site).budget is None:
         raise PolicyError(
             "this hospital has set no privacy budget",
-            hint="set one first: fedward node budget set NODE --epsilon E --who NAME --why REASON",
+            hint="set one first: fedward node budget set NODE --epsilon E --patients N --who NAME --why R",
         )
     with Ledger(node.ledger(header.run), data_set=node.site, acknowledged=acknowledged) as ledger:
         charge = price(_constant(ledger, header))

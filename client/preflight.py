@@ -261,7 +261,7 @@ def _budget(look: Look) -> Answer:
     if now.budget is None:
         raise PolicyError(
             "this hospital has set no privacy budget",
-            hint="set one first: fedward node budget set NODE --epsilon E --who NAME --why REASON",
+            hint="set one first: fedward node budget set NODE --epsilon E --patients N --who NAME --why REASON",
         )
     found = forecast(now, look.charter)
     assert found is not None  # noqa: S101  # the charter asks for privacy

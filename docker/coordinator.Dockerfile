@@ -46,6 +46,6 @@ WORKDIR /state
 VOLUME ["/state"]
 EXPOSE 8443
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=10s --start-period=90s --retries=3 CMD ["fedward", "server", "health", "9095"]
+HEALTHCHECK --interval=30s --timeout=30s --start-period=90s --retries=3 CMD ["fedward", "server", "health", "9095"]
 ENTRYPOINT ["fedward"]
 CMD ["server", "start", "/state/coordinator", "--listen", "0.0.0.0:8443", "--health", "9095"]

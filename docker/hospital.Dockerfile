@@ -46,6 +46,6 @@ USER 10001:10001
 WORKDIR /state
 VOLUME ["/state"]
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=10s --start-period=90s --retries=3 CMD ["fedward", "node", "health", "9095"]
+HEALTHCHECK --interval=30s --timeout=30s --start-period=90s --retries=3 CMD ["fedward", "node", "health", "9095"]
 ENTRYPOINT ["fedward"]
 CMD ["node", "start", "/state/node", "--health", "9095"]

@@ -48,7 +48,12 @@ def build() -> typer.Typer:
 def main() -> None:
     """Run the command; an error becomes one line on standard error and a documented exit code."""
     _hush_libraries()
-    sys.exit(_run(build()))
+    try:
+        app = build()
+    except KeyboardInterrupt:  # while the rooms are imported, which takes seconds on a busy machine
+        complain("interrupted before anything was begun")
+        sys.exit(INTERRUPTED)
+    sys.exit(_run(app))
 
 
 def _hush_libraries() -> None:

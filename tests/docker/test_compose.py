@@ -124,5 +124,5 @@ def test_under_systemd_it_writes_its_state_alone_and_has_no_rights(name: str, gr
     command = shlex.split(service["ExecStart"])
     assert command[:3] == ["/opt/fedward/bin/fedward", group, "start"]
     assert command[3].startswith("/var/lib/fedward/")
-    assert service["RestartPreventExitStatus"].split() == ["2", "6"]
+    assert service["RestartPreventExitStatus"].split() == ["6"]
     assert os.sep not in service["StateDirectory"]
