@@ -1,8 +1,9 @@
 """The newest masked answers of this hospital, so that one that was lost on its way is sent again and not made again.
 
-A coordinator that was killed, or a link that broke, may lose an answer for which this hospital has trained, has paid
-and has used up its masks. The very same request then gets the very same bytes: no image is looked at, nothing is
-charged, no mask is used, and nobody learns what the first copy would not have told. Any other request is a new one.
+A coordinator or a link that was killed, or a line that broke, may lose an answer for which this hospital has trained,
+has paid and has used up its masks. The very same request then gets the very same bytes, if this hospital still allows
+it (its patients are counted in the index of the cohort): no image is looked at, nothing is charged, no mask is used,
+and nobody learns what the first copy would not have told. Any other request is a new one.
 
 One file for each kind of request, ``NODE/answers/train.bin`` and ``evaluate.bin`` (0600): the SHA-256 of the request,
 that of the upload, the upload. It is no record of anything: where it is missing, torn or cannot be written, an answer

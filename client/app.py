@@ -1,8 +1,8 @@
 """The Flower ClientApp of a hospital: thin handlers that hand a message to the node's session and its answer back.
 
 The node's folder comes from the node's own configuration (``node-dir``), never from a message. A handler always
-answers: with what was asked for, or with a :class:`shared.wire.Refusal`. Flower starts a process for every message and
-importing torch costs seconds, so only training and evaluation do.
+answers: with what was asked for, or with a :class:`shared.wire.Refusal`. Where the link has checked a run, a request
+that names another one is refused. Importing torch costs seconds, so only training and evaluation do.
 """
 
 from collections import OrderedDict
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NODE_DIR = "node-dir"
 SITE = "site"
+RUN = "run"
 _OPEN_NODES = 64
 
 app = ClientApp()
@@ -46,8 +47,8 @@ class _Open:
         return self._rounds
 
 
-# Nodes of this process by folder, least recently used first. Under Flower's SuperNode every message has a process of
-# its own and this holds one; on one machine it saves opening each node again for every message.
+# Nodes of this process by folder, least recently used first. At a hospital every message has a child of the worker to
+# itself and this holds one; in a simulation it saves opening each node again for every message.
 _open: OrderedDict[str, _Open] = OrderedDict()
 
 
@@ -80,7 +81,9 @@ def close_sessions() -> None:
 
 def _answer(message: Message, context: Context, act: Callable[[_Open], RecordDict]) -> Message:
     try:
-        content = act(_node(context))
+        node = _node(context)
+        node.session.run = str(context.run_config.get(RUN, ""))
+        content = act(node)
     except Exception as error:  # noqa: BLE001  # the boundary of the process: no node, no charter, or no record
         site = str(context.node_config.get(SITE, "unknown"))
         code: RefusalCode = "record" if isinstance(error, RecordError) else "error"

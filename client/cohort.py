@@ -10,7 +10,6 @@ Training reads the cached tensors and never DICOM; a patient is in training or h
 
 import hashlib
 import json
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
+from client.cohort_images import let_go, sweep
 from compliance.log import Action, AuditLog, Entry, Outcome
 from shared.errors import DataError
 from shared.files import write_bytes, write_json
@@ -39,9 +39,6 @@ HEADER_TAGS = [
     *("Modality", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"),
     *EFFORT.values(),
 ]
-
-KEPT = 86400.0
-"""Seconds that cached images are kept at least which the index no longer names."""
 
 Progress = Callable[[int, int], None]
 
@@ -162,7 +159,7 @@ def build_cohort(
         DataError: No study has a pair of series that can be used; the message says why.
     """
     known = _known(folder)
-    _sweep(folder, known)
+    sweep(folder, _files(known))
     with log.act(Entry(Action.COHORT_BUILD, Outcome.STARTED)) as detail:
         studies = _scan(released)
         kept: dict[str, list[StudyEntry]] = defaultdict(list)
@@ -184,6 +181,7 @@ def build_cohort(
         splits = _split(sorted(kept), {entry.key: entry.split for entry in known}, holdout)
         entries = tuple(PatientEntry(key, splits[key], tuple(kept[key])) for key in sorted(kept))
         cohort = Cohort(folder, entries, dict(left_out))
+        let_go(folder, _files(known) - _files(entries))
         write_json(folder / "index.json", _index(cohort))
         detail |= {
             "patients": len(entries),
@@ -217,12 +215,8 @@ def _known(folder: Path) -> tuple[PatientEntry, ...]:
     return Cohort.open(folder).entries if (folder / "index.json").exists() else ()
 
 
-def _sweep(folder: Path, known: Iterable[PatientEntry]) -> None:
-    """Delete cached images that no index has named for a day: a round that began by an earlier one is long over."""
-    named, before = {study.file for entry in known for study in entry.studies}, time.time() - KEPT
-    for path in (folder / "images").glob("*.safetensors"):
-        if path.name not in named and path.stat().st_mtime < before:
-            path.unlink(missing_ok=True)
+def _files(entries: Iterable[PatientEntry]) -> set[str]:
+    return {study.file for entry in entries for study in entry.studies}
 
 
 def _split(patients: Sequence[str], before: Mapping[str, Split], holdout: float) -> dict[str, Split]:

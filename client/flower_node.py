@@ -207,9 +207,14 @@ class Fleet:
 
         Raises:
             RunOverError: It has ended, or is not for this node.
+            GarbledError: It is no run, or its bundle is longer than any answer may be.
         """
         asked = GetRunRequest(node=self._node, run_id=run_id)
-        run = run_from_proto(self._ask(lambda: self._client.GetRun(asked)).run)
+        described = self._ask(lambda: self._client.GetRun(asked)).run
+        try:
+            run = run_from_proto(described)
+        except (TypeError, ValueError, KeyError) as error:  # such as a value of its configuration without a kind
+            raise GarbledError(f"a run that is none: {type(error).__name__}") from error
         request = GetFabRequest(node=self._node, hash_str=run.fab_hash, run_id=run_id)
         fab = self._ask(lambda: self._client.GetFab(request)).fab
         return Run(run.primary_task_type, dict(run.override_config), bytes(fab.content))

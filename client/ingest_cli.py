@@ -27,7 +27,6 @@ _CREDENTIALS = "File (0600): 'bearer TOKEN' or 'basic USER:PASSWORD'."
 _DIMSE_TLS = "DIMSE over TLS 1.2 or newer, both ways; needs --ca."
 _PROFILE = "How to de-identify: basic, safe-harbor, research, or a TOML file."
 _EVERY = "Do it again every 30m, 1h, 1d, ..., until SIGTERM or Ctrl-C; a line a pass."
-_OVERWRITE = "Take in anew what was taken in under another profile, and replace it."
 
 
 def mount(app: typer.Typer) -> None:

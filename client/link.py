@@ -14,7 +14,6 @@ import signal
 import sys
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -22,23 +21,23 @@ from typing import Final, TypeVar
 
 from client import link_life
 from client.flower_messages import Delivery, reply_to, work_of
-from client.flower_node import HEARTBEAT, Fleet, Run
-from client.link_place import Place
+from client.flower_node import HEARTBEAT, Fleet
+from client.link_place import Place, Post
+from client.link_runs import Objection, Runs
 from client.link_state import StateFile
 from client.link_trouble import (
     GarbledError,
     LinkError,
+    MovedError,
     RejectedError,
     RunOverError,
     StillActiveError,
     UnknownNodeError,
     clock_line,
 )
-from client.link_work import DEVICE, POLICY, question
+from client.link_work import DEVICE, question
 from client.node import Node
-from client.policy_file import FILE
-from client.run_check import check_run
-from client.worker import Worker, WorkerError
+from client.worker import KilledError, Worker, WorkerError
 from compliance.log import Action, Entry, Outcome
 from shared.bundle import bundle
 from shared.console import complain, err, plain
@@ -62,7 +61,6 @@ _LONGEST_WAIT = 5.0  # where it can be reached, and there is nothing for this no
 _SOON, _IDLE, _SHARE = 0.3, 3.0, 60.0  # seconds between two questions for messages: a 60th of the time without any
 _IS_OVER = 10.0  # seconds between two questions whether a run still goes on while a child works
 _LAST = 6  # seconds to end in good order
-_RUNS = 16
 
 Result = TypeVar("Result")
 
@@ -76,31 +74,29 @@ class Link:
 
     Args:
         node: The hospital's node.
-        place: Where its coordinator is.
+        post: Where its coordinator is.
         worker: Does what messages ask for.
         expected: The app bundle of the release that is installed here.
         say: Told in one line of what happens.
     """
 
-    def __init__(
-        self, node: Node, place: Place, worker: Worker, *, expected: bytes, say: Callable[[str], None]
-    ) -> None:
-        self._node, self._worker, self._expected, self._say = node, worker, expected, say
-        self._folder = node.link
+    def __init__(self, node: Node, post: Post, worker: Worker, *, expected: bytes, say: Callable[[str], None]) -> None:
+        self._node, self._post, self._worker, self._say = node, post, worker, say
+        self._folder, place, self._unsettled = node.link, post.place, ""
         self._address = place.address
         self._state = StateFile(self._folder, place.address)
         self._stop, self._unknown = threading.Event(), threading.Event()
-        self._runs: OrderedDict[int, Run] = OrderedDict()
-        self._policy: tuple[object, str] | None = None
         self._last = time.monotonic()
         self._fleet = Fleet(
             place.address, place.tls(), read_key(place.key), patiently=self._patiently, seen=self._state.contact
         )
+        self._runs = Runs(node, self._fleet, post, worker, expected=expected, say=say)
 
     def run(self) -> None:
         """Take messages until :meth:`stop`.
 
         Raises:
+            MovedError: The node has joined anew, so that a link must be made anew.
             OutputError: The state cannot be written.
         """
         beat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -137,12 +133,29 @@ class Link:
 
     def _connect(self) -> None:
         """Be known to the coordinator as connected, however long that takes."""
+        self._stay()
         self._unknown.clear()
         earlier = link_life.number(self._folder)
         number = self._patiently(lambda: self._fleet.activate(earlier), connecting=True)
         link_life.begin(self._folder, number)
+        self._forget_what_went_elsewhere(number)
         self._state.set(state="connected", error="")
         self._say(f"connected to {self._address} as node {number}")
+
+    def _stay(self) -> None:
+        """Go on with this coordinator, unless the node has joined anew.
+
+        Raises:
+            MovedError: It has.
+        """
+        try:
+            self._post.hold()
+        except MovedError:
+            raise
+        except FedwardError as error:  # it may be joining at this moment; no run is taken part in meanwhile
+            if str(error) != self._unsettled:
+                self._say(str(error))
+            self._unsettled = str(error)
 
     def _patiently(self, call: Callable[[], Result], *, connecting: bool = False) -> Result:
         """Call again and again until the coordinator can be reached; what concerns the message itself is raised."""
@@ -152,9 +165,10 @@ class Link:
                 raise Stopping
             try:
                 result = call()
-            except (RunOverError, GarbledError):
-                raise
             except LinkError as error:
+                if isinstance(error, RunOverError | GarbledError) and not connecting:
+                    raise
+                self._stay()
                 line = self._trouble(error)
                 if self._unknown.is_set() and not connecting:
                     raise UnknownNodeError(line) from error
@@ -210,12 +224,14 @@ class Link:
 
     def _turn(self) -> None:
         """Take the next message, or wait a little."""
+        self._stay()
         try:
             delivery = self._fleet.pull()
         except UnknownNodeError:
             return
-        except GarbledError as error:
-            self._say(f"the coordinator sent {error.message}")
+        except (GarbledError, RunOverError) as error:
+            what = error.message if isinstance(error, GarbledError) else "word of a run that is over, and no message"
+            self._say(f"the coordinator sent {what}")
             self._stop.wait(_IDLE)
             return
         if delivery is None:
@@ -239,14 +255,13 @@ class Link:
         self._last = time.monotonic()
 
     def _reply(self, delivery: Delivery) -> list[bytes]:
-        run = self._run(delivery.run_id)
-        name = str(run.config.get("run", ""))[:64]
-        self._state.set(run=plain(name))
-        if reason := self._refuses(run):
-            self._fleet.confirm(delivery)
-            self._state.add("refusals")
-            return self._refusal(delivery, "policy", reason, name)
+        name = ""
         try:
+            run = self._runs.get(delivery.run_id)
+            name = str(run.config.get("run", ""))[:64]
+            self._state.set(run=plain(name))
+            if found := self._runs.objection(run):
+                return self._object(delivery, found, name)
             contents = self._fleet.fetch(delivery)
             facts = {
                 "node": self._fleet.node_id,
@@ -261,33 +276,15 @@ class Link:
                 raise Stopping from error  # the next life says what became of it
             if self._fleet.is_over(delivery.run_id):
                 raise RunOverError("the run has ended") from error
-            return self._failed(delivery, "error", error.message, name)
+            code: RefusalCode = "lost" if isinstance(error, KilledError) else "error"
+            return self._failed(delivery, code, error.message, name)
 
-    def _run(self, run_id: int) -> Run:
-        """What the coordinator says of a run, asked once."""
-        if run_id not in self._runs:
-            while len(self._runs) >= _RUNS:
-                self._runs.popitem(last=False)
-            self._runs[run_id] = self._fleet.run(run_id)
-        return self._runs[run_id]
-
-    def _refuses(self, run: Run) -> str:
-        """Why this hospital takes no part in a run, by what is pinned and allowed here at this moment."""
-        try:
-            charter = self._node.charter
-            reason = check_run(run.fab, run.task_type, run.config, charter, self._expected)
-            return reason or self._policy_says()
-        except FedwardError as error:
-            self._say(str(error))
-            return f"this hospital cannot say what it allows: {type(error).__name__}"
-
-    def _policy_says(self) -> str:
-        """Why its policy allows no run of the pinned charter, or nothing; asked anew where either has changed."""
-        given = (self._node.pinned, *_version(self._node.folder / FILE))
-        if self._policy is None or self._policy[0] != given:
-            (line,) = self._worker.answer(question(POLICY, self._node.folder))
-            self._policy = (given, line.decode())
-        return self._policy[1]
+    def _object(self, delivery: Delivery, found: Objection, run: str) -> list[bytes]:
+        self._fleet.confirm(delivery)
+        if found.code == "error":
+            return self._failed(delivery, found.code, found.reason, run)
+        self._state.add("refusals")
+        return self._refusal(delivery, found.code, found.reason, run)
 
     def _wanted(self, run_id: int) -> Callable[[], bool]:
         asked = time.monotonic()
@@ -325,20 +322,20 @@ class Link:
         self._say(f"refused: {reason}")
         return reply_to(delivery, Refusal(self._node.site, code, reason).to_record())
 
+    def _forget_what_went_elsewhere(self, number: int) -> None:
+        """Put down what an earlier life left behind under another number: nobody here waits for an answer to it."""
+        if raw := link_life.left_behind(self._folder):
+            with contextlib.suppress(GarbledError):
+                if Delivery(raw).message.metadata.dst_node_id != number:
+                    link_life.put_down(self._folder)
+
     def _answer_for_the_earlier_life(self) -> None:
-        """Say of a message that an earlier life of this link left behind that it has no answer; nobody waits then."""
+        """Say of a message that an earlier life of this link left behind that its work is lost: it may come again."""
         if raw := link_life.left_behind(self._folder):
             reason = "this hospital's link was ended while it worked on the message"
             with contextlib.suppress(RunOverError, GarbledError):
-                self._fleet.push(self._failed(Delivery(raw), "error", reason, ""), 0.0)
+                self._fleet.push(self._failed(Delivery(raw), "lost", reason, ""), 0.0)
             link_life.put_down(self._folder)
-
-
-def _version(path: Path) -> tuple[int, ...]:
-    with contextlib.suppress(FileNotFoundError):
-        found = path.stat()
-        return (found.st_mtime_ns, found.st_size, found.st_ino)
-    return ()
 
 
 def serve(folder: Path) -> None:
@@ -346,17 +343,18 @@ def serve(folder: Path) -> None:
 
     Raises:
         UsageError: It is no node, has no certificate, or another process connects it already.
-        PolicyError: It has pinned no charter with a coordinator.
+        PolicyError: It has pinned no charter with a coordinator, or its certificate is not for that.
+        ProtocolError: Its certificate's time is over or not begun; or it joined anew meanwhile (:class:`MovedError`).
     """
     for name in ("flwr", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)  # below that they show headers and addresses
     node = Node.open(folder)
     node.require_real()
-    place = Place.of(node)
+    post = Post(node, lambda: Place.of(node))
     hint = "stop it first, see 'fedward node status'"
     lock = locked(node.link / LOCK, "another process connects this node", hint=hint, error=UsageError)
     with lock, Worker(HANDLER, preload=PRELOAD) as worker:
-        link = Link(node, place, worker, expected=bundle(), say=_say)
+        link = Link(node, post, worker, expected=bundle(), say=_say)
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             link.stop()

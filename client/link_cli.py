@@ -40,7 +40,8 @@ def start_command(
     HTTPS_PROXY, ALL_PROXY and NO_PROXY are followed; TLS is with the coordinator alone in any case.
 
     Exit status 0: stopped. 2: no node, no certificate, damaged keys, or it runs already. 6: no charter is pinned or it
-    names no coordinator, others may read a key, or a virtual hospital.
+    names no coordinator, the certificate is not for it, others may read a key, or a virtual hospital. 8: the
+    certificate's time is over or not begun.
     """
     from client.link_place import Place
     from client.link_state import LinkState

@@ -34,6 +34,13 @@ def client_context(authority: Path, certificate: Path, key: Path) -> ssl.SSLCont
     return context
 
 
+def proxy_for(host: str) -> str:
+    """The proxy on the way to ``host`` by HTTPS or all, as httpx chooses it; empty where the way is direct."""
+    known = urllib.request.getproxies()
+    proxy = known.get("https") or known.get("all") or ""
+    return "" if not proxy or urllib.request.proxy_bypass(host) else proxy
+
+
 class BoundedHttp:
     """A client for one address.
 
@@ -86,7 +93,7 @@ class BoundedHttp:
             OSError: There is no connection.
         """
         url = httpx.URL(self._url)
-        if urllib.request.getproxies().get("https") and not urllib.request.proxy_bypass(url.host):
+        if proxy_for(url.host):
             return False
         with (
             socket.create_connection((url.host, url.port or 443), _PROBE) as plain,

@@ -80,6 +80,10 @@ class RunOverError(LinkError):
     """The run that something belongs to has ended."""
 
 
+class MovedError(ProtocolError):
+    """This node has joined anew meanwhile; nothing is wrong, and the next process of the link connects by that."""
+
+
 class GarbledError(LinkError):
     """What came is not what must come."""
 

@@ -1,7 +1,7 @@
 """Secure aggregation at the hospital: its keys, its masked answers and what it reveals, all by the pinned charter.
 
-Flower starts a process for every message; nothing here needs torch, and everything that must outlive a process is in
-the ledger (:mod:`client.mask_ledger`), durable before anything leaves.
+Every message has a process to itself (:mod:`client.worker`); nothing here needs torch, and everything that must outlive
+a process is in the ledger (:mod:`client.mask_ledger`), durable before anything leaves.
 """
 
 import contextlib

@@ -88,20 +88,25 @@ class HospitalPolicy:
             virtual: Whether the node is a virtual hospital: then nothing is asked for that no file asks for.
 
         Raises:
-            PolicyError: The file cannot be read, is damaged, has an unknown key, or others may change it. Nothing is
-                allowed then.
+            PolicyError: The file cannot be read, is damaged, has an unknown key, or others may change it; or the folder
+                is a real node's in which others may put, replace or remove one. Nothing is allowed then.
         """
         path, without = folder / FILE, cls(require_masks=False, require_privacy=False) if virtual else cls()
         try:
-            found = path.stat()
+            if not virtual:
+                _require_own(folder)
+            path.lstat()  # a link that leads nowhere is a file that cannot be read, and not none
         except FileNotFoundError:
             return without
         except OSError as error:
-            raise PolicyError(
-                f"cannot read {path}: {error.strerror}", hint="nothing is allowed until it can"
-            ) from error
-        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise PolicyError(f"others may change {path}", hint=f"run: chmod go-w {path}")
+            raise _unread(path, error) from error
+        try:
+            found = path.stat()
+            _require_own(path)
+            if path.is_symlink() and not virtual:
+                _require_own(path.resolve().parent)
+        except OSError as error:
+            raise _unread(path, error) from error
         form = _read(path, (found.st_mtime_ns, found.st_size, found.st_ino))
         return replace(without, **_given(form))
 
@@ -185,6 +190,17 @@ def _read(path: Path, state: tuple[int, ...]) -> PolicyForm:
         raise PolicyError(
             f"{path}: {first_fault(error)}", hint="mend it (docs/policy.md has every key); nothing is allowed meanwhile"
         ) from error
+
+
+def _require_own(path: Path) -> None:
+    """Refuse what others may write to.
+
+    Raises:
+        PolicyError: They may.
+        OSError: It cannot be looked at.
+    """
+    if path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PolicyError(f"others may change {path}", hint=f"run: chmod go-w {path}")
 
 
 def _unread(path: Path, error: OSError) -> PolicyError:

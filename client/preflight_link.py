@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 from client.certificate import LinkCertificate
-from client.link_http import BoundedHttp, client_context
+from client.link_http import BoundedHttp, client_context, proxy_for
 from client.link_trouble import EARLY, LATE, RejectedError, UnreachableError
 from client.preflight import Answer, Look, Verdict, check
 from shared.charter_plans import CoordinatorPlan
@@ -80,9 +79,7 @@ def _clock(look: Look) -> Answer:
 
 def _proxy(plan: CoordinatorPlan) -> str:
     """Words for the proxy on the way, without its password; empty where the way is direct."""
-    known, host = getproxies(), Address.parse(plan.address).host
-    proxy = known.get("https") or known.get("all")
-    if not proxy or proxy_bypass(host):
+    if not (proxy := proxy_for(Address.parse(plan.address).host)):
         return ""
     parts = urlsplit(proxy if "//" in proxy else f"//{proxy}")
     return f" through the proxy {parts.hostname}:{parts.port}" if parts.port else f" through the proxy {parts.hostname}"

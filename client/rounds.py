@@ -1,7 +1,7 @@
 """Training and evaluation for a federation, on this hospital's patients."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +13,7 @@ from torch import nn
 from client import masks
 from client.answers import keep_answer, kept_answer
 from client.charge import Charge, Receipt
-from client.cohort import Split
+from client.cohort import Cohort, Split
 from client.eligible import eligible
 from client.paying import pay, require_no_budget
 from client.policy import affordable, decide, policy_of
@@ -90,7 +90,7 @@ class Rounds:
             reply = act(request)
             keep_answer(session, request, reply)
             return reply
-        self._prepare(request, training=isinstance(request, TrainRequest))
+        self._allow_again(request.header, training=isinstance(request, TrainRequest))
         facts: dict[str, Scalar] = {"bytes": record_bytes(before), "again": True}
         session.log.append(session.entry(Action.MESSAGE_OUT, Outcome.STARTED, request.header, facts))
         return before
@@ -160,8 +160,8 @@ class Rounds:
         self._decide(header, None, training=training)
         bench = self._bench(header.task)
         self._decide(header, len(bench.train), training=training)
-        if not training and not bench.held_out:
-            raise PolicyError("no patient is held out here, so there is nobody to evaluate on")
+        if not training:
+            _require_held_out(bench.held_out)
         if request.layout != bench.layout.sha256:
             raise ProtocolError("the model's layout is not that of this network", hint="install the same release")
         state = bench.layout.restore(request.model)
@@ -169,6 +169,19 @@ class Rounds:
             raise ProtocolError("the model is not the one that the header names", hint="send the round again")
         load_weights(bench.network, state)
         return bench
+
+    def _allow_again(self, header: Header, *, training: bool) -> None:
+        """Decide on an answer that was made before: by the index, since its images may have gone meanwhile.
+
+        Raises:
+            PolicyError: The pinned charter or this hospital's terms forbid it now.
+            DataError: There is no cohort any more.
+        """
+        self._decide(header, None, training=training)
+        cohort = self.session.node.cohort
+        self._decide(header, len(self._listed(cohort, Split.TRAIN)), training=training)
+        if not training:
+            _require_held_out(self._listed(cohort, Split.HELD_OUT))
 
     def _decide(self, header: Header, patients: int | None, *, training: bool) -> None:
         node, charter = self.session.node, self.session.charter
@@ -199,12 +212,16 @@ class Rounds:
 
     def _patients(self, task: Task) -> tuple[tuple[PatientImages, ...], tuple[PatientImages, ...]]:
         """Those that may take part and that the task can use, to train on and held out."""
-        node, cohort = self.session.node, self.session.node.cohort
+        cohort = self.session.node.cohort
         train, held_out = (
-            tuple(usable(task, [cohort.load(key) for key in eligible(cohort.patients(split), node)]))
+            tuple(usable(task, [cohort.load(key) for key in self._listed(cohort, split)]))
             for split in (Split.TRAIN, Split.HELD_OUT)
         )
         return train, held_out
+
+    def _listed(self, cohort: Cohort, split: Split) -> tuple[str, ...]:
+        """Those of one side of the split that may take part, by the index of the cohort alone."""
+        return eligible(cohort.patients(split), self.session.node)
 
     def _shared(
         self, masking: masks.Masking, plan: TaskPlan, bench: _Bench, receipt: Receipt | None
@@ -260,6 +277,11 @@ def _check_masks(privacy: PrivacyPlan, masking: masks.Masking | None) -> None:
     """
     if privacy.mode == "distributed" and (masking is None or not masking.member.federation.integers):
         raise PolicyError("a sum with one hospital's share of the noise leaves this hospital masked or not at all")
+
+
+def _require_held_out(patients: Sized) -> None:
+    if not patients:
+        raise PolicyError("no patient is held out here, so there is nobody to evaluate on")
 
 
 def seed_of(charter: Charter, site: str, task: str) -> int:

@@ -6,10 +6,10 @@ What is done with patients' images is in :mod:`client.rounds`; nothing here need
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol, Self, TypeVar
+from typing import IO, Final, Protocol, Self, TypeVar
 
 from flwr.app import RecordDict
 
@@ -39,6 +39,13 @@ _CODES: tuple[tuple[type[FedwardError], RefusalCode], ...] = (
 )
 
 
+_UNSAID: Final[Mapping[RefusalCode, str]] = {
+    "budget": "this hospital's privacy ledger does not pay for this round",
+    "record": "this hospital cannot keep its record of it",
+}
+"""What is said of errors whose own words are for the hospital alone."""
+
+
 class Request(Protocol):
     """Any request of the coordinator."""
 
@@ -60,11 +67,13 @@ class Session:
         node: The node.
         log: The audit log; other commands may write it too.
         charter: The pinned charter; read again for every request, since the hospital may pin another one.
+        run: The run that the link has checked and whose requests it hands over now; empty where there is no link.
     """
 
     node: Node
     log: AuditLog
     charter: Charter
+    run: str = ""
     _pinned: bytes = b""
     _lock: IO[bytes] | None = None
 
@@ -108,9 +117,19 @@ class Session:
             header = request.header
             received: dict[str, Scalar] = {"bytes": record_bytes(content), "model": header.model}
             self.log.append(self.entry(Action.MESSAGE_IN, Outcome.OK, header, received))
+            self._require_run(header)
             return act(request)
         except Exception as error:  # noqa: BLE001  # the boundary of the process: a request must not end the node
             return self._refuse(error, header)
+
+    def _require_run(self, header: Header) -> None:
+        """Refuse a request of another run than the one that the link has checked: charges and records are kept by it.
+
+        Raises:
+            ProtocolError: It is one.
+        """
+        if self.run and header.run != self.run:
+            raise ProtocolError("the request names another run than the one that it came in")
 
     def _follow(self) -> None:
         """Take the pinned charter as it is now; reading the file again is cheap, understanding it is not.
@@ -127,7 +146,7 @@ class Session:
         code: RefusalCode = next((code for kind, code in _CODES if isinstance(error, kind)), "error")
         speaks = isinstance(error, PolicyError | ProtocolError)
         local = speaks and self._names_a_file(str(error))
-        reason = str(error.args[0]) if speaks and not local else type(error).__name__
+        reason = str(error.args[0]) if speaks and not local else _UNSAID.get(code, type(error).__name__)
         refusal = Refusal(self.node.site, code, "".join(c for c in reason if c.isprintable())[:300], header)
         detail: dict[str, Scalar] = {"code": code, "reason": refusal.reason}
         if local or isinstance(error, BudgetError | RecordError | UsageError):

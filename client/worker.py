@@ -43,6 +43,10 @@ class WorkerError(FedwardError):
     """A piece of work has no answer: its child failed, was killed, or is not wanted any more."""
 
 
+class KilledError(WorkerError):
+    """The work was ended amid it, from outside or for want of memory; the same work may have an answer next time."""
+
+
 class Worker:
     """The warm process, seen from the one that gives it work, one piece after the other.
 
@@ -89,7 +93,8 @@ class Worker:
             wanted: Asked every 5 s while the child works; where it says no, the child is killed.
 
         Raises:
-            WorkerError: The child raised, was killed, ended too early, or is not wanted any more.
+            KilledError: The child was killed, also because it is not wanted any more, or the worker was.
+            WorkerError: The child raised, or ended too early.
         """
         self.start()
         control = self._ready()
@@ -107,7 +112,7 @@ class Worker:
                 status = self._number()
             except OSError as error:  # no worker at the other end
                 self.close()
-                raise WorkerError("the worker process ended", hint="it is started again") from error
+                raise KilledError("the worker process ended", hint="it is started again") from error
         return _answer_in(parts, status)
 
     def close(self) -> None:
@@ -154,7 +159,7 @@ def _answer_in(parts: list[bytes], status: int) -> list[bytes]:
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        raise WorkerError(f"the process that worked on it was ended by {name}")
+        raise KilledError(f"the process that worked on it was ended by {name}")
     if len(parts) >= 2 and parts[0] == _BAD:
         raise WorkerError(f"it failed with {parts[1].decode(errors='replace')}")
     if code or len(parts) < 2 or parts[0] != _GOOD or parts[-1] != _END:

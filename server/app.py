@@ -19,7 +19,16 @@ from server.checkpoint import CHECKPOINT, Checkpoint
 from server.exchange import Exchange
 from server.history import HISTORY
 from server.journal import remove_folder
-from server.release import ModelCard, ended_well, model_is_whole, write_model
+from server.release import (
+    CARD,
+    WEIGHTS,
+    ModelCard,
+    anything_is_left,
+    ended_well,
+    model_is_whole,
+    never_began,
+    write_model,
+)
 from server.strategy import FederatedTraining, OnRound, Result
 from shared.charter import Charter
 from shared.errors import CharterError, FedwardError, ProtocolError, RecordError, UsageError
@@ -138,19 +147,19 @@ def _is_done(settings: Settings, charter: Charter) -> bool:
     """Whether a task has its model already; what is left of its checkpoint is removed then.
 
     Raises:
-        RecordError: It had one, which was damaged since: it is not trained again, and paid for, unasked.
+        RecordError: There is no checkpoint, and what is there instead is not the whole result of this run: the task may
+            have been trained, and is not trained again, and paid for, unasked.
     """
     out, about = settings.out, {"run": settings.run, "charter": charter.sha256}
-    if not ended_well(out, **about):
-        return False
-    if model_is_whole(out, **about):
+    if ended_well(out, **about) and model_is_whole(out, **about):
         remove_folder(out / CHECKPOINT)
         return True
-    if (out / CHECKPOINT).exists():  # it ended between the two
+    if (out / CHECKPOINT).exists() or not anything_is_left(out) or never_began(out, **about):
         return False
     raise RecordError(
-        f"the run has ended, and its model in {out} is missing or damaged",
-        hint="put it back from a copy; to train it anew, start a new run",
+        f"there is no checkpoint of the run in {out}, and its history or its model is missing or damaged",
+        hint=f"put {HISTORY}, {WEIGHTS} and {CARD} back from a copy; or delete {out}: the task is then trained, "
+        "and paid for, anew",
     )
 
 
@@ -190,7 +199,7 @@ def run_task(grid: Grid, settings: Settings, *, on_round: OnRound | None = None)
         exchange = Exchange(grid, lambda: site_names(grid, members), poll=settings.poll)
         try:
             result = training.start(exchange, initial)
-            write_json(settings.out / HISTORY, result.history.to_json())
+            write_json(settings.out / HISTORY, result.history.to_json(), durable=True)
             network = _network(charter, settings)
             load_weights(network, layout.restore(result.model))
             write_model(settings.out, weights_of(network), _card(result, charter), log=log)

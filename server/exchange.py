@@ -4,9 +4,9 @@ Flower's ``send_and_receive`` keeps all answers in memory and names nobody who i
 ``push_messages`` and ``pull_messages`` instead. Who is connected is looked up again for every phase: a site that was
 away and is back is asked again.
 
-A SuperLink answers for a node that is gone with an error, about a minute after its last sign of life (a heartbeat every
-30 s, and the patience of two); a node that is registered and away takes a question and answers it with that error at
-once; for one that is not registered any more the id of the question is empty.
+A SuperLink answers for a node that is gone with an error, half a minute after its last sign of life (it gives one every
+5 s or so and promises one every 15 s, and the SuperLink has patience for two); for a node that is registered and away a
+question gets that error at once; for one that is not registered any more the id of the question is empty.
 """
 
 import contextlib
@@ -22,6 +22,8 @@ from shared.errors import ProtocolError
 from shared.wire import Refusal, kind_of
 
 _SLACK = 60.0  # seconds that a message outlives the phase, so that it never expires before the deadline
+REPEATS = 2
+"""How often a site whose work on a question was lost is asked it again; each time it may have to train and pay anew."""
 PATIENCE = 90.0
 """Seconds for a site to connect again: a node that lost its coordinator tries again within a minute."""
 
@@ -195,13 +197,17 @@ class Exchange:
         A site that is not connected, or whose node went away with the question, is asked as soon as it is there again.
         It is waited for until the deadline while fewer than ``enough`` have answered, and else for ``patience`` seconds
         from the beginning. Every question of ours may be asked again: what a hospital must not do twice it refuses.
+
+        So is a site that says that its work on the question was lost, at once and :data:`REPEATS` times; after that, or
+        where it does not come back any more, its refusal is its answer.
         """
         began, question = self._clock(), _Question(contents, kind, deadline, sending)
         away = dict.fromkeys(contents, "its node is not connected")
         waiting: dict[str, tuple[str, int]] = {}
+        lost: dict[str, list[Arrival]] = {}
         answered = 0
         while True:
-            looked = self._clock()
+            looked, again = self._clock(), False
             nodes = self._nodes() if away else {}
             back = tuple(site for site in away if site in nodes)
             for site, number in self._push(question, back, nodes).items():
@@ -215,16 +221,20 @@ class Exchange:
                     del waiting[site]
                     if arrival.content is None and site not in self._nodes():
                         away[site] = arrival.failure
+                    elif is_lost(arrival.content) and len(lost.setdefault(site, [])) < REPEATS:
+                        lost[site].append(arrival)
+                        away[site], again = "its work was lost", True
                     else:
                         answered += arrival.content is not None and usable(arrival.content)
                         yield arrival
             now = self._clock()
             given_up = answered >= enough and now >= began + self._patience
-            if (not waiting and (not away or given_up)) or now >= began + deadline:
+            if (not (waiting or again) and (not away or given_up)) or now >= began + deadline:
                 break
             # Not more than half of the time is spent with looking.
             self._sleep(min(max(self._poll, now - looked), max(0.0, began + deadline - now)))
-        yield from (Arrival(site, None, failure) for site, failure in away.items())
+        for site, failure in away.items():
+            yield lost[site][-1] if lost.get(site) else Arrival(site, None, failure)
 
     def once(self, name: str, make: Callable[[], int]) -> int:
         """See :class:`Line`; there was nobody here before."""
@@ -276,6 +286,14 @@ def _link() -> Iterator[None]:
         yield
     except ProtocolError as error:
         raise LinkError(error.message, hint=error.hint) from error
+
+
+def is_lost(content: RecordDict | None) -> bool:
+    """Whether a site says that what came of its work on a question is lost, so that it may be asked again."""
+    try:
+        return content is not None and Refusal.from_record(content).code == "lost"
+    except ProtocolError:
+        return False
 
 
 def usable(content: RecordDict) -> bool:

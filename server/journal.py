@@ -7,13 +7,14 @@ new epochs, and what the sites answered. Each of them is an event, and a file or
     0002-epoch.bin              a number
     0003-query.secagg_advertise/
         asked.bin               who is asked, and the SHA-256 of what
-        H1.bin                  the answer of H1 as it came
+        from-H1.bin             the answer of H1 as it came
         closed.bin              whose answers count; with their SHA-256, and what the transport said of the others
 
 A run that is resumed does the round again from its beginning with the same code. Where an event stands here, nobody is
 asked; so it comes to where it was, with the same keys, participants and sums. In the question that was open the answers
-that had come count, and the others are asked. Nothing is done with an answer before its question is closed: one that is
-torn in an open question has not come, and in a closed one the round cannot go on.
+that had come count, and the others are asked, also those who had said that their work was lost. Nothing is done with an
+answer before its question is closed: one that is torn in an open question has not come, and in a closed one the round
+cannot go on.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from typing import Any
 
 from flwr.app import Array, RecordDict
 
-from server.exchange import Arrival, Exchange, Sending, nobody, usable
+from server.exchange import Arrival, Exchange, Sending, is_lost, nobody, usable
 from server.sealed import (
     PRIVATE_FOLDER,
     DamagedError,
@@ -188,15 +189,22 @@ class Page:
         return json.loads(_single(self._folder / name, self._hint))
 
     def _take(self, site: str) -> None:
-        """Count the answer of an open page that is there; one that is torn is removed, and has to come again."""
+        """Count the answer of an open page that is there; one that is torn, or that says that the work was lost, is
+        removed, and has to come again.
+        """
         path = self._path(site)
         if not path.exists():
             return
         try:
             parts, check = read_parts(path, hint=self._hint)
-            self._usable += usable(parts_to_record(parts))
-            self._answers[site] = check
+            content = parts_to_record(parts)
+            counts, is_usable = not is_lost(content), usable(content)
         except (DamagedError, ValueError, KeyError, TypeError):
+            counts = False
+        if counts:
+            self._usable += is_usable
+            self._answers[site] = check
+        else:
             with output_errors(path):
                 path.unlink()
 

@@ -50,6 +50,10 @@ class _Phase:
         )
 
 
+_DECLINING = frozenset({"policy", "budget"})
+"""Refusals that are decisions of a hospital: to ask it again at once gets the same, at the others' cost."""
+
+
 class Phases:
     """The coordinator's questions to its sites.
 
@@ -63,11 +67,14 @@ class Phases:
     def __init__(self, line: Line, log: AuditLog, deadline: float, declined: Iterable[str] = ()) -> None:
         self.line = line
         self._log, self._deadline = log, deadline
-        self._unwilling = set(declined)
+        self._unwilling = dict.fromkeys(declined, "")
 
     @property
     def declined(self) -> tuple[str, ...]:
-        """The sites that have refused this run by their own policy; they are not asked again."""
+        """The sites that have refused this run by their own policy or budget; they are not asked again.
+
+        Only where there are too few others and a person has resumed the run, they are.
+        """
         return tuple(sorted(self._unwilling))
 
     @property
@@ -82,11 +89,15 @@ class Phases:
             AbsentError: There are too few at the deadline.
         """
         willing = [site for site in wanted if site not in self._unwilling]
+        if len(willing) < count and self.line.go_on():  # a person has resumed the run, and may have settled it
+            self._unwilling.clear()
+            willing = list(wanted)
         if len(willing) < count:
+            reasons = {site: why for site, why in sorted(self._unwilling.items()) if site in wanted}
             raise AbsentError(
-                f"{len(willing)} sites have not declined to take part, {count} are needed; declined: "
-                f"{', '.join(sorted(self._unwilling.intersection(wanted))) or 'nobody'}",
-                hint="the reasons are in history.json and in the audit log; settle them, and start a new run",
+                f"{len(willing)} of the {count} sites that are needed take part; declined: "
+                + (", ".join(f"{site} ({why})" if why else site for site, why in reasons.items()) or "nobody"),
+                hint="settle that with them, then resume the run; rounds that they refuse again cost the others more",
             )
         return self.line.wait(willing, count, self._deadline)
 
@@ -132,8 +143,8 @@ class Phases:
                 if kind_of(content) == Refusal.kind:
                     refusal = Refusal.from_record(content)
                     phase.refused[site] = f"{refusal.code}: {refusal.reason}"
-                    if refusal.code == "policy":  # a decision of the hospital: it is not asked again in this run
-                        self._unwilling.add(site)
+                    if refusal.code in _DECLINING:
+                        self._unwilling[site] = phase.refused[site]
                 else:
                     add_sums(phase.sums, take(content, site))
                     phase.answered.append(site)

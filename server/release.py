@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def write_model(folder: Path, state: State, card: ModelCard, *, log: AuditLog) -
             described.unlink(missing_ok=True)
         write_bytes(weights, data, durable=True)
         try:
-            write_json(described, {"version": 1, **asdict(card), "weights_sha256": digest})
+            write_json(described, {"version": 1, **asdict(card), "weights_sha256": digest}, durable=True)
         except OutputError:
             weights.unlink(missing_ok=True)
             raise
@@ -88,6 +89,16 @@ def ended_well(folder: Path, *, run: str, charter: str) -> bool:
     return _says(folder / HISTORY, run=run, charter=charter, outcome="ok")
 
 
+def never_began(folder: Path, *, run: str, charter: str) -> bool:
+    """Whether the history in ``folder`` says that this run ended before anybody was asked for anything."""
+    return _says(folder / HISTORY, run=run, charter=charter, outcome="failed", rounds=[], failed=None)
+
+
+def anything_is_left(folder: Path) -> bool:
+    """Whether ``folder`` holds any of what a run writes when it ends, whole or not."""
+    return any(os.path.lexists(folder / name) for name in (HISTORY, WEIGHTS, CARD))
+
+
 def model_is_whole(folder: Path, *, run: str, charter: str) -> bool:
     """Whether ``folder`` holds the model of this run, as it was written."""
     try:
@@ -97,7 +108,7 @@ def model_is_whole(folder: Path, *, run: str, charter: str) -> bool:
     return _says(folder / CARD, run=run, charter=charter, weights_sha256=digest)
 
 
-def _says(path: Path, **wanted: str) -> bool:
+def _says(path: Path, **wanted: object) -> bool:
     try:
         found = json.loads(path.read_bytes())
         return all(found[name] == value for name, value in wanted.items())

@@ -21,6 +21,9 @@ FINAL = frozenset({UsageError.exit_code, PolicyError.exit_code})
 """Exit statuses after which starting again cannot help: wrong use, and what is forbidden."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+_AGAIN = 1.0
+"""Seconds after the first word to stop from which a second one means haste. Some say it twice at once, such as
+timeout(1) of the GNU coreutils: to the process, and to its group."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +51,11 @@ class Child:
         name: What it is called in lines for people.
         arguments: The program and its arguments; every user of the machine can read them, so nothing secret.
         environment: Set for it beside what this process has; nothing secret either.
-        stdin: Handed to it on its standard input, which then ends: the way for a secret, at most 4096 bytes. Without
-            it the child reads nothing.
     """
 
     name: str
     arguments: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
-    stdin: bytes = b""
-
-    def __post_init__(self) -> None:
-        """Refuse what would block: a pipe holds 4096 bytes on every system without a reader (``PIPE_BUF``)."""
-        if len(self.stdin) > 4096:
-            raise UsageError(f"{len(self.stdin)} bytes are too many for the standard input of {self.name}")
 
 
 @dataclass
@@ -95,6 +90,7 @@ class Supervisor:
         self._lives = [_Life(child) for child in children]
         self._say, self._patience, self._final = say, patience, frozenset(final)
         self._stopping = False
+        self._told = 0.0  # when it was first told to stop by a signal
         self._hurry = False
 
     @property
@@ -107,7 +103,7 @@ class Supervisor:
         """Keep the children running until SIGTERM or SIGINT, or until one ends in a way that is final.
 
         Only in the main thread of a process, since it takes over the signals SIGTERM, SIGINT and SIGCHLD meanwhile. A
-        second SIGTERM or SIGINT ends the children at once.
+        second SIGTERM or SIGINT, a second or more after the first, ends the children at once.
 
         Returns:
             0 where it was told to stop, else the exit status of the child that ended for good.
@@ -155,7 +151,9 @@ class Supervisor:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if number in {signal.SIGTERM, signal.SIGINT}:
-            self._hurry = self._stopping
+            now = time.monotonic()
+            self._told = self._told or now
+            self._hurry = self._hurry or now - self._told >= _AGAIN
             self._stopping = True
 
     def _start_due(self) -> None:
@@ -167,14 +165,11 @@ class Supervisor:
         child = life.child
         life.process = subprocess.Popen(
             leashed(child.arguments),
-            stdin=subprocess.PIPE if child.stdin else subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
             env=dict(os.environ) | dict(child.environment),
             process_group=0,
         )
         life.started = time.monotonic()
-        if life.process.stdin:
-            with contextlib.suppress(BrokenPipeError), life.process.stdin as stream:  # it may have ended: said below
-                stream.write(child.stdin)
         self._say(f"{child.name} started, process {life.process.pid}")
 
     def _reap(self) -> int | None:

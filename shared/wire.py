@@ -42,7 +42,7 @@ _METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
 TRAIN_SUMS = ("loss", "samples")
 """Names of the sums of a round of training without differential privacy; with it there are none."""
 
-RefusalCode = Literal["policy", "budget", "masks", "protocol", "record", "error"]
+RefusalCode = Literal["policy", "budget", "masks", "protocol", "record", "error", "lost"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +246,8 @@ class Refusal:
         site: Who refuses.
         code: ``policy`` (the hospital will not, in this run), ``budget``, ``masks`` (secure aggregation does not go on
             here in this epoch or round), ``protocol`` (the request was not understood), ``record`` (the audit log, a
-            privacy charge or the ledger of masks cannot be written or read) or ``error``.
+            privacy charge or the ledger of masks cannot be written or read), ``error``, or ``lost`` (the process that
+            worked on it was killed: what came of it is not known, and the same request may be made again).
         reason: One line for the coordinator, without data of patients.
         header: What was asked for, or None where that could not be read.
     """

@@ -5,7 +5,7 @@ is a process of its own (:mod:`simulation.grid_worker`), reached by two pipes on
 travel (:func:`send_message`). A node always belongs to the same worker, so that its files have one writer and what it
 keeps in memory is kept once. Results do not depend on the number of workers.
 
-Only this file, ``ray_engine.py``, ``client/flower_node.py`` and ``server/flower_link.py`` use Flower's internals.
+Flower's internals are used here and in the other adapters that ``tests/test_house.py`` names, and nowhere else.
 """
 
 import contextlib

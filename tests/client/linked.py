@@ -16,7 +16,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from client.link import Link
-from client.link_place import Place
+from client.link_place import Place, Post
 from client.node import Node
 from client.worker import Worker
 from shared.bundle import bundle
@@ -71,7 +71,8 @@ class Hospital:
         def run() -> None:
             with Worker(worker, preload=["client.policy"], threads=1) as warm:
                 expect = bundle() if expected is None else expected
-                self.link = Link(self.node, self.place(coordinator), warm, expected=expect, say=self.said.append)
+                post = Post(self.node, lambda: self.place(coordinator))
+                self.link = Link(self.node, post, warm, expected=expect, say=self.said.append)
                 self.link.run()
 
         self._thread = threading.Thread(target=run)

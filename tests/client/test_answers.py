@@ -62,6 +62,26 @@ def test_the_very_same_request_gets_the_very_same_answer_and_nothing_is_done_for
     assert (tmp_path / "H1" / ANSWERS / f"{kind}.bin").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_no_image_is_looked_at_for_an_answer_that_is_there(tmp_path: Path, kind: str) -> None:
+    federation = hospitals(tmp_path)
+    asked, answer = done(federation, kind)
+    images = tmp_path / "H1" / "cohort" / "images"
+    for path in images.iterdir():
+        path.write_bytes(b"damaged")
+    again = ask(federation, asked, kind)
+    assert again["arrays"]["upload"].data == answer["arrays"]["upload"].data
+
+
+def test_who_wants_more_patients_than_there_are_now_sends_nothing_again(tmp_path: Path) -> None:
+    federation = hospitals(tmp_path)
+    asked, _ = done(federation, "train")
+    with (tmp_path / "H1" / "policy.toml").open("a") as policy:
+        policy.write("min_patients = 1000\n")
+    refusal = Refusal.from_record(ask(federation, asked, "train"))
+    assert (refusal.code, "too few patients" in refusal.reason) == ("policy", True)
+
+
 def test_another_request_is_a_new_one(tmp_path: Path) -> None:
     federation = hospitals(tmp_path)
     asked, _ = done(federation, "train")

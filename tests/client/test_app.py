@@ -49,13 +49,12 @@ def header(rules: Charter = RULES, **changes: Any) -> Header:
     return replace(Header(rules.id, rules.sha256, "run-1", 1, 1, "toy", LAYOUT.digest(MODEL)), **changes)
 
 
-def send(folder: Path | str, content: RecordDict, kind: str = "train") -> RecordDict:
+def send(folder: Path | str, content: RecordDict, kind: str = "train", run: str = "") -> RecordDict:
     set_identity()
     message = Message(content, dst_node_id=5, message_type=kind)
     message.metadata.__dict__["_message_id"] = "message-1"
-    context = Context(
-        1, 5, {"node-dir": str(folder), "site": "H1"}, state=RecordDict(), run_config={"node-dir": "/evil"}
-    )
+    config: dict[str, Any] = {"node-dir": "/evil"} | ({"run": run} if run else {})
+    context = Context(1, 5, {"node-dir": str(folder), "site": "H1"}, state=RecordDict(), run_config=config)
     reply = app(message, context)
     assert reply.metadata.reply_to_message_id == "message-1"
     return reply.content
@@ -71,6 +70,15 @@ def refused(content: RecordDict) -> Refusal:
 
 def acts(folder: Path) -> list[tuple[str, str]]:
     return [(row["action"], row["outcome"]) for row in toy.log_rows(folder)]
+
+
+def test_a_request_of_another_run_than_the_one_that_the_link_checked_is_refused(node: Path) -> None:
+    asked = TrainRequest(header(), LAYOUT.sha256, MODEL).to_record()
+    refusal = refused(send(node, asked, run="run-2"))
+    assert (refusal.code, "names another run" in refusal.reason) == ("protocol", True)
+    assert acts(node) == [("message.in", "ok"), ("refusal", "refused"), ("message.out", "started")]
+    assert kind_of(send(node, asked, run="run-1")) == TrainReply.kind
+    assert kind_of(send(node, asked)) == TrainReply.kind, "a simulation has no link"
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -210,7 +218,7 @@ def test_a_real_hospital_charges_its_one_ledger_with_the_number_of_patients_that
 def test_what_the_budget_does_not_cover_is_refused_and_told_to_nobody_but_the_hospital(real: Path) -> None:
     set_budget(real, 0.5)
     refusal = refused(train(real, header(PRIVATE)))
-    assert (refusal.code, refusal.reason) == ("budget", "BudgetError")
+    assert (refusal.code, refusal.reason) == ("budget", "this hospital's privacy ledger does not pay for this round")
     here = next(row["detail"]["here"] for row in toy.log_rows(real) if row["action"] == "refusal")
     assert "above the budget of 0.5 at delta 1e-05; 0.000 is spent" in here
     assert acts(real)[-5:] == [
@@ -246,7 +254,7 @@ def test_a_ledger_that_lacks_what_the_audit_log_knows_stops_all_training(real: P
         if fresh:
             close_sessions()  # another process has only the log on disk to know it from
         refusal = refused(train(real, header(PRIVATE, round=3)))
-        assert (refusal.code, refusal.reason) == ("record", "RecordError")
+        assert (refusal.code, refusal.reason) == ("record", "this hospital cannot keep its record of it")
     assert "lacks line 4" in toy.log_rows(real)[-2]["detail"]["here"]
     close_sessions()
     with pytest.raises(RecordError, match="lacks line 4"):
@@ -381,7 +389,7 @@ def test_a_hospital_that_cannot_record_does_nothing(node: Path, monkeypatch: pyt
     train(node, header(round=4))  # opens the session
     monkeypatch.setattr("compliance.log.os.fsync", _full_disk)
     refusal = refused(train(node))
-    assert (refusal.code, refusal.reason) == ("record", "RecordError")
+    assert (refusal.code, refusal.reason) == ("record", "this hospital cannot keep its record of it")
     assert not trained
 
 

@@ -1,26 +1,35 @@
 """The link of a hospital against a real SuperLink behind mutual TLS: what it answers, refuses and survives."""
 
 import datetime
+import os
 import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.common import serde
+from flwr.proto.transport_pb2 import Scalar
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supernode import node_auth_http_interceptor
 
 from client import link as link_module
-from client import link_http
+from client import link_http, link_life
 from client import worker as worker_module
-from shared.bundle import build
-from shared.certificates import Authority, pem
+from client.flower_messages import deflate
+from shared.bundle import build, bundle
+from shared.certificates import Authority, digest, pem
+from shared.charter import Charter
+from shared.charter_plans import CoordinatorPlan
 from shared.link_keys import make_key
-from tests.client.linked import Hospital, config, process, refusal, until, wish
+from simulation.local_grid import set_identity
+from tests.client.linked import RULES, Hospital, config, process, refusal, until, wish
 from tests.client.superlink import HOST, SuperLink, superlink
 from tests.federation import toy
 from tests.shared.test_supervisor import alive
@@ -136,6 +145,8 @@ def test_the_policy_of_the_hospital_is_asked_again_when_it_has_changed(
     assert "secure aggregation" in refused.reason
     (hospital.node.folder / "policy.toml").write_text("what = 1\n")
     refused = refusal(coordinator.reply(run, coordinator.send(run, hospital.number, wish())))
+    assert refused.code == "error", "it decided nothing: it is asked again in this run"
+    assert hospital.log()[-1]["outcome"] == "failed"
     assert "cannot say what it allows" in refused.reason
     assert str(hospital.node.folder) not in refused.reason
     toy.allow_all(hospital.node.folder)
@@ -161,20 +172,60 @@ def test_a_part_that_is_not_what_its_digest_says_is_refused(coordinator: SuperLi
     assert (refused.code, "is not what its digest says" in refused.reason) == ("protocol", True)
 
 
+def longer_than_any_answer(patch: pytest.MonkeyPatch) -> bytes:
+    patch.setattr(link_http, "MAX_ANSWER", 1 << 20)
+    return os.urandom(2 << 20)
+
+
+def with_a_value_of_no_kind(patch: pytest.MonkeyPatch) -> bytes:
+    patch.setattr(serde, "user_config_value_to_proto", lambda _: Scalar())
+    return bundle()
+
+
+@pytest.mark.parametrize("spoil", [longer_than_any_answer, with_a_value_of_no_kind])
+def test_a_run_that_cannot_be_read_gets_its_reason_and_the_next_run_its_answer(
+    spoil: Callable[[pytest.MonkeyPatch], bytes], coordinator: SuperLink, hospital: Hospital
+) -> None:
+    before = len(hospital.log())
+    with pytest.MonkeyPatch.context() as patch:
+        bad = coordinator.begin(config(), fab=spoil(patch))
+        refused = refusal(coordinator.reply(bad, coordinator.send(bad, hospital.number, wish())))
+        assert (refused.site, refused.code, refused.reason[:20]) == ("H1", "protocol", "the coordinator sent")
+    assert [row["detail"]["reason"] for row in hospital.log()[before:]] == [refused.reason]
+    good = coordinator.begin(config())
+    assert "seen" in coordinator.reply(good, coordinator.send(good, hospital.number, wish())).content
+
+
+def test_word_of_a_run_that_is_over_where_there_should_be_a_message_is_no_end(
+    coordinator: SuperLink, hospital: Hospital
+) -> None:
+    def over(*_: object, **__: object) -> None:
+        raise FlowerError(ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED, "")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(coordinator.state), "get_message_ins", over)
+        until(lambda: "the coordinator sent word of a run that is over, and no message" in hospital.said, "it says so")
+    run = coordinator.begin(config())
+    assert "seen" in coordinator.reply(run, coordinator.send(run, hospital.number, wish())).content
+
+
 # --- what it survives -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("what", "why"),
-    [({"die": "now"}, "was ended by SIGKILL"), ({"raise": "patient Mustermann"}, "it failed with ValueError")],
+    ("what", "code", "why"),
+    [
+        ({"die": "now"}, "lost", "was ended by SIGKILL"),  # the coordinator may ask again
+        ({"raise": "patient Mustermann"}, "error", "it failed with ValueError"),
+    ],
     ids=["killed", "error"],
 )
 def test_work_that_fails_costs_its_own_message_alone(
-    what: dict[str, Any], why: str, coordinator: SuperLink, hospital: Hospital
+    what: dict[str, Any], code: str, why: str, coordinator: SuperLink, hospital: Hospital
 ) -> None:
     run = coordinator.begin(config())
     refused = refusal(coordinator.reply(run, coordinator.send(run, hospital.number, wish(**what))))
-    assert (refused.code, why in refused.reason, "Mustermann" in refused.reason) == ("error", True, False)
+    assert (refused.code, why in refused.reason, "Mustermann" in refused.reason) == (code, True, False)
     assert hospital.log()[-1]["outcome"] == "failed"
     assert "seen" in coordinator.reply(run, coordinator.send(run, hospital.number, wish())).content
 
@@ -322,13 +373,46 @@ def test_a_killed_link_is_back_at_once_and_says_what_it_left_behind(
     begun = time.monotonic()
     with process(own, *at(coordinator)) as second:
         refused = refusal(coordinator.reply(run, message))
-        assert (refused.code, "was ended while it worked" in refused.reason) == ("error", True)
+        assert (refused.code, "was ended while it worked" in refused.reason) == ("lost", True)
         assert time.monotonic() - begun < 12  # and not after twice the interval of signs of life
         assert "seen" in coordinator.reply(run, coordinator.send(run, own.number, wish())).content
         second.send_signal(signal.SIGTERM)
         assert second.wait(10) == 0
     coordinator.wait_for(own.number, online=False, seconds=1)
     assert own.status["state"] == "stopped"
+
+
+def named(coordinator: SuperLink) -> Charter:
+    plan = CoordinatorPlan("test", coordinator.address, digest(coordinator.authority.certificate))
+    return replace(RULES, coordinator=plan)
+
+
+def test_a_link_whose_node_joins_anew_ends_so_that_the_next_connects_by_that(
+    coordinator: SuperLink, tmp_path: Path
+) -> None:
+    with superlink(tmp_path / "old") as old:
+        hospital = Hospital.make(tmp_path / "H5", old, rules=named(old))
+        with process(hospital) as first:
+            old.wait_for(hospital.number, seconds=60)
+            hospital.certify(old.authority)  # a certificate that was renewed
+            assert first.wait(60) == 8
+        with process(hospital) as second:
+            until(lambda: hospital.status["pid"] == second.pid and hospital.status["device"] != "", "it connects", 60)
+            old.stop()
+            until(lambda: hospital.status["state"] == "disconnected", "it sees that nobody is there")
+            hospital.node.authority.write_bytes(pem(coordinator.authority.certificate))
+            hospital.certify(coordinator.authority)
+            hospital.node.pin(named(coordinator))
+            assert second.wait(60) == 8
+    number = coordinator.register(hospital.public(hospital.node), "H5")
+    set_identity()
+    left = deflate(Message(wish(), dst_node_id=hospital.number, message_type="train"))[0]
+    link_life.take_up(hospital.node.link, left)
+    run = coordinator.begin(config(named(coordinator)))
+    with process(hospital):
+        coordinator.wait_for(number, seconds=60)
+        assert "seen" in coordinator.reply(run, coordinator.send(run, number, wish()), 60).content
+    assert hospital.log() == [], "nobody is answered who waits at the old coordinator"
 
 
 def test_a_copy_of_a_connected_node_does_not_get_in(coordinator: SuperLink, own: Hospital) -> None:

@@ -153,7 +153,7 @@ def no_charter(hospital: Hospital) -> None:
     ("spoil", "status", "words"),
     [
         (missing_certificate, 2, "certificate.pem; join with"),
-        (foreign_certificate, 2, "do not fit together"),
+        (foreign_certificate, 6, "is for another key"),
         (open_key, 6, "others may read the key"),
         (no_coordinator, 6, "names no coordinator"),
         (no_charter, 6, "has pinned no charter"),

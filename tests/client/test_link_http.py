@@ -1,5 +1,6 @@
 """HTTP to a coordinator that does not mean well, and what errors of the network mean."""
 
+import os
 import socket
 import ssl
 import threading
@@ -223,3 +224,19 @@ def test_a_proxy_is_used_where_it_is_named_and_sees_nothing_but_the_address(
         monkeypatch.setenv("NO_PROXY", HOST)
         assert ask(url, tls).content == b"hi"
         assert len(asked) == 1
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "ALL_PROXY"])
+def test_whether_a_connection_is_cut_is_asked_of_nobody_where_a_proxy_is_on_the_way(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in [other for other in os.environ if other.lower() in {"https_proxy", "all_proxy", "no_proxy"}]:
+        monkeypatch.delenv(other)
+    with socket.create_server((HOST, 0)) as listener:
+        listener.settimeout(0.2)
+        http = BoundedHttp(f"https://{HOST}:{listener.getsockname()[1]}", ssl.create_default_context(), lambda _: None)
+        monkeypatch.setenv(name, f"http://{HOST}:9")
+        assert not http.is_cut()
+        with pytest.raises(TimeoutError):
+            listener.accept()
+        http.close()

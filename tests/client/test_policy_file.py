@@ -290,6 +290,29 @@ def test_a_file_that_others_may_change_allows_nothing(node: Node) -> None:
         policy_of(node)
 
 
+def test_a_link_that_leads_nowhere_is_a_file_that_cannot_be_read_and_not_none(node: Node) -> None:
+    (node.folder / "policy.toml").symlink_to(node.folder / "gone.toml")
+    with pytest.raises(PolicyError, match="cannot read"):
+        policy_of(node)
+
+
+def test_a_folder_in_which_others_may_replace_the_file_allows_nothing(node: Node, tmp_path: Path) -> None:
+    for mode in (0o770, 0o702):
+        node.folder.chmod(mode)
+        with pytest.raises(PolicyError, match="others may change"):  # they may have removed a stricter one, too
+            policy_of(node)
+    node.folder.chmod(0o750)
+    assert policy_of(node).require_masks
+    central = tmp_path / "central"
+    central.mkdir()
+    (central / "policy.toml").write_text("max_rounds = 3")
+    (node.folder / "policy.toml").symlink_to(central / "policy.toml")
+    assert policy_of(node).max_rounds == 3
+    central.chmod(0o777)
+    with pytest.raises(PolicyError, match="others may change"):
+        policy_of(node)
+
+
 def test_a_damaged_file_is_a_refusal_that_tells_no_path_and_is_told_here(tmp_path: Path) -> None:
     rules = toy.charter()
     folder = toy.make_node(tmp_path / "Doe^Jane", "H1", rules)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from client import worker as worker_module
-from client.worker import Worker, WorkerError
+from client.worker import KilledError, Worker, WorkerError
 from tests.shared.test_supervisor import HOUSE, alive, eventually
 
 DO = "tests.client.work:do"
@@ -80,18 +80,21 @@ def test_a_failure_is_a_name_and_quotes_nothing(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("act", "why"),
+    ("act", "error", "why"),
     [
-        ([b"die"], "ended by SIGKILL"),  # as the kernel does where memory runs out
-        ([b"exit", b"3"], "ended early, with status 3"),
-        ([b"exit", b"0"], "ended early, with status 0"),
-        ([b"break_off"], "ended early, with status 1"),
+        ([b"die"], KilledError, "ended by SIGKILL"),  # as the kernel does where memory runs out
+        ([b"exit", b"3"], WorkerError, "ended early, with status 3"),
+        ([b"exit", b"0"], WorkerError, "ended early, with status 0"),
+        ([b"break_off"], WorkerError, "ended early, with status 1"),
     ],
 )
-def test_a_child_that_ends_early_costs_its_own_answer_alone(act: list[bytes], why: str, worker: Worker) -> None:
+def test_a_child_that_ends_early_costs_its_own_answer_alone(
+    act: list[bytes], error: type[WorkerError], why: str, worker: Worker
+) -> None:
     pid = (worker.answer([b"echo"]), worker.pid)[1]
-    with pytest.raises(WorkerError, match=why):
+    with pytest.raises(WorkerError, match=why) as caught:
         worker.answer(act)
+    assert caught.type is error
     assert worker.answer([b"echo", b"next"]) == [b"next"]
     assert worker.pid == pid
 
@@ -129,7 +132,7 @@ def test_killing_the_worker_ends_its_child_and_the_next_piece_has_a_new_worker(w
 
     thread = threading.Thread(target=kill)
     thread.start()
-    with pytest.raises(WorkerError, match="the worker process ended"):
+    with pytest.raises(KilledError, match="the worker process ended"):
         worker.answer([b"hold", str(lock).encode()])
     thread.join()
     assert eventually(lambda: not any(map(alive, before)))

@@ -1,6 +1,7 @@
 """The real ServerApp and the real ClientApp on the grid of this machine, from an initial model to a written one."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,21 @@ def test_a_federation_learns_and_gives_the_same_model_on_any_number_of_workers(t
         assert verify(root / "audit" / "log.jsonl").entries > 0
         assert all(verify(root / f"H{n}" / "audit" / "log.jsonl").entries > 0 for n in (1, 2, 3))
     assert digests[0] == digests[1]
+
+
+def test_what_a_run_ends_with_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    with local(toy.make_nodes(tmp_path, RULES)) as grid:
+        monkeypatch.setattr("shared.files.os.fsync", fsync)
+        run_task(grid, settings(tmp_path, RULES))
+    for name in ("history.json", "model.safetensors", "model.json"):
+        assert any(one.startswith(f".{name}.") for one in synced), f"{name} may be empty after a power cut"
 
 
 def test_one_round_of_federated_averaging_is_the_weighted_average_of_the_sites_own_models(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from flwr.app import Error, Message, RecordDict
 
 from server.app import site_names
-from server.exchange import PATIENCE, AbsentError, Exchange, LinkError
+from server.exchange import PATIENCE, REPEATS, AbsentError, Exchange, LinkError
 from shared.errors import ProtocolError
 from shared.header import Header
 from shared.wire import EvaluateReply as Reply
@@ -141,6 +141,45 @@ def test_a_refusal_is_not_one_of_the_answers_that_are_needed() -> None:
     declines = Site(answers=[(1.0, refusal("H2"))])
     found, _ = gather([prompt(1), declines, late], enough=2)
     assert found["H3"] == "answer"
+
+
+LOST = Refusal("H3", "lost", "it was killed while it worked on the message").to_record()
+
+
+def test_one_that_was_killed_and_is_back_at_once_is_asked_again_while_the_deadline_lasts() -> None:
+    back = Site(answers=[(300.0, LOST), (200.0, answer("H3"))])
+    found, seconds = gather([prompt(1), prompt(2), back], enough=2)
+    assert found == {"H1": "answer", "H2": "answer", "H3": "answer"}
+    assert 300 < back.asked[1] < 302
+    assert 500 < seconds < 503
+
+
+def test_one_that_is_killed_again_and_again_is_asked_three_times_and_its_refusal_counts() -> None:
+    clock = Clock()
+    grid = TimedGrid([Site(answers=[(5.0, LOST)] * 9)], clock)
+    exchange = Exchange(grid, lambda: {101: "H3"}, poll=0.5, clock=clock, sleep=clock.sleep)
+    (found,) = exchange.gather({"H3": QUESTION}, "train", 600.0, enough=1)
+    assert found.content is not None
+    assert Refusal.from_record(found.content).code == "lost"
+    assert len(grid._sites[101].asked) == 1 + REPEATS == 3
+    assert clock.now < 20
+
+
+def test_one_that_was_killed_and_goes_away_leaves_its_refusal() -> None:
+    clock = Clock()
+    grid = TimedGrid([Site(lambda now: now < 5, [(5.0, LOST)])], clock)
+    exchange = Exchange(grid, lambda: {101: "H3"} if clock.now < 5 else {}, poll=0.5, clock=clock, sleep=clock.sleep)
+    (found,) = exchange.gather({"H3": QUESTION}, "train", 60.0, enough=1)
+    assert found.content is not None
+    assert Refusal.from_record(found.content).reason == "it was killed while it worked on the message"
+    assert 60 <= clock.now < 62, "it may come back until then"
+
+
+def test_one_that_is_killed_at_the_deadline_is_not_asked_again() -> None:
+    late = Site(answers=[(60.0, LOST), (1.0, answer("H3"))])
+    _, seconds = gather([prompt(1), prompt(2), late], enough=3, deadline=60.0)
+    assert len(late.asked) == 1
+    assert seconds < 62
 
 
 def test_an_error_of_a_node_that_is_there_is_an_answer() -> None:

@@ -1,6 +1,6 @@
 """The journal of a round: whatever is in it stands, whenever the process died and how often."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,10 +10,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.journal import Journal
+from server.exchange import Exchange
+from server.journal import Journal, Journaled
 from server.sealed import DamagedError, parts_to_record, read_parts, record_to_parts, write_parts
 from shared.errors import RecordError
 from shared.records import raw_bytes, raw_floats, to_records
+from shared.wire import Refusal
+from tests.federation.scripted import ScriptedGrid
 
 SITES = ("H1", "H2", "H3")
 LOOKS = 9  # at the world, in a round of this file
@@ -103,6 +106,39 @@ def test_an_answer_that_came_to_an_earlier_process_says_so(tmp_path: Path) -> No
     page.keep("H2", answer("two"))
     page.close({})
     assert [(one.site, one.kept) for one in page.arrivals()] == [("H1", True), ("H2", False)]
+
+
+LOST = Refusal("H1", "lost", "it was killed while it worked on the message").to_record()
+
+
+def test_a_site_whose_work_was_lost_is_asked_again_by_the_next_process(tmp_path: Path) -> None:
+    before = Journal(tmp_path / "round").page("train", question("?"))
+    before.keep("H1", LOST)
+    before.keep("H2", answer("two"))
+    page = Journal(tmp_path / "round").page("train", question("?"))
+    assert page.wanting == ("H1", "H3")
+    page.keep("H1", answer("one"))
+    page.close({})
+    assert [str(one.content) for one in page.arrivals()] == [str(answer("one")), str(answer("two"))]
+
+
+def test_what_is_journaled_of_a_site_that_was_killed_and_came_back_is_its_answer(tmp_path: Path) -> None:
+    said = [LOST, answer("one")]
+    line = Journaled(Exchange(ScriptedGrid([lambda _, __: [said.pop(0)]]), lambda: {101: "H1"}))
+    line.begin(Journal(tmp_path / "round"))
+    asked: list[Sequence[str]] = []
+    (found,) = line.ask({"H1": question("?")["H1"]}, "train", 5.0, enough=1, sending=asked.append)
+    assert str(found.content) == str(answer("one"))
+    assert asked == [("H1",), ("H1",)]
+
+
+def test_a_question_that_was_closed_with_lost_work_stays_as_it_is(tmp_path: Path) -> None:
+    before = Journal(tmp_path / "round").page("train", question("?"))
+    before.keep("H1", LOST)
+    before.close({})
+    page = Journal(tmp_path / "round").page("train", question("?"))
+    assert page.wanting == ()
+    assert [str(one.content) for one in page.arrivals()] == [str(LOST)]
 
 
 def test_another_question_than_the_one_that_was_asked_is_an_error(tmp_path: Path) -> None:

@@ -149,16 +149,30 @@ def test_a_task_that_is_finished_is_not_run_again(tmp_path: Path, process: Coord
     assert process.run(root, resume=True) == Ended(0, ""), "and a run that is finished has nothing left to do"
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "model.json"])
-def test_a_model_that_was_damaged_is_not_trained_again_unasked(tmp_path: Path, process: Coordinator, file: str) -> None:
+@pytest.mark.parametrize("file", ["history.json", "model.safetensors", "model.json"])
+def test_a_task_whose_result_was_damaged_is_not_trained_again_unasked(
+    tmp_path: Path, process: Coordinator, file: str
+) -> None:
     root = federation(tmp_path)
     assert process.run(root) == Ended(0, "")
-    (root / "out" / "toy" / file).write_bytes(b"damaged")
+    (root / "out" / "toy" / file).write_bytes(b"")  # as a power cut may leave it
     before = len(answers(root))
     ended = process.run(root, resume=True)
     assert ended.status == 9
-    assert "is missing or damaged (put it back from a copy" in ended.error
+    assert "its history or its model is missing or damaged (put history.json, model.safetensors and" in ended.error
     assert len(answers(root)) == before
+    (root / "out" / "toy" / file).unlink()
+    assert process.run(root, resume=True) == ended
+
+
+def test_a_history_that_was_damaged_before_the_checkpoint_was_gone_is_written_again(
+    tmp_path: Path, process: Coordinator, undisturbed: list[str]
+) -> None:
+    root = federation(tmp_path)
+    assert process.run(root, kill=("state.bin", "after")).killed
+    (root / "out" / "toy" / "history.json").write_bytes(b"")
+    assert process.run(root, resume=True) == Ended(0, "")
+    assert models(root) == undisturbed
 
 
 # --- who is missing ---------------------------------------------------------------------------------------------------

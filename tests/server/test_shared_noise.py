@@ -303,7 +303,7 @@ def test_a_round_is_paid_for_three_times_at_most(tmp_path: Path) -> None:
     federation = with_patients(hospitals(tmp_path))
     with pytest.raises(RoundError):
         federation.run(losing(("H2", "train"), ("H3", "train"), times=99))
-    with pytest.raises(RoundError, match="BudgetError"):
+    with pytest.raises(RoundError, match="privacy ledger does not pay"):
         federation.run()
 
 

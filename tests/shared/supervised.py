@@ -18,7 +18,7 @@ def main() -> None:
     folder, patience, *scripts = sys.argv[1:]
     first, longest, healthy, grace = (float(word) for word in patience.split(","))
     children = [
-        Child(f"child-{number}", [sys.executable, "-c", script, folder], {"NUMBER": str(number)}, stdin=b"a secret")
+        Child(f"child-{number}", [sys.executable, "-c", script, folder], {"NUMBER": str(number)})
         for number, script in enumerate(scripts)
     ]
     status = Supervisor(children, say=say, patience=Patience(first, longest, healthy, grace)).run()

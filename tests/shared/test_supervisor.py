@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import UsageError
 from shared.supervisor import Child, Supervisor
 
 HOUSE = Path(__file__).parents[2]
@@ -130,9 +129,24 @@ def test_a_second_signal_ends_them_at_once(tmp_path: Path) -> None:
     with supervised(tmp_path, STUBBORN, patience="1,1,60,50") as process:
         lines_until(process, "deaf")
         process.terminate()
-        time.sleep(0.2)
+        time.sleep(1.1)
         process.send_signal(signal.SIGINT)
         assert lines_until(process, "^status")[-1] == "status 0"
+
+
+def test_a_signal_that_comes_twice_leaves_them_their_grace(tmp_path: Path) -> None:
+    slow = (
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.7), sys.exit(7)))\n"
+        "print('deaf', flush=True)\n"
+        "time.sleep(60)"
+    )
+    with supervised(tmp_path, slow, patience="1,1,60,50") as process:
+        lines_until(process, "deaf")
+        process.terminate()
+        time.sleep(0.2)  # as timeout(1) does, to the process and to its group; two at once would be one
+        process.terminate()
+        assert lines_until(process, "^status") == ["child-0 ended with status 7", "status 0"]
 
 
 @pytest.mark.parametrize("status", [2, 6])
@@ -143,23 +157,16 @@ def test_wrong_use_and_what_is_forbidden_are_not_tried_again(status: int, tmp_pa
     assert lines[-2:] == ["child-0 was ended by SIGTERM", f"status {status}"]
 
 
-def test_a_child_gets_its_secret_on_standard_input_and_nobody_sees_it(tmp_path: Path) -> None:
+def test_a_child_has_its_environment_and_nothing_to_read(tmp_path: Path) -> None:
     script = (
         "import os, pathlib, sys, time\n"
         "pathlib.Path(sys.argv[1], 'seen').write_text(sys.stdin.read() + os.environ['NUMBER'])\n"
         "time.sleep(60)"
     )
     with supervised(tmp_path, script) as process:
-        pid = pid_of(lines_until(process, "child-0 started"), "child-0")
+        lines_until(process, "child-0 started")
         seen = tmp_path / "seen"
-        assert eventually(lambda: seen.exists() and seen.read_text() == "a secret0")
-        shown = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
-    assert b"a secret" not in shown
-
-
-def test_a_secret_that_would_block_is_refused() -> None:
-    with pytest.raises(UsageError, match="too many"):
-        Child("child", ["true"], stdin=bytes(4097))
+        assert eventually(lambda: seen.exists() and seen.read_text() == "0")
 
 
 def test_it_leaves_the_signals_as_it_found_them() -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -106,10 +107,34 @@ def test_images_that_no_index_names_any_more_are_deleted_a_day_later(
     stray.write_bytes(b"of an earlier index")
     take_in(node, images / "H1")
     assert stray.exists()
-    monkeypatch.setattr("client.cohort.KEPT", -1.0)
+    monkeypatch.setattr("client.cohort_images.KEPT", -1.0)
     take_in(node, images / "H1")
     assert not stray.exists()
     assert all(len(node.cohort.load(entry.key).studies) for entry in node.cohort.entries)
+
+
+def test_the_day_of_old_images_begins_when_the_index_drops_them(node: Node, images: Path, tmp_path: Path) -> None:
+    source = tmp_path / "export"
+    shutil.copytree(images / "H1", source)
+    label = next(
+        path for path in sorted(source.rglob("*.dcm")) if b"\x08\x00\x60\x00CS\x04\x00SEG " in path.read_bytes()
+    )
+    label.rename(tmp_path / "label.dcm")
+    take_in(node, source)
+    before, cached = node.cohort, node.cohort.folder / "images"
+    for path in cached.iterdir():
+        os.utime(path, (0, 0))  # cached long ago
+    shutil.copy(tmp_path / "label.dcm", label)
+    take_in(node, source)
+    take_in(node, source)
+    (changed,) = (entry.key for entry in before.entries if entry not in node.cohort.entries)
+    assert before.load(changed).studies, "a round that began by the first index goes on"
+    (dropped,) = {path.name for path in cached.iterdir()} - {
+        study.file for entry in node.cohort.entries for study in entry.studies
+    }
+    os.utime(cached / dropped, (0, 0))  # the day is over
+    take_in(node, source)
+    assert not (cached / dropped).exists()
 
 
 # --- when the next pass is --------------------------------------------------------------------------------------------
