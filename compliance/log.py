@@ -123,13 +123,7 @@ class AuditLog:
     """
 
     def __init__(self, path: Path, *, site: str, actor: str = "fedward", purpose: str = "", subject_key: bytes) -> None:
-        self._path, self._site, self._actor, self._purpose, self._key = (
-            path,
-            site,
-            actor,
-            purpose,
-            subject_key,
-        )
+        self._path, self._site, self._actor, self._purpose, self._key = path, site, actor, purpose, subject_key
         with _record_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -303,7 +297,7 @@ def newest(path: Path, *actions: Action, outcome: Outcome = Outcome.OK) -> Mappi
         RecordError: It does not verify.
     """
     found: Mapping[str, Scalar] | None = None
-    for row, _, _ in _rows(path, stop=_settled(path)[0]) if path.exists() else ():
+    for row in entries(path) if path.exists() else ():
         if row.get("action") in actions and row.get("outcome") == outcome:
             found = row.get("detail") or {}
     return found

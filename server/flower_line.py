@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import httpx
+from flwr.app import Message
 from flwr.common.serde import fab_to_proto, run_from_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
@@ -25,6 +26,7 @@ from flwr.supercore.constant import NodeStatus, TaskType
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectPushError, ObjectUnavailableError
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -268,6 +270,24 @@ class LinkGrid(HttpGrid):
         client = RuntimeHttpClient(NOWHERE, interceptors=interceptors, retry_invoker=self._retry_invoker)
         self._client = _led(client, self._coordinator)
 
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """As in the base class.
+
+        Raises:
+            ProtocolError: The SuperLink has not taken a part of a message, as may be while its node comes or goes.
+        """
+        with _parts():
+            return super().push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """As in the base class.
+
+        Raises:
+            ProtocolError: The SuperLink has no longer a part of a message.
+        """
+        with _parts():
+            return super().pull_messages(message_ids)
+
     @property
     def runtime(self) -> RuntimeHttpClient:
         """The client under the grid."""
@@ -276,6 +296,14 @@ class LinkGrid(HttpGrid):
     def patience(self, seconds: float) -> None:
         """From now on wait for a SuperLink that is away for so long at most: this process is about to end."""
         self._retry_invoker.max_time = seconds
+
+
+@contextlib.contextmanager
+def _parts() -> Iterator[None]:
+    try:
+        yield
+    except (ObjectPushError, ObjectPullError, ObjectUnavailableError) as error:
+        raise ProtocolError(f"the SuperLink lost a part of a message: {error}", hint="resume the run") from error
 
 
 @dataclass(frozen=True)

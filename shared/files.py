@@ -154,7 +154,8 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = F
 
 def write_json(path: Path, value: object, *, mode: int = 0o644, durable: bool = False) -> None:
     """Write ``value`` as indented UTF-8 JSON for people, whole or not at all (see :func:`atomic_file`)."""
-    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode(), mode=mode, durable=durable)
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode(), mode=mode, durable=durable)
 
 
 def canonical_json(value: object) -> bytes:
