@@ -5,7 +5,7 @@ The socket is looked for anew by every connection, so that what runs goes on whe
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, TypeVar
