@@ -10,7 +10,7 @@ from typing import Final
 from client.flower_messages import answer
 from client.node import Node
 from shared.console import complain
-from shared.errors import PolicyError
+from shared.errors import FedwardError
 
 DEVICE: Final = "device"
 POLICY: Final = "policy"
@@ -49,7 +49,7 @@ def _policy(node: Node) -> str:
 
     try:
         decision = allows_run(node, node.charter)
-    except PolicyError as error:  # a file that cannot be read allows nothing
-        complain(error.message, error.hint)  # in the node's own log; the coordinator gets no word of the file
-        return "this hospital's policy cannot be read, so that nothing is allowed"
+    except FedwardError as error:
+        complain(error.message, error.hint)  # into the node's own log: only the error's name leaves this process
+        raise
     return "" if decision.allowed else decision.reason
