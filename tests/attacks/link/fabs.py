@@ -80,16 +80,7 @@ def forged(trace: Path) -> Iterator[tuple[str, bytes]]:
         ),
     )
     yield "only code", packed({"pyproject.toml": project, "client/app.py": code})
-    yield (
-        "dependencies from the network",
-        packed(
-            files
-            | {
-                "pyproject.toml": project.replace(
-                    b"dependencies = [", b'dependencies = ["evil @ http://127.0.0.1:9/e.whl", '
-                )
-            }
-        ),
-    )
+    depending = project.replace(b"\n\n", b'\ndependencies = ["evil @ http://127.0.0.1:9/e.whl"]\n\n', 1)
+    yield "dependencies from the network", packed(files | {"pyproject.toml": depending})
     yield "a bomb of zeros", packed({"pyproject.toml": project, "zeros": bytes(64 * 1024 * 1024)})
     yield "eight megabytes", honest + bytes(8 * 1024 * 1024)

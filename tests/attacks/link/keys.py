@@ -1,4 +1,4 @@
-"""Certificates that the authority never gave: an attacker's own, and those of an authority that was fooled or is old."""
+"""Certificates that the authority never gave: an attacker's own, or those of one that was fooled or is old."""
 
 import datetime as dt
 import ssl
@@ -63,7 +63,7 @@ def issue(
     usages: Sequence[x509.ObjectIdentifier] = (CLIENT,),
     days: tuple[float, float] = (-1, 30),
 ) -> Pair:
-    """A certificate for ``name``, self-signed without an ``issuer``; ``like`` copies names and extensions of another."""
+    """A certificate for ``name``, self-signed without ``issuer``; ``like`` copies names and extensions of another."""
     key = key or new_key()
     subject = like.subject if like else x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(dt.UTC)

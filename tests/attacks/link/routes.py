@@ -1,4 +1,4 @@
-"""Every route that Flower's SuperLink serves, asked of Flower itself, and the ways to write one so that a filter errs."""
+"""Every route that Flower's SuperLink serves, asked of Flower itself, and spellings of a path that fool filters."""
 
 import importlib
 from collections.abc import Iterator

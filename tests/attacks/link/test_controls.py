@@ -11,7 +11,8 @@ from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.message_pb2 import PullObjectRequest
 from flwr.proto.node_pb2 import Node
 
-from tests.attacks.link import keys
+from shared.bundle import bundle
+from tests.attacks.link import fabs, keys
 from tests.attacks.link.evil import Evil, evil_coordinator
 from tests.attacks.link.fleet import Member, member, refused
 from tests.attacks.link.raw import request, talk
@@ -117,12 +118,22 @@ def test_captured_headers_of_another_are_taken_from_any_connection(bare: Evil, p
 
 
 def test_the_traps_would_leave_a_trace(tmp_path: Path) -> None:
-    fabs = pytest.importorskip("tests.attacks.link.fabs")
+    """A hospital that ran what it is sent would be found out."""
     trace = tmp_path / "trace"
-    exec(compile(fabs.trap(trace), "trap", "exec"), {})  # noqa: S102  # what a hospital that is fooled would do
+    exec(compile(fabs.trap(trace), "trap", "exec"), {})  # noqa: S102
     assert trace.read_text() == fabs.MARKER
-    names = [name for name, _ in fabs.forged(trace)]
-    assert len(names) == len(set(names)) >= 15
-    for name, fab in fabs.forged(trace):
-        if name in {"an agent", "code beside it", "only code"}:
-            assert "client/app.py" in zipfile.ZipFile(__import__("io").BytesIO(fab)).namelist() or name == "an agent"
+    made = dict(fabs.forged(trace))
+    assert len(made) >= 15
+    assert bundle() not in made.values()
+    assert "agentapp" in fabs.contents(made["an agent"])["pyproject.toml"].decode()
+    assert "evil.app:app" in fabs.contents(made["another component"])["pyproject.toml"].decode()
+    assert "http://" in fabs.contents(made["dependencies from the network"])["pyproject.toml"].decode()
+    trapped = [name for name, fab in made.items() if fabs.MARKER.encode() in b"".join(read(fab).values())]
+    assert len(trapped) >= 7
+
+
+def read(fab: bytes) -> dict[str, bytes]:
+    try:
+        return fabs.contents(fab)
+    except zipfile.BadZipFile:
+        return {}
