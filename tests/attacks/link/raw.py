@@ -58,10 +58,12 @@ def talk(
     wait: float = 10.0,
     pause: float = 0.0,
     linger: float = 0.0,
+    head: bool = False,
 ) -> Talk:
     """Send ``data`` as it is, and read until ``expect`` responses came, the other end closed, or ``wait`` seconds went.
 
     A response may be followed by one that nobody asked for, as smuggling has it: ``linger`` seconds are left for that.
+    An answer to ``head`` says how long it would be, and has no body.
     """
     with closing(connect(port, context, wait=wait)) as link:
         broken = False
@@ -72,13 +74,13 @@ def talk(
                     time.sleep(pause)
         except OSError:
             broken = True
-        raw, closed = _read(link, expect, wait, linger)
-        return Talk(raw, _answers(raw), closed or broken)
+        raw, closed = _read(link, expect, wait, linger, head=head)
+        return Talk(raw, _answers(raw, head=head), closed or broken)
 
 
-def _read(link: socket.socket, expect: int, wait: float, linger: float) -> tuple[bytes, bool]:
+def _read(link: socket.socket, expect: int, wait: float, linger: float, *, head: bool) -> tuple[bytes, bool]:
     raw, until = b"", time.monotonic() + wait
-    while len(_answers(raw)) < expect:
+    while len(_answers(raw, head=head)) < expect:
         link.settimeout(max(until - time.monotonic(), 0.01))
         try:
             more = link.recv(65536)
@@ -100,19 +102,19 @@ def _read(link: socket.socket, expect: int, wait: float, linger: float) -> tuple
     return raw, True
 
 
-def _answers(raw: bytes) -> tuple[Answer, ...]:
+def _answers(raw: bytes, *, head: bool) -> tuple[Answer, ...]:
     found = []
     while (end := raw.find(b"\r\n\r\n")) >= 0:
         first, *lines = raw[:end].decode("latin-1").split("\r\n")
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         rest, status = raw[end + 4 :], int(first.split(" ")[1])
-        if headers.get("transfer-encoding") == "chunked":
+        if headers.get("transfer-encoding") == "chunked" and not head:
             stop = rest.find(b"0\r\n\r\n")
             if stop < 0:
                 break
             body, raw = rest[:stop], rest[stop + 5 :]
         else:
-            length = int(headers.get("content-length", "0"))
+            length = 0 if head else int(headers.get("content-length", "0"))
             if len(rest) < length:
                 break
             body, raw = rest[:length], rest[length:]
