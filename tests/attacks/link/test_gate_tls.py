@@ -107,6 +107,7 @@ def test_a_member_that_was_taken_out_is_refused_with_its_old_certificate(gate: S
     finally:
         entry.write_bytes(kept)
         entry.chmod(0o600)
+        wait_until(lambda: b"200 OK" in answered(gate, gate.member("H1")), 20, "a member that was let in again")
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2])
