@@ -240,7 +240,7 @@ def forecast(now: Standing, charter: Charter) -> Forecast | None:
         covered = found[len(steps)] <= limit
         fits = Room(len(steps)) if covered else room(after, delta, limit, len(steps) - 1)
     charged = len(now.book.charges)
-    whole = one._replace(steps=taken[-1])
+    whole = whole_of(charter)
     return Forecast(
         standing=now,
         charter=charter,
@@ -256,7 +256,7 @@ def forecast(now: Standing, charter: Charter) -> Forecast | None:
             for task, end in zip(charter.tasks, ends, strict=True)
         ),
         epsilon=found[len(steps)],
-        alone=epsilon_of([whole], delta),
+        alone=alone(charter, delta),
         twice=epsilon_of([at_two(whole, shared=privacy.mode == "distributed")], delta),
         repeated=epsilon_of(after(len(steps), MOST_CHARGES), delta),
         room=fits,
@@ -264,6 +264,27 @@ def forecast(now: Standing, charter: Charter) -> Forecast | None:
         before=_spent_curve(now),
         curve=(Point(charged, now.spent), *(Point(charged + rounds, found[rounds]) for rounds in sorted(found))),
     )
+
+
+def whole_of(charter: Charter) -> Mechanism:
+    """All steps of all rounds of a charter, each once."""
+    privacy, steps = charter.privacy, sum(task.rounds * task.local_steps for task in charter.tasks)
+    return Mechanism(privacy.noise_multiplier, privacy.sample_rate, steps)
+
+
+def alone(charter: Charter, delta: float) -> float:
+    """Epsilon of a charter alone at ``delta``, an upper bound; infinite without differential privacy."""
+    return math.inf if charter.privacy.mode == "off" else epsilon_of([whole_of(charter)], delta)
+
+
+def delta_for(node: Node, charter: Charter) -> float:
+    """The delta at which a charter is judged here: that of the budget, else the charter's, else the default.
+
+    Raises:
+        RecordError: The ledger was altered.
+    """
+    budget = None if node.virtual else read_book(node.ledger(), None, data_set=node.site).budget
+    return budget.delta if budget is not None else charter.privacy.delta or default_delta(1)
 
 
 def at_two(one: Mechanism, *, shared: bool) -> Mechanism:

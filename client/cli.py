@@ -10,12 +10,14 @@ import typer
 from rich.progress import Progress
 
 from client.budget_cli import app as budget_app
+from client.check_cli import mount as mount_check
 from client.deid import DeidReport, Profile, SiteKey, deidentify_folder
 from client.deid.batch import examine
 from client.deid.expert_cli import app as expert_app
 from client.deid.profile_cli import app as profile_app
 from client.ingest_cli import mount
 from client.join_cli import mount as mount_join
+from client.link_cli import mount as mount_link
 from compliance.log import AuditLog
 from shared import console
 from shared.errors import PartialError, UsageError
@@ -24,6 +26,8 @@ from shared.files import private_folder
 app = typer.Typer(help="A hospital's node: de-identify, build the cohort, take part.", no_args_is_help=True)
 mount(app)
 mount_join(app)
+mount_check(app)
+mount_link(app)
 
 app.add_typer(budget_app, name="budget")
 app.add_typer(profile_app, name="profile")

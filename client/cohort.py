@@ -135,6 +135,15 @@ class Cohort:
         return StudyImages(entry.modality, arrays["noisy"], arrays["reference"], arrays.get("label"), entry.spacing)
 
 
+def state_of(folder: Path) -> tuple[int, ...]:
+    """What changes whenever the index of the cohort in ``folder`` is written anew; empty where there is none."""
+    try:
+        found = (folder / "index.json").stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
 def build_cohort(
     released: Path,
     folder: Path,

@@ -37,12 +37,12 @@ def init_command(
     purpose: Annotated[str, typer.Option(help="Why data is processed here; must be the charter's.")],
 ) -> None:
     """Make a node: its folder and its keys."""
-    from client.node import KEYS, Node
+    from client.node import KEYS, LINK, Node
 
     there = (folder / "node.json").exists()
     node = Node.create(folder, site=site, purpose=purpose)
     console.say(f"{folder} {'is' if there else 'is now'} the node of {node.site}")
-    for name in KEYS:
+    for name in (*KEYS, LINK):
         console.say(f"{name} key: {folder / 'keys' / f'{name}.key'} (0600; keep a copy, and keep it secret)")
 
 

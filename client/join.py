@@ -5,11 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from client.certificate import LinkCertificate
 from client.node import Node
 from compliance.log import Action, Entry, Outcome, Scalar
+from shared.bundle import require_listed
+from shared.certificates import digest
 from shared.charter import Charter
-from shared.errors import CharterError, PolicyError, UsageError
+from shared.errors import CharterError, FedwardError, PolicyError, UsageError
 from shared.identity import Request, fingerprint
+from shared.link_keys import public_der, read_key
 
 LEAST_DIGITS: Final = 32
 """Of a charter's SHA-256: who writes two charters finds two that share 16 digits after about 2^32 attempts."""
@@ -25,7 +29,8 @@ def request(node: Node, out: Path) -> Request:
         OutputError: It cannot be written.
     """
     node.require_real()
-    made = Request.make(node.identity, site=node.site, purpose=node.purpose)
+    link_key = public_der(read_key(node.link_key).public_key())
+    made = Request.make(node.identity, site=node.site, purpose=node.purpose, link_key=link_key)
     detail: dict[str, Scalar] = {"fingerprint": made.fingerprint}
     with node.open_log() as log, log.act(Entry(Action.MEMBER_REQUEST, Outcome.STARTED, detail=detail)):
         made.write(out)
@@ -40,20 +45,27 @@ class Joining:
         node: The hospital's node.
         charter: A charter with the node's purpose, its name and its key.
         pinned: The hash of the charter that is pinned now; empty where there is none, or a damaged one.
+        certificate: A certificate to keep, or None where there is none or the one that is kept will do.
     """
 
     node: Node
     charter: Charter
     pinned: str = ""
+    certificate: LinkCertificate | None = None
 
     @classmethod
-    def prepare(cls, node: Node, charter: Charter, *, replace: bool) -> "Joining":
-        """Hold ``charter`` against the node.
+    def prepare(
+        cls, node: Node, charter: Charter, *, replace: bool, certificate: LinkCertificate | None = None
+    ) -> "Joining":
+        """Hold ``charter``, and a certificate for its coordinator, against the node.
 
         Raises:
             PolicyError: Its purpose is not the node's, it does not name the node with its key, it would show this
-                hospital's updates to the coordinator, or another charter is pinned and ``replace`` is false.
+                hospital's updates to the coordinator, it lists other releases than the one that is installed, or
+                another charter is pinned and ``replace`` is false; or the certificate is not this node's.
+            UsageError: The charter names a coordinator and there is no certificate, or the other way round.
             CharterError: The pinned charter is damaged, and ``replace`` is false.
+            ProtocolError: The certificate was not issued by its authority, or its time is over or not begun.
         """
         if charter.purpose != node.purpose:
             raise PolicyError(
@@ -61,6 +73,8 @@ class Joining:
                 hint="agree on one purpose before you join",
             )
         _check_member(node, charter)
+        require_listed(charter)
+        _check_certificate(node, charter, certificate)
         pinned = ""
         if (node.folder / "charter.toml").exists():
             try:
@@ -73,7 +87,7 @@ class Joining:
                     f"{node.site} has pinned another charter, SHA-256 {pinned[:LEAST_DIGITS]}...",
                     hint="if the members agreed on a new one, give --replace",
                 )
-        return cls(node, charter, pinned)
+        return cls(node, charter, pinned, certificate)
 
     @property
     def already(self) -> bool:
@@ -100,12 +114,13 @@ class Joining:
             )
 
     def pin(self, *, confirmed: str) -> None:
-        """Pin the charter, and record it first; ``confirmed`` says how it was confirmed.
+        """Keep the certificate and pin the charter, and record each first; ``confirmed`` says how it was confirmed.
 
         Raises:
             RecordError: It cannot be recorded; nothing was pinned.
             OutputError: It cannot be written.
         """
+        self.keep()
         detail: dict[str, Scalar] = {
             "federation": self.charter.id,
             "charter": self.charter.sha256,
@@ -116,10 +131,47 @@ class Joining:
         with self.node.open_log() as log, log.act(Entry(Action.CHARTER_PIN, Outcome.STARTED, detail=detail)):
             self.node.pin(self.charter)
 
+    def keep(self) -> None:
+        """Keep the certificate, where there is one, and record it first.
+
+        Raises:
+            RecordError: It cannot be recorded; nothing was kept.
+            OutputError: It cannot be written.
+        """
+        if (found := self.certificate) is None:
+            return
+        detail: dict[str, Scalar] = {
+            "federation": self.charter.id,
+            "certificate": found.sha256,
+            "authority": digest(found.authority),
+            "until": found.until.isoformat(),
+        }
+        with self.node.open_log() as log, log.act(Entry(Action.LINK_CERTIFICATE, Outcome.STARTED, detail=detail)):
+            found.store(self.node)
+
 
 def own_fingerprint(node: Node) -> str:
     """The fingerprint of the node's identity, to be read out."""
     return fingerprint(node.identity.public_key().public_bytes_raw())
+
+
+def _check_certificate(node: Node, charter: Charter, certificate: LinkCertificate | None) -> None:
+    """A hospital that is to connect needs a certificate for the coordinator of this charter: this one, or the one kept.
+
+    A virtual hospital connects to nobody.
+    """
+    if certificate is not None:
+        node.require_real()
+        certificate.check(node, charter)
+    elif charter.coordinator is not None and not node.virtual:
+        read_key(node.link_key)  # what is wrong with the key is no matter of the certificate
+        try:
+            LinkCertificate.stored(node).check(node, charter)
+        except FedwardError as error:
+            raise UsageError(
+                f"{node.site} has no certificate for the coordinator {charter.coordinator.name}: {error.message}",
+                hint=f"give the file that it sent with --certificate {node.site}.pem",
+            ) from error
 
 
 def _check_member(node: Node, charter: Charter) -> None:

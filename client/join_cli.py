@@ -69,6 +69,10 @@ def join_command(
     node: Annotated[Path, typer.Argument(metavar="NODE", help=_NODE)],
     charter: Annotated[Path, typer.Argument(metavar="CHARTER", help="The charter (TOML), from the coordinator.")],
     *,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(metavar="SITE.pem", help="This hospital's certificate, from the coordinator that CHARTER names."),
+    ] = None,
     sha256: Annotated[
         str,
         typer.Option(metavar="HEX", help="The charter's SHA-256 as another member read it out: 32 digits or more."),
@@ -81,28 +85,42 @@ def join_command(
     32 digits) and the fingerprints of the members by telephone. Then give the digits with --sha256, or at the
     terminal when asked. From then on the node follows this charter and no message can change it.
 
-    Exit status 0: pinned. 2: no node, no charter, or nothing that confirms it. 5: the pin cannot be written. 6: the
-    charter is not for this node, is not the one that the others hold, or another one is pinned. 9: the audit log cannot
-    be written.
+    Where CHARTER names a coordinator, the certificate that it sent is needed as well. It must be for this node's own
+    key and of the authority that CHARTER names. With the charter that is pinned already it replaces the one before.
+
+    Exit status 0: pinned. 2: no node, no charter, no certificate, or nothing that confirms it. 5: the pin cannot be
+    written. 6: the charter or the certificate is not for this node, the charter is not the one that the others hold or
+    lists other releases than the one that is installed, another one is pinned, or others may read a key. 8: the
+    certificate was not issued by its authority, or its time is over. 9: the audit log cannot be written.
     """
+    from client.certificate import LinkCertificate
     from client.join import Joining
     from client.node import Node
     from shared.charter import Charter
     from shared.charter_words import explain, lines
 
     found = Charter.load(charter)
-    joining = Joining.prepare(Node.open(node), found, replace=replace)
+    shown = LinkCertificate.read(certificate) if certificate else None
+    joining = Joining.prepare(Node.open(node), found, replace=replace, certificate=shown)
     if sha256:
         joining.confirm(sha256)
     for line in lines(explain(found, site=joining.node.site)):
         console.say(line)
     if joining.already:
+        joining.keep()
+        _say_until(joining)
         console.say(f"{joining.node.site} has pinned this charter already")
         return
     if not sha256:
         _ask(joining)
     joining.pin(confirmed="sha256" if sha256 else "at the terminal")
+    _say_until(joining)
     console.say(f"{joining.node.site} has pinned the charter of {found.id}; it follows no other from now on")
+
+
+def _say_until(joining: "Joining") -> None:
+    if joining.certificate is not None:
+        console.say(f"{joining.node.certificate}: holds until {joining.certificate.until:%Y-%m-%d}")
 
 
 def _ask(joining: "Joining") -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import RecordDict
 
 from client.mask_ledger import MaskLedger
-from client.policy import decide
+from client.policy import decide, policy_of
 from client.session import MaskingError, Session
 from client.summed import Purpose, Summed
 from compliance.log import Action, Scalar
@@ -135,9 +135,8 @@ def member_of(session: Session) -> Member:
 
 def _step(session: Session, request: MaskRequest) -> RecordDict:
     header = request.header
-    decision = decide(
-        header, session.charter, purpose=session.node.purpose, patients=session.charter.min_patients, training=False
-    )
+    node = session.node
+    decision = decide(header, session.charter, policy_of(node), purpose=node.purpose, training=False)
     if not decision.allowed:
         raise PolicyError(decision.reason)
     member, facts = member_of(session), _facts(request)

@@ -2,7 +2,7 @@
 
 ``node.json`` (site, purpose, whether it is virtual), ``keys/`` (0600), ``charter.toml``, ``audit/log.jsonl``,
 ``cohort/``, ``privacy/``, ``sums/``, ``masks/`` (0700; the ledger of secure aggregation), ``held/`` (0700; files of an
-ingest that wait for a person).
+ingest that wait for a person), ``link/`` (0700; the certificates of the connection to the coordinator, and its state).
 """
 
 import hashlib
@@ -21,12 +21,15 @@ from compliance.log import AuditLog
 from shared.charter import Charter
 from shared.errors import PolicyError, UsageError
 from shared.files import output_errors, write_bytes, write_json
+from shared.link_keys import check_key_file, make_key
 
 if TYPE_CHECKING:
     from client.cohort import Cohort
 
 IDENTITY = "identity"
 KEYS = ("pseudonym", "audit", IDENTITY)
+LINK = "link"
+"""The key of the connection to the coordinator, and the folder of its certificates."""
 HELD = "held"
 """The folder of files of an ingest that wait for a person."""
 KEY_BYTES = 32
@@ -70,10 +73,12 @@ class Node:
             node = cls.open(folder)
             node._require(site, purpose, virtual=seed is not None)
             _make_keys(folder, (IDENTITY,), site, seed)  # a node from before there were identities
+            _make_link_key(folder, seed)  # or links
             return node
         with output_errors(folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _make_keys(folder, KEYS, site, seed)
+        _make_link_key(folder, seed)
         virtual = seed is not None
         write_json(folder / "node.json", {"site": site, "purpose": purpose, "virtual": virtual})
         return cls(folder, site, purpose, virtual)
@@ -156,6 +161,35 @@ class Node:
         """
         return Ed25519PrivateKey.from_private_bytes(self.key(IDENTITY))
 
+    @property
+    def link_key(self) -> Path:
+        """The file of the key of the connection to the coordinator: EC P-384, PEM PKCS#8.
+
+        It is the key of the TLS client and the one that Flower authenticates the node with.
+
+        Raises:
+            UsageError: It is missing, as in a virtual hospital, which connects to nobody.
+            PolicyError: Others than its owner may read it.
+        """
+        path = _link_key(self.folder)
+        check_key_file(path, missing="run 'fedward node init' again with the same site and purpose: it makes one")
+        return path
+
+    @property
+    def link(self) -> Path:
+        """The folder of the connection to the coordinator (0700), made by :func:`client.join.Joining.pin`."""
+        return self.folder / LINK
+
+    @property
+    def certificate(self) -> Path:
+        """The file of this hospital's certificate, from the coordinator."""
+        return self.link / "certificate.pem"
+
+    @property
+    def authority(self) -> Path:
+        """The file of the certificate of the coordinator's authority."""
+        return self.link / "authority.pem"
+
     def open_log(self) -> AuditLog:
         """The node's audit log, to write to; close it.
 
@@ -228,3 +262,13 @@ def _key(name: str, site: str, seed: int | None) -> bytes:
     if seed is None:
         return secrets.token_bytes(KEY_BYTES)
     return hmac.new(str(seed).encode(), f"{site}|{name}".encode(), hashlib.sha256).digest()
+
+
+def _link_key(folder: Path) -> Path:
+    return folder / "keys" / f"{LINK}.key"
+
+
+def _make_link_key(folder: Path, seed: int | None) -> None:
+    """Make the key of the connection where it is not there; a virtual hospital connects to nobody."""
+    if seed is None and not (path := _link_key(folder)).exists():
+        make_key(path)

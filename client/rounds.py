@@ -9,12 +9,13 @@ from torch import nn
 
 from client import masks
 from client.charge import Charge, Receipt
-from client.cohort import Split
+from client.cohort import Split, state_of
+from client.eligible import eligible
 from client.paying import pay, require_no_budget
-from client.policy import decide
+from client.policy import affordable, decide, policy_of
 from client.scoring import bounded, score
 from client.session import Session
-from client.training.device import device
+from client.training.device import computing, device
 from client.training.loop import TrainOutcome, price, train_round, usable
 from client.training.shared_sum import shared_sum
 from compliance.log import Action, Scalar
@@ -44,11 +45,13 @@ from shared.wire import (
 class _Bench:
     """What one task needs, kept between requests: the network to load weights into, and the patients.
 
-    ``begins`` is what decides the network: how it starts, what of it trains, and the seed.
+    ``begins`` is what decides the network: how it starts, what of it trains, the seed and the device. ``cohort`` is the
+    state of the cohort's index: one that ingest wrote since has other patients.
     """
 
     task: Task
     begins: tuple[object, ...]
+    cohort: tuple[int, ...]
     network: nn.Module
     layout: Layout
     train: tuple[PatientImages, ...]
@@ -83,7 +86,7 @@ class Rounds:
             "steps": plan.local_steps,
             "privacy": privacy.mode,
         }
-        with session.act(Action.TRAIN, header, facts):
+        with session.act(Action.TRAIN, header, facts), computing(policy_of(session.node).device):
             receipt = self._pay(header, plan, bench)
             if privacy.mode == "distributed" and masking is not None:
                 outcome, body, done = self._shared(masking, plan, bench, receipt)
@@ -105,6 +108,8 @@ class Rounds:
                 body, done = _body(masking, update, weight, metrics)
             reply = TrainReply(header, session.node.site, body).to_record()
         facts = {"steps": outcome.steps, "noise": outcome.noise, "unusable": outcome.unusable, **done}
+        if outcome.micro_batch:
+            facts["micro_batch"] = outcome.micro_batch
         return session.sent(Action.TRAIN, header, reply, facts)
 
     def _evaluate(self, request: EvaluateRequest) -> RecordDict:
@@ -130,7 +135,7 @@ class Rounds:
         """
         header = request.header
         # First without looking at any image, as if there were patients enough; then with those that there are.
-        self._decide(header, self.session.charter.min_patients, training=training)
+        self._decide(header, None, training=training)
         bench = self._bench(header.task)
         self._decide(header, len(bench.train), training=training)
         if not training and not bench.held_out:
@@ -143,27 +148,40 @@ class Rounds:
         load_weights(bench.network, state)
         return bench
 
-    def _decide(self, header: Header, patients: int, *, training: bool) -> None:
-        session = self.session
-        decision = decide(header, session.charter, purpose=session.node.purpose, patients=patients, training=training)
+    def _decide(self, header: Header, patients: int | None, *, training: bool) -> None:
+        node, charter = self.session.node, self.session.charter
+        policy = policy_of(node)
+        decision = decide(header, charter, policy, purpose=node.purpose, training=training, patients=patients)
+        if decision.allowed and training and patients is None:
+            decision = affordable(node, charter, policy)
         if not decision.allowed:
             raise PolicyError(decision.reason)
 
     def _bench(self, name: str) -> _Bench:
-        charter, old = self.session.charter, self._benches.get(name)
-        plan = charter.task(name)
-        begins = (plan.start, plan.trained, charter.seed)
-        if old is None or old.begins != begins:  # the hospital may have pinned another charter
-            task = get_task(name)
-            network = prepared(task, plan, charter.seed).to(device(virtual=self.session.node.virtual))
-            train, held_out = (old.train, old.held_out) if old else self._patients(task)
-            self._benches[name] = _Bench(task, begins, network, Layout.of(travelling(network)), train, held_out)
-        return self._benches[name]
+        node, charter, old = self.session.node, self.session.charter, self._benches.get(name)
+        plan, where = charter.task(name), device(policy_of(node).device, virtual=node.virtual)
+        begins, cohort = (plan.start, plan.trained, charter.seed, where), state_of(node.folder / "cohort")
+        if old is not None and (old.begins, old.cohort) == (begins, cohort):
+            return old
+        task = get_task(name)
+        if old is not None and old.begins == begins:
+            network = old.network
+        else:  # the hospital may have pinned another charter
+            network = prepared(task, plan, charter.seed).to(where)
+        train, held_out = (
+            (old.train, old.held_out) if old is not None and old.cohort == cohort else self._patients(task)
+        )
+        made = _Bench(task, begins, cohort, network, Layout.of(travelling(network)), train, held_out)
+        self._benches[name] = made
+        return made
 
     def _patients(self, task: Task) -> tuple[tuple[PatientImages, ...], tuple[PatientImages, ...]]:
-        """Those that the task can use, to train on and held out."""
-        cohort = self.session.node.cohort
-        train, held_out = (tuple(usable(task, cohort.load_split(split))) for split in (Split.TRAIN, Split.HELD_OUT))
+        """Those that may take part and that the task can use, to train on and held out."""
+        node, cohort = self.session.node, self.session.node.cohort
+        train, held_out = (
+            tuple(usable(task, [cohort.load(key) for key in eligible(cohort.patients(split), node)]))
+            for split in (Split.TRAIN, Split.HELD_OUT)
+        )
         return train, held_out
 
     def _shared(

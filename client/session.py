@@ -16,7 +16,7 @@ from flwr.app import RecordDict
 from client.node import Node
 from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
 from shared.charter import Charter
-from shared.errors import BudgetError, FedwardError, PolicyError, ProtocolError, RecordError
+from shared.errors import BudgetError, FedwardError, PolicyError, ProtocolError, RecordError, UsageError
 from shared.files import locked
 from shared.header import Header
 from shared.records import record_bytes
@@ -130,8 +130,8 @@ class Session:
         reason = str(error.args[0]) if speaks and not local else type(error).__name__
         refusal = Refusal(self.node.site, code, "".join(c for c in reason if c.isprintable())[:300], header)
         detail: dict[str, Scalar] = {"code": code, "reason": refusal.reason}
-        if local or isinstance(error, BudgetError | RecordError):
-            # What is wrong with this hospital's own files, or left of its budget, is for itself.
+        if local or isinstance(error, BudgetError | RecordError | UsageError):
+            # What is wrong with this hospital's own files and device, or left of its budget, is for itself.
             detail["here"] = str(error.args[0])
         reply = refusal.to_record()
         self.log.append_many(

@@ -41,6 +41,7 @@ class Action(StrEnum):
     LOG_REPAIR = "log.repair"
     MEMBER_REQUEST = "member.request"
     CHARTER_PIN = "charter.pin"
+    LINK_CERTIFICATE = "link.certificate"
     INGEST = "ingest"
     DEIDENTIFY = "deidentify"
     REVIEW = "review"

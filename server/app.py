@@ -1,9 +1,9 @@
-"""The Flower ServerApp of the coordinator: one task of a charter, from an initial model to a written one."""
+"""The Flower ServerApp of the coordinator: the tasks of a charter, each from an initial model to a written one."""
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,16 +15,18 @@ from flwr.serverapp import Grid, ServerApp
 from torch import nn
 
 from compliance.log import Action, AuditLog, Entry, Outcome
+from server.checkpoint import CHECKPOINT, Checkpoint
 from server.exchange import Exchange
 from server.history import HISTORY
-from server.release import ModelCard, write_model
+from server.journal import remove_folder
+from server.release import ModelCard, finished, write_model
 from server.strategy import FederatedTraining, OnRound, Result
 from shared.charter import Charter
 from shared.errors import CharterError, FedwardError, ProtocolError, UsageError
 from shared.files import write_json
 from shared.imaging.start import prepared
 from shared.imaging.tasks import get_task
-from shared.vector import Layout, State
+from shared.vector import Flat, Layout, State
 from shared.weights import load_weights, travelling, weights_of
 
 
@@ -34,48 +36,57 @@ class Settings:
 
     Attributes:
         charter: File of the charter.
-        task: Name of one of its tasks.
-        out: Folder for ``history.json``, ``model.safetensors`` and ``model.json``.
+        task: Name of one of its tasks; None for all of them, in the charter's order.
+        out: Folder for ``history.json``, ``model.safetensors`` and ``model.json``; with all tasks, for a
+            folder of each.
         run: Id of the run, the same in every task of it: a hospital's privacy charges are kept by it.
         log: File of the coordinator's audit log.
         initial: Weights to start from (safetensors); None starts from the task's network and the charter's seed.
         poll: Seconds between two looks for answers.
         plain: Whether updates may travel in the clear, where the charter has no secure aggregation; only virtual
             hospitals send them.
+        checkpoint: Whether to keep in ``checkpoint/`` of the output what another process needs to go on with it.
+        resume: Whether to go on with a run that was kept so, and to leave out tasks that are finished; keeps a
+            checkpoint too.
     """
 
     charter: Path
-    task: str
+    task: str | None
     out: Path
     run: str
     log: Path
     initial: Path | None = None
     poll: float = 0.01
     plain: bool = False
+    checkpoint: bool = False
+    resume: bool = False
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Settings":
-        """The settings in a Flower run configuration: ``charter``, ``task``, ``out``, ``run``, and, where they are not
-        the defaults, ``log`` (``OUT/audit/log.jsonl``), ``initial``, ``poll`` and ``plain``.
+        """The settings in a run configuration: ``charter``, ``out``, ``run``, and, where they are not the defaults,
+        ``task`` (all), ``log`` (``OUT/audit/log.jsonl``), ``initial``, ``poll``, ``plain``, ``checkpoint`` and
+        ``resume``.
 
         Raises:
             UsageError: A key is missing or unknown.
         """
         known = {name.name for name in dataclasses.fields(cls)}
-        missing, unknown = {"charter", "task", "out", "run"} - set(config), set(config) - known
+        missing, unknown = {"charter", "out", "run"} - set(config), set(config) - known
         if missing or unknown:
             name, what = (min(missing), "lacks") if missing else (min(unknown), "does not know")
             raise UsageError(f"the run configuration {what} '{name}'", hint=f"its keys are {', '.join(sorted(known))}")
         out = Path(str(config["out"]))
         return cls(
             charter=Path(str(config["charter"])),
-            task=str(config["task"]),
+            task=str(config["task"]) if config.get("task") else None,
             out=out,
             run=str(config["run"]),
             log=Path(str(config.get("log", out / "audit" / "log.jsonl"))),
             initial=Path(str(config["initial"])) if config.get("initial") else None,
             poll=float(config.get("poll", cls.poll)),
             plain=config.get("plain", False) is True,
+            checkpoint=config.get("checkpoint", False) is True,
+            resume=config.get("resume", False) is True,
         )
 
 
@@ -85,12 +96,43 @@ def make_app(on_round: OnRound | None = None) -> ServerApp:
 
     @made.main()
     def main(grid: Grid, context: Context) -> None:
-        run_task(grid, Settings.of(context.run_config), on_round=on_round)
+        run_tasks(grid, Settings.of(context.run_config), on_round=on_round)
 
     return made
 
 
 app = make_app()
+
+
+def run_tasks(
+    grid: Grid, settings: Settings, *, on_task: Callable[[str], None] | None = None, on_round: OnRound | None = None
+) -> None:
+    """Train the task that ``settings`` name, or all tasks of the charter one after the other, each in a folder of its
+    name. With ``resume`` a task that is finished is left as it is.
+
+    Args:
+        grid: Flower's grid.
+        settings: What to run.
+        on_task: Called with the name of each task before it begins, for progress.
+        on_round: Called after every round, for progress.
+
+    Raises:
+        FedwardError: As :func:`run_task`; the tasks after the one that failed are not begun.
+    """
+    charter = Charter.load(settings.charter)
+    chosen = (
+        {settings.task: settings.out} if settings.task else {one.name: settings.out / one.name for one in charter.tasks}
+    )
+    if settings.initial and len(chosen) > 1:
+        raise UsageError("one initial model is given for several tasks", hint="name the task that begins at it")
+    for task, out in chosen.items():
+        one = replace(settings, task=task, out=out)
+        if settings.resume and finished(out, run=settings.run, charter=charter.sha256):
+            remove_folder(out / CHECKPOINT)
+            continue
+        if on_task:
+            on_task(task)
+        run_task(grid, one, on_round=on_round)
 
 
 def run_task(grid: Grid, settings: Settings, *, on_round: OnRound | None = None) -> Result:
@@ -103,7 +145,8 @@ def run_task(grid: Grid, settings: Settings, *, on_round: OnRound | None = None)
             the output or the record cannot be written.
     """
     charter = Charter.load(settings.charter)
-    charter.task(settings.task)
+    task = settings.task or ""
+    charter.task(task)
     if charter.masking is None and not settings.plain:
         raise CharterError(
             f"the charter {charter.id} has no secure aggregation, so every update would be readable here",
@@ -111,30 +154,63 @@ def run_task(grid: Grid, settings: Settings, *, on_round: OnRound | None = None)
         )
     state = _initial(charter, settings)
     layout = Layout.of(state)
+    initial = layout.flatten(state)
+    checkpoint, resumed = _checkpoint(charter, settings, layout, initial)
     begin = Entry(
-        Action.RUN_START, Outcome.STARTED, run=settings.run, detail={"task": settings.task, "charter": charter.sha256}
+        Action.RUN_START,
+        Outcome.STARTED,
+        run=settings.run,
+        detail={"task": task, "charter": charter.sha256} | ({"resumed": True} if resumed else {}),
     )
     with AuditLog(settings.log, site="coordinator", purpose=charter.purpose, subject_key=b"") as log:
         training = FederatedTraining(
-            charter, settings.task, run=settings.run, layout=layout, log=log, on_round=on_round
+            charter, task, run=settings.run, layout=layout, log=log, on_round=on_round, checkpoint=checkpoint
         )
         log.append(begin)
+        members = frozenset(member.name for member in charter.members) if charter.masking else None
+        exchange = Exchange(grid, lambda: site_names(grid, members), poll=settings.poll)
         try:
-            result = training.start(Exchange(grid, site_names(grid), poll=settings.poll), layout.flatten(state))
+            result = training.start(exchange, initial)
             write_json(settings.out / HISTORY, result.history.to_json())
             network = _network(charter, settings)
             load_weights(network, layout.restore(result.model))
             write_model(settings.out, weights_of(network), _card(result, charter), log=log)
         except BaseException as error:
             with _second_to(error):
-                log.append(dataclasses.replace(begin, action=Action.RUN_END, outcome=Outcome.FAILED))
+                log.append(replace(begin, action=Action.RUN_END, outcome=Outcome.FAILED))
             text = error.message if isinstance(error, FedwardError) else type(error).__name__
-            failed = dataclasses.replace(training.history, outcome="failed", error=text)
+            failed = replace(training.history, outcome="failed", error=text)
             with _second_to(error):
                 write_json(settings.out / HISTORY, failed.to_json())
             raise
-        log.append(dataclasses.replace(begin, action=Action.RUN_END, outcome=Outcome.OK))
+        log.append(replace(begin, action=Action.RUN_END, outcome=Outcome.OK))
+    if checkpoint:
+        checkpoint.remove()
     return result
+
+
+def _checkpoint(charter: Charter, settings: Settings, layout: Layout, initial: Flat) -> tuple[Checkpoint | None, bool]:
+    """Where the run is kept, and whether one is there to go on with.
+
+    Raises:
+        UsageError: One is there, and nobody said that it is to go on.
+    """
+    if not (settings.checkpoint or settings.resume):
+        return None, False
+    identity: dict[str, str | int] = {
+        "run": settings.run,
+        "charter": charter.sha256,
+        "task": settings.task or "",
+        "layout": layout.sha256,
+        "initial model": layout.digest(initial),
+    }
+    made = Checkpoint(settings.out / CHECKPOINT, identity)
+    if made.exists and not settings.resume:
+        raise UsageError(
+            f"{settings.out} holds a run that has not ended",
+            hint="resume it, or choose another folder; what it had done is lost only if you delete it",
+        )
+    return made, made.exists
 
 
 @contextlib.contextmanager
@@ -156,24 +232,28 @@ class _Node(Protocol):
     def name(self) -> str: ...
 
 
-def site_names(grid: Grid) -> dict[int, str]:
-    """The site behind each node id, by the name under which its node was registered (``flwr supernode register``).
+def site_names(grid: Grid, members: Collection[str] | None = None) -> dict[int, str]:
+    """The site behind each node that is connected, by the name under which the node was registered.
+
+    Args:
+        grid: Flower's grid.
+        members: Whoever else is connected is left out; None takes all, as in a simulation in the clear.
 
     Raises:
         ProtocolError: A node has no name, or two have the same.
     """
     nodes: Iterable[_Node] = grid.get_nodes()
-    names = {node.node_id: node.name for node in nodes}
+    names = {node.node_id: node.name for node in nodes if members is None or node.name in members}
     if not all(names.values()) or len(set(names.values())) != len(names):
         raise ProtocolError(
             "the nodes that are connected have no names, or two have the same",
-            hint="register every node under the name of its site",
+            hint="register every node under the name of its site, and each site once",
         )
     return names
 
 
 def _network(charter: Charter, settings: Settings) -> nn.Module:
-    return prepared(get_task(settings.task), charter.task(settings.task), charter.seed)
+    return prepared(get_task(settings.task or ""), charter.task(settings.task or ""), charter.seed)
 
 
 def _initial(charter: Charter, settings: Settings) -> State:

@@ -1,5 +1,8 @@
 """The moving average of the coordinator's models: what is evaluated and released where the charter asks for it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,3 +35,12 @@ class MovingAverage:
         self._weight = self._decay * self._weight + 1.0
         average: Vector = (self._sum / self._weight).astype(np.float32)
         return average
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What :meth:`restore` needs; not copied."""
+        return {} if self._sum is None else {"sum": self._sum, "weight": np.asarray(self._weight)}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what :meth:`state` gave."""
+        if state:
+            self._sum, self._weight = np.asarray(state["sum"], np.float64), float(state["weight"])

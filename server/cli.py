@@ -9,11 +9,15 @@ import typer
 
 from server.approve_cli import approve
 from server.history import HISTORY, VERSION
+from server.init_cli import mount as mount_init
+from server.link_cli import mount as mount_link
 from shared.console import emit_json, plural, say
 from shared.errors import DataError, UsageError
 
 app = typer.Typer(help="The coordinator: take hospitals into a charter, look at runs.", no_args_is_help=True)
+mount_init(app)
 app.command()(approve)
+mount_link(app)
 
 
 @app.command()

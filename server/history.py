@@ -142,3 +142,23 @@ class History:
 
 def _to_json(phase: PhaseRecord | None) -> dict[str, Any] | None:
     return None if phase is None else {**asdict(phase), "bytes_down": phase.bytes_down, "bytes_up": phase.bytes_up}
+
+
+def round_of(row: Mapping[str, Any]) -> RoundRecord:
+    """The inverse of ``dataclasses.asdict``, from what JSON made of it.
+
+    Raises:
+        KeyError, TypeError: It is something else.
+    """
+    phases = {name: _phase_of(row[name]) for name in ("train", "evaluation")}
+    return RoundRecord(
+        row["round"], phases["train"], phases["evaluation"], row["weight"], row["update_norm"], row["model"]
+    )
+
+
+def _phase_of(row: Mapping[str, Any] | None) -> PhaseRecord | None:
+    if row is None:
+        return None
+    lists = {name: tuple(row[name]) for name in ("asked", "answered", "missing", "notes")}
+    traffic = {kind: Traffic(**one) for kind, one in row["traffic"].items()}
+    return PhaseRecord(**{**row, **lists, "traffic": traffic})

@@ -5,10 +5,12 @@ any other scale (Reddi et al. 2021, "Adaptive Federated Optimization", algorithm
 the model to w + D, the weighted average of the local models: federated averaging (McMahan et al. 2017).
 """
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from shared.charter import TaskPlan
@@ -60,6 +62,19 @@ class ServerOptimiser:
         self._parameter.grad = None
         self._done += 1
         return self.vector
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What :meth:`restore` needs beside the model; not copied."""
+        kept = self._optimiser.state_dict()["state"].get(0, {})
+        arrays = {name: value.numpy() for name, value in kept.items() if isinstance(value, torch.Tensor)}
+        return arrays | {"rounds done": np.asarray(self._done)}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what :meth:`state` gave, at an optimiser of the same kind with the model of that moment."""
+        arrays = {name: torch.from_numpy(array.copy()) for name, array in state.items() if name != "rounds done"}
+        whole = self._optimiser.state_dict()
+        self._optimiser.load_state_dict({**whole, "state": {0: arrays} if arrays else {}})
+        self._done = int(state["rounds done"])
 
     @property
     def vector(self) -> Vector:

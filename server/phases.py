@@ -4,13 +4,13 @@ Nothing that a site sends is fatal: what cannot be taken is left out under its s
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import RecordDict
 
 from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
-from server.exchange import Arrival, Exchange
+from server.exchange import AbsentError, Arrival, Line
 from server.history import PhaseRecord, Traffic
 from server.tally import add_sums
 from shared.errors import ProtocolError
@@ -32,6 +32,7 @@ class _Phase:
     answered: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
     up: int = 0
     sums: dict[str, float] = field(default_factory=dict)
 
@@ -53,21 +54,45 @@ class Phases:
     """The coordinator's questions to its sites.
 
     Args:
-        exchange: The line to them.
+        line: The line to them.
         log: The coordinator's audit log.
         deadline: Seconds that a phase waits for answers.
+        declined: Sites that have refused this run before.
     """
 
-    def __init__(self, exchange: Exchange, log: AuditLog, deadline: float) -> None:
-        self._exchange, self._log, self._deadline = exchange, log, deadline
-        self._unwilling: set[str] = set()
+    def __init__(self, line: Line, log: AuditLog, deadline: float, declined: Iterable[str] = ()) -> None:
+        self.line = line
+        self._log, self._deadline = log, deadline
+        self._unwilling = set(declined)
+
+    @property
+    def declined(self) -> tuple[str, ...]:
+        """The sites that have refused this run by their own policy; they are not asked again."""
+        return tuple(sorted(self._unwilling))
 
     @property
     def willing(self) -> tuple[str, ...]:
-        """The sites that have not refused this run by their own policy; the others are not asked again."""
-        return tuple(site for site in self._exchange.sites if site not in self._unwilling)
+        """The sites that are connected and have not declined."""
+        return tuple(site for site in self.line.sites if site not in self._unwilling)
 
-    def ask(self, header: Header, kind: str, contents: Mapping[str, RecordDict], take: Take) -> PhaseRecord:
+    def wait(self, wanted: Collection[str], count: int) -> tuple[str, ...]:
+        """Those of ``wanted`` that are connected and have not declined, once there are ``count`` of them.
+
+        Raises:
+            AbsentError: There are too few at the deadline.
+        """
+        willing = [site for site in wanted if site not in self._unwilling]
+        if len(willing) < count:
+            raise AbsentError(
+                f"{len(willing)} sites have not declined to take part, {count} are needed; declined: "
+                f"{', '.join(sorted(self._unwilling.intersection(wanted))) or 'nobody'}",
+                hint="the reasons are in history.json and in the audit log; settle them, and start a new run",
+            )
+        return self.line.wait(willing, count, self._deadline)
+
+    def ask(
+        self, header: Header, kind: str, contents: Mapping[str, RecordDict], take: Take, *, enough: int = 0
+    ) -> PhaseRecord:
         """Ask each site its question, and take what each one answers.
 
         Args:
@@ -75,25 +100,28 @@ class Phases:
             kind: Flower's message type.
             contents: The question to each site; those who share one are given the same object.
             take: What is done with an answer that is no refusal; a ProtocolError leaves the answer out.
+            enough: Answers without which the phase is worth nothing: so many are waited for until the deadline, also
+                from sites that have gone away meanwhile.
         """
         phase = _Phase(tuple(contents))
         sizes = {site: record_bytes(content) for site, content in contents.items()}
         sent: dict[str, Scalar] = {"phase": kind, "model": header.model}
-        self._log.append_many(
-            [
-                entry(Action.MESSAGE_OUT, Outcome.STARTED, header, {**sent, "bytes": size, "site": site})
-                for site, size in sizes.items()
-            ]
-        )
-        for arrival in self._exchange.ask(contents, kind, self._deadline):
+
+        def sending(sites: Sequence[str]) -> None:
+            facts = ({**sent, "bytes": sizes[site], "site": site} for site in sites)
+            self._log.append_many([entry(Action.MESSAGE_OUT, Outcome.STARTED, header, one) for one in facts])
+
+        for arrival in self.line.ask(contents, kind, self._deadline, enough=enough, sending=sending):
             self._hear(arrival, phase, take)
         record = phase.close(kind, sum(sizes.values()))
-        self._log.append_many(list(_heard(record, header, kind)))
+        self._log.append_many(list(_heard(record, header, kind, phase.kept)))
         return record
 
     def _hear(self, arrival: Arrival, phase: _Phase, take: Take) -> None:
         """One answer: into the sum, or into the record under its sender's name."""
         site, content = arrival.site, arrival.content
+        if arrival.kept:
+            phase.kept.add(site)
         if site in phase.answered:
             phase.dropped[site] = "a second answer"
         elif content is None:
@@ -148,7 +176,8 @@ def trouble(record: PhaseRecord) -> str:
     return "; ".join(parts)
 
 
-def _heard(record: PhaseRecord, header: Header, kind: str) -> Iterable[Entry]:
+def _heard(record: PhaseRecord, header: Header, kind: str, kept: Collection[str]) -> Iterable[Entry]:
+    """What stands in the record of a phase; ``kept`` came to an earlier process, which may have died before this."""
     rows = [(site, Outcome.OK, "") for site in record.answered]
     rows += [(site, Outcome.REFUSED, reason) for site, reason in record.refused.items()]
     rows += [(site, Outcome.FAILED, reason) for site, reason in record.dropped.items()]
@@ -157,4 +186,6 @@ def _heard(record: PhaseRecord, header: Header, kind: str) -> Iterable[Entry]:
         facts: dict[str, Scalar] = {"phase": kind, "site": site}
         if reason:
             facts["reason"] = reason
+        if site in kept:
+            facts["kept"] = True
         yield entry(Action.MESSAGE_IN, outcome, header, facts)

@@ -1,12 +1,14 @@
 """A model leaves the coordinator: weights and a description of where they come from, both whole or neither."""
 
 import hashlib
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import safetensors.numpy
 
 from compliance.log import Action, AuditLog, Entry, Outcome
+from server.history import HISTORY
 from shared.errors import OutputError
 from shared.files import output_errors, write_bytes, write_json
 from shared.vector import State
@@ -73,3 +75,21 @@ def write_model(folder: Path, state: State, card: ModelCard, *, log: AuditLog) -
             weights.unlink(missing_ok=True)
             raise
     return weights
+
+
+def finished(folder: Path, *, run: str, charter: str) -> bool:
+    """Whether ``folder`` holds the whole outcome of this run under this charter: its history, its model, and no damage.
+
+    Args:
+        folder: Of one task.
+        run: Id of the run.
+        charter: SHA-256 of the charter.
+    """
+    try:
+        history = json.loads((folder / HISTORY).read_bytes())
+        card = json.loads((folder / CARD).read_bytes())
+        whole = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() == card["weights_sha256"]
+        same = all((one["run"], one["charter"]) == (run, charter) for one in (history, card))
+        return whole and same and bool(history["outcome"] == "ok")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from shared.charter_form import CharterForm, read_form
-from shared.charter_plans import CharterMember, MaskingPlan, PrivacyMode, PrivacyPlan, TaskPlan
+from shared.charter_plans import CharterMember, CoordinatorPlan, MaskingPlan, PrivacyMode, PrivacyPlan, TaskPlan
 from shared.errors import CharterError
 from shared.files import canonical_json
 from shared.noise_shares import NoisePlan
@@ -24,6 +24,7 @@ from shared.secagg.federation import Federation, Peer
 __all__ = [
     "Charter",
     "CharterMember",
+    "CoordinatorPlan",
     "MaskingPlan",
     "PrivacyMode",
     "PrivacyPlan",
@@ -49,6 +50,7 @@ class Charter:
         seed: Seed of the initial model and of training without differential privacy.
         members: The hospitals with their keys, in the order of their indices; needed for secure aggregation.
         masking: Secure aggregation, or None: then updates travel in the clear, which only virtual hospitals do.
+        coordinator: Whom the hospitals connect to, or None: then they connect to nobody, as in a simulation.
     """
 
     id: str
@@ -61,6 +63,7 @@ class Charter:
     seed: int = 0
     members: tuple[CharterMember, ...] = ()
     masking: MaskingPlan | None = None
+    coordinator: CoordinatorPlan | None = None
 
     def __post_init__(self) -> None:
         """Refuse masks that would not protect the members, members that nothing asks for, and noise without masks."""
@@ -114,6 +117,7 @@ class Charter:
     @classmethod
     def _of(cls, model: CharterForm) -> "Charter":
         federation = model.federation
+        masks, link = model.secure_aggregation, model.coordinator
         return cls(
             id=federation.id,
             purpose=federation.purpose,
@@ -124,7 +128,8 @@ class Charter:
             deadline=federation.deadline,
             seed=federation.seed,
             members=tuple(CharterMember(**member.model_dump()) for member in model.member),
-            masking=None if (masks := model.secure_aggregation) is None else MaskingPlan(**_plain(masks)),
+            masking=None if masks is None else MaskingPlan(**_plain(masks)),
+            coordinator=None if link is None else CoordinatorPlan(**link.model_dump()),
         )
 
     def to_toml(self) -> str:
@@ -135,14 +140,26 @@ class Charter:
         parts = [_table("[federation]", federation), _table("[privacy]", dataclasses.asdict(self.privacy))]
         if self.masking is not None:
             parts.append(_table("[secure_aggregation]", dataclasses.asdict(self.masking)))
+        if self.coordinator is not None:
+            parts.append(_table("[coordinator]", dataclasses.asdict(self.coordinator)))
         parts += [_table("[[member]]", dataclasses.asdict(member)) for member in self.members]
         parts += [_table("[[task]]", dataclasses.asdict(task)) for task in self.tasks]
         return "\n".join(parts)
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Hash of the charter's content in canonical form (RFC 8785): layout and comments do not matter."""
-        return hashlib.sha256(canonical_json(dataclasses.asdict(self))).hexdigest()
+        """Hash of the charter's content in canonical form (RFC 8785): layout and comments do not matter.
+
+        A coordinator and countries count where they stand: a charter without them has the hash that it had before
+        charters could name them.
+        """
+        content = dataclasses.asdict(self)
+        if self.coordinator is None:
+            del content["coordinator"]
+        for member in content["members"]:
+            if member["country"] is None:
+                del member["country"]
+        return hashlib.sha256(canonical_json(content)).hexdigest()
 
     @functools.cached_property
     def federation(self) -> Federation:

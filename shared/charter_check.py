@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from shared.bundle import digest
 from shared.charter import Charter, PrivacyPlan, TaskPlan
 from shared.noise_shares import NoisePlan
 from shared.secagg.codec import Codec
@@ -171,11 +172,10 @@ def _shares(charter: Charter) -> Iterator[Caution]:
 
 
 def _apps(charter: Charter) -> Iterator[Caution]:
-    if charter.federation.apps:
+    if charter.federation.apps and digest() not in charter.federation.apps:
         yield Caution(
-            "apps_not_compared",
-            "apps has no effect on what runs: its digests are bound into every signature and not yet compared with "
-            "what is installed at a hospital",
+            "app_not_listed",
+            f"the release that is installed here, {digest()}, is not among apps: a hospital with it takes no part",
         )
 
 

@@ -21,11 +21,13 @@ from shared.charter_plans import (
 )
 from shared.errors import CharterError
 from shared.faults import words_of
+from shared.places import sound_address, sound_country
 from shared.secagg.parameters import MAX_MEMBERS, MIN_MEMBERS
 
 _Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 _Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=1, le=100_000)]
+_Country = Annotated[str, AfterValidator(sound_country)]
 _Rate = Annotated[float, Field(gt=0, le=100)]
 _Optimizer = Literal["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "NAdam", "RAdam", "Adamax"]
 
@@ -86,6 +88,14 @@ class _MaskingTable(_Strict):
 class _MemberTable(_Strict):
     name: _Name
     identity: Annotated[_Hex32, AfterValidator(sound_identity)]
+    country: _Country | None = None
+
+
+class _CoordinatorTable(_Strict):
+    name: _Name
+    address: Annotated[str, AfterValidator(sound_address)]
+    authority: _Hex32
+    country: _Country | None = None
 
 
 class CharterForm(_Strict):
@@ -94,6 +104,7 @@ class CharterForm(_Strict):
     federation: _FederationTable
     privacy: _PrivacyTable = _PrivacyTable()
     secure_aggregation: _MaskingTable | None = None
+    coordinator: _CoordinatorTable | None = None
     member: Annotated[list[_MemberTable], Field(max_length=MAX_MEMBERS)] = []
     task: Annotated[list[_TaskTable], Field(min_length=1)]
 
@@ -103,6 +114,7 @@ TABLES: dict[str, type[_Strict]] = {
     "privacy": _PrivacyTable,
     "task": _TaskTable,
     "secure_aggregation": _MaskingTable,
+    "coordinator": _CoordinatorTable,
     "member": _MemberTable,
 }
 

@@ -11,6 +11,13 @@ _HINTS: Final = {
     ("member", "name"): "take the name from the hospital's request: letters, digits, dots and dashes, at most 64",
     ("member", "identity"): "take the 64 lower-case hexadecimal digits of the public key from the hospital's request, "
     "or let 'fedward server approve' add the member",
+    ("member", "country"): "say where the hospital is: DE, CN, US, ...; or leave it out",
+    ("coordinator",): "write [coordinator] once, with name, address and authority, or let 'fedward server approve "
+    "--server' write it",
+    ("coordinator", "name"): "take the name from 'fedward server init': letters, digits, dots and dashes, at most 64",
+    ("coordinator", "address"): "take the address from 'fedward server init': what hospitals connect to",
+    ("coordinator", "authority"): "take the 64 lower-case hexadecimal digits that 'fedward server init' prints",
+    ("coordinator", "country"): "say where the coordinator is: DE, CN, US, ...; or leave it out",
     ("secure_aggregation",): "write [secure_aggregation] once, with a threshold",
     ("secure_aggregation", "threshold"): "say how many hospitals must answer a round: 3 of 3, 3 of 4, 4 of 5, 8 of 10",
     ("secure_aggregation", "colluding"): "say how many hospitals might work with the coordinator: 0 or more",

@@ -90,10 +90,31 @@ class CharterMember:
     Attributes:
         name: Its name in the federation: that of its node (``node.json``).
         identity: Its Ed25519 public key (RFC 8032), 64 hexadecimal digits.
+        country: Where it is, ISO 3166-1 alpha-2, or None where it does not say. What leaves another hospital comes to
+            it in the model (GDPR Art. 44-49; PIPL Art. 38-40).
     """
 
     name: str
     identity: str
+    country: str | None = None
+
+
+@dataclass(frozen=True)
+class CoordinatorPlan:
+    """Who runs the rounds, and how a hospital knows that it is connected to nobody else.
+
+    Attributes:
+        name: Its name.
+        address: ``host:port`` of its gate.
+        authority: SHA-256 of the DER of the certificate that signs those of the gate and of the hospitals, 64
+            hexadecimal digits.
+        country: Where it is, ISO 3166-1 alpha-2, or None where it does not say.
+    """
+
+    name: str
+    address: str
+    authority: str
+    country: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,8 +129,8 @@ class MaskingPlan:
         clip: Every element of an update is clipped to [-clip, clip].
         w_max: The greatest weight (training slices) of one hospital; more count as this many.
         post_quantum: Whether ML-KEM-768 (FIPS 203) joins X25519.
-        apps: SHA-256 of app bundles, 64 hexadecimal digits each; bound into every signature; not yet compared with what
-            is installed.
+        apps: SHA-256 of app bundles, 64 hexadecimal digits each; bound into every signature. Where it is not empty, a
+            hospital takes part with a release of these only (:mod:`shared.bundle`).
     """
 
     threshold: int

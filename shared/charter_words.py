@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from shared.bundle import digest
 from shared.charter import Charter, TaskPlan
 from shared.charter_check import cautions, needed
 from shared.identity import fingerprint, grouped
@@ -91,6 +92,7 @@ def explain(charter: Charter, *, site: str = "") -> tuple[Section, ...]:
             (f"purpose: {charter.purpose}", f"SHA-256: {grouped(charter.sha256)}"),
         ),
         _members(charter, site),
+        Section("Coordinator", _coordinator(charter)),
         Section("What is trained", tuple(_task(plan) for plan in charter.tasks) + _rules(charter)),
         Section("Privacy of patients", _privacy(charter)),
     ]
@@ -100,6 +102,7 @@ def explain(charter: Charter, *, site: str = "") -> tuple[Section, ...]:
     if charter.masking is not None:
         sections.append(Section("What it does not learn", (NEVER_LEARNS,)))
     sections.append(Section("What this does not protect", not_protected(charter)))
+    sections.append(Section("Installed here", (f"app digest of this release: {digest()}",)))
     if found := cautions(charter):
         sections.append(Section("Warnings", tuple(one.text for one in found)))
     return tuple(sections)
@@ -121,6 +124,8 @@ def facts(charter: Charter) -> dict[str, Any]:
             {"index": index, **dataclasses.asdict(one), "fingerprint": fingerprint(bytes.fromhex(one.identity))}
             for index, one in enumerate(charter.members, start=1)
         ],
+        "coordinator": None if charter.coordinator is None else dataclasses.asdict(charter.coordinator),
+        "installed_app": digest(),
         "tasks": [dataclasses.asdict(plan) for plan in charter.tasks],
         "privacy": dataclasses.asdict(charter.privacy),
         "min_sites": charter.min_sites,
@@ -144,7 +149,7 @@ def _learns(charter: Charter) -> tuple[str, ...]:
 def _members(charter: Charter, site: str) -> Section:
     found = tuple(
         f"{index}. {one.name}{' (this hospital)' if one.name == site else ''}, fingerprint "
-        f"{fingerprint(bytes.fromhex(one.identity))}"
+        f"{fingerprint(bytes.fromhex(one.identity))}{_where(one.country)}"
         for index, one in enumerate(charter.members, start=1)
     )
     return Section("Members", found or ("none are named: any virtual hospital may take part",))
@@ -295,9 +300,24 @@ def _apps(federation: Federation) -> tuple[str, ...]:
     if not federation.apps:
         return ("no app digest is named: any release that is installed at a hospital may run",)
     return tuple(
-        f"app digest, bound into every signature; not yet compared with what is installed: {digest}"
-        for digest in federation.apps
+        f"only a hospital with this release takes part (app digest, bound into every signature): {one}"
+        for one in federation.apps
     )
+
+
+def _coordinator(charter: Charter) -> tuple[str, ...]:
+    plan = charter.coordinator
+    if plan is None:
+        return ("none is named: no hospital connects to one, so this is for a simulation on one machine",)
+    return (
+        f"{plan.name}, at {plan.address}{_where(plan.country)}",
+        f"hospitals connect to nobody else: the SHA-256 of its authority's certificate is {grouped(plan.authority)}",
+        "it issues each hospital a certificate, and knows when and from where each connects",
+    )
+
+
+def _where(country: str | None) -> str:
+    return f", in {country}" if country else ""
 
 
 def _masking_facts(charter: Charter) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from shared.records import bad_message, printable, read_structure
 
 PROTOCOL = 2
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -45,7 +45,7 @@ class Header:
                 f"protocol version {self.protocol}, not {PROTOCOL}", "install the same release at both ends"
             )
         for name in ("federation", "run", "task"):
-            if not _NAME.fullmatch(getattr(self, name)):
+            if not NAME.fullmatch(getattr(self, name)):
                 raise bad_message(f"'{name}' is not a name of 1 to 64 letters, digits, dots and dashes")
         for name in ("charter", "model"):
             check_sha256(name, getattr(self, name))
@@ -102,7 +102,7 @@ def check_site(site: str) -> None:
     Raises:
         ProtocolError: It is not.
     """
-    if not _NAME.fullmatch(site):
+    if not NAME.fullmatch(site):
         raise bad_message("'site' is not a name of 1 to 64 letters, digits, dots and dashes")
 
 

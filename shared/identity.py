@@ -2,25 +2,27 @@
 
 The private key is made at the hospital and stays there. A request carries the public key and a signature under it,
 which shows that whoever wrote the request holds the key. It does not show who that is: for this the coordinator
-compares the fingerprint with the hospital by telephone, before the key goes into a charter.
+compares the fingerprint with the hospital by telephone, before the key goes into a charter. The signature also covers
+the public key of the hospital's connection, so that what was read out vouches for that key too.
 """
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import ProtocolError, UsageError
 from shared.faults import words_of
 from shared.files import canonical_json, write_json
+from shared.link_keys import public_key
 
-DOMAIN: Final = b"fedward membership request 1\0"
+DOMAIN: Final = b"fedward membership request 2\0"
 MAX_REQUEST: Final = 8192  # bytes of a file; a real one has fewer than 2000
 PURPOSE_LENGTH: Final = (3, 200)  # characters, as in a charter
 _FORM: Final = "%Y-%m-%dT%H:%M:%SZ"
@@ -87,6 +89,7 @@ class Request:
         site: Its name in the federation: that of its node.
         public_key: Its Ed25519 public key, 32 bytes.
         purpose: Why it processes data (GDPR Art. 5(1)(b)); must be the charter's.
+        link_key: The public key of its connection: DER SubjectPublicKeyInfo (RFC 5480), a point of P-384.
         created: When, in UTC, to the second. For people: a request does not expire.
         signature: Under the public key, over :meth:`signed_bytes`.
     """
@@ -94,15 +97,18 @@ class Request:
     site: str
     public_key: bytes
     purpose: str
+    link_key: bytes
     created: datetime
     signature: bytes = field(default=b"", repr=False)
 
     @classmethod
-    def make(cls, key: Ed25519PrivateKey, *, site: str, purpose: str, now: datetime | None = None) -> "Request":
+    def make(
+        cls, key: Ed25519PrivateKey, *, site: str, purpose: str, link_key: bytes, now: datetime | None = None
+    ) -> "Request":
         """A request signed with ``key``.
 
         Raises:
-            UsageError: The purpose is not one that a charter can have.
+            UsageError: The purpose is not one that a charter can have, or ``link_key`` is no public key on P-384.
         """
         low, high = PURPOSE_LENGTH
         if not (low <= len(purpose) <= high and purpose.isprintable()):
@@ -110,9 +116,13 @@ class Request:
                 f"a charter's purpose has {low} to {high} printable characters",
                 hint="make the node anew, with the purpose that the federation agreed on",
             )
+        try:
+            public_key(link_key)
+        except ValueError as error:
+            raise UsageError(f"the key of the link {error}", hint="restore keys/link.key from a copy") from error
         when = (now or datetime.now(UTC)).astimezone(UTC).replace(microsecond=0)
-        bare = cls(site, key.public_key().public_bytes_raw(), purpose, when)
-        return cls(bare.site, bare.public_key, bare.purpose, bare.created, key.sign(bare.signed_bytes()))
+        bare = cls(site, key.public_key().public_bytes_raw(), purpose, link_key, when)
+        return replace(bare, signature=key.sign(bare.signed_bytes()))
 
     @property
     def fingerprint(self) -> str:
@@ -128,6 +138,7 @@ class Request:
             "site": self.site,
             "public_key": self.public_key.hex(),
             "purpose": self.purpose,
+            "link_key": self.link_key.hex(),
             "created": self.created.strftime(_FORM),
         }
 
@@ -163,7 +174,14 @@ class Request:
             raise UsageError(f"{path} is no membership request: created: no such time", hint=_AGAIN) from error
         if not form.purpose.isprintable():
             raise UsageError(f"{path} is no membership request: purpose: has control characters", hint=_AGAIN)
-        found = cls(form.site, bytes.fromhex(form.public_key), form.purpose, created, bytes.fromhex(form.signature))
+        found = cls(
+            site=form.site,
+            public_key=bytes.fromhex(form.public_key),
+            purpose=form.purpose,
+            link_key=bytes.fromhex(form.link_key),
+            created=created,
+            signature=bytes.fromhex(form.signature),
+        )
         found._check(path)
         return found
 
@@ -180,6 +198,11 @@ class Request:
             ) from error
 
 
+def _sound_link_key(text: str) -> str:
+    public_key(bytes.fromhex(text))
+    return text
+
+
 class _Form(BaseModel):
     """The file of a request."""
 
@@ -188,6 +211,7 @@ class _Form(BaseModel):
     site: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     public_key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     purpose: Annotated[str, Field(min_length=PURPOSE_LENGTH[0], max_length=PURPOSE_LENGTH[1])]
+    link_key: Annotated[str, Field(pattern=r"^[0-9a-f]{240}$"), AfterValidator(_sound_link_key)]
     created: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")]
     signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 

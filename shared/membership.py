@@ -5,12 +5,13 @@ and compared with what was meant before it is handed back.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from shared.charter import Charter, CharterMember, charter_text, read_form
+from shared.charter import Charter, CharterMember, CoordinatorPlan, charter_text, read_form
 from shared.errors import CharterError, PolicyError, ProtocolError, UsageError
 from shared.identity import Request, same_fingerprint
+from shared.places import sound_country
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,14 @@ class Draft:
         source: Its name, for errors.
         purpose: The federation's purpose.
         members: Those that it has.
+        coordinator: Whom they connect to, if that stands there already.
     """
 
     text: str
     source: str
     purpose: str
     members: tuple[CharterMember, ...]
+    coordinator: CoordinatorPlan | None = None
 
     @classmethod
     def load(cls, path: Path) -> "Draft":
@@ -47,15 +50,35 @@ class Draft:
                 f"{source}: members need the table [secure_aggregation]",
                 hint="add it with a threshold, such as 3 for three hospitals (docs/charter.md)",
             )
-        members = tuple(CharterMember(one.name, one.identity) for one in form.member)
-        return cls(text, source, form.federation.purpose, members)
+        members = tuple(CharterMember(**one.model_dump()) for one in form.member)
+        link = None if form.coordinator is None else CoordinatorPlan(**form.coordinator.model_dump())
+        return cls(text, source, form.federation.purpose, members, link)
 
-    def admit(self, request: Request, heard: str) -> "Draft":
+    def connect(self, plan: CoordinatorPlan) -> "Draft":
+        """The draft with ``plan`` as its coordinator; the same draft where it stands there already.
+
+        Raises:
+            CharterError: Another coordinator stands there, or the table cannot stand behind the file.
+        """
+        if self.coordinator is None:
+            return self._with("[coordinator]", plan, replace(self, coordinator=plan))
+        for name, value in asdict(plan).items():
+            if (there := getattr(self.coordinator, name)) != value:
+                raise CharterError(
+                    f"{self.source}: the {name} of its [coordinator] is {there or 'left out'}, not {value or 'none'}",
+                    hint="name the coordinator's folder that the charter is for, or take that table out of the draft",
+                )
+        return self
+
+    def admit(self, request: Request, heard: str, *, country: str | None = None, again: bool = False) -> "Draft":
         """The draft with one member more.
 
         Args:
             request: As :meth:`Request.read` checked it.
             heard: The fingerprint that the hospital read out by telephone.
+            country: Where the hospital is, ISO 3166-1 alpha-2.
+            again: Whether a hospital that is a member already, under this name and key, may ask again: the draft is
+                then the same.
 
         Raises:
             UsageError: The fingerprint is not a whole one, or the name or the key is a member's already.
@@ -73,23 +96,43 @@ class Draft:
                 f"{request.site} processes data for '{request.purpose}', the charter for '{self.purpose}'",
                 hint="agree on one purpose, word for word",
             )
-        added = CharterMember(request.site, request.public_key.hex())
+        added = CharterMember(request.site, request.public_key.hex(), country)
+        if again and self._has(added):
+            return self
         self._check_new(added)
+        return self._with("[[member]]", added, replace(self, members=(*self.members, added)))
+
+    def _with(self, head: str, values: CharterMember | CoordinatorPlan, meant: "Draft") -> "Draft":
+        """The draft with a block behind it, if what comes out is what was meant."""
         ending = "" if not self.text or self.text.endswith("\n") else "\n"
-        block = f'\n[[member]]\nname = "{added.name}"\nidentity = "{added.identity}"\n'
+        rows = [f'{name} = "{value}"\n' for name, value in asdict(values).items() if value is not None]
+        text = f"{self.text}{ending}\n{head}\n{''.join(rows)}"
         try:
-            draft = Draft.parse(self.text + ending + block, source=self.source)
+            draft = Draft.parse(text, source=self.source)
         except CharterError as error:
             draft = None
             cause: CharterError | None = error
         else:
             cause = None
-        if draft is None or (draft.purpose, draft.members) != (self.purpose, (*self.members, added)):
+        if draft is None or draft != replace(meant, text=text):
             raise CharterError(
-                f"{self.source}: a [[member]] block cannot be added behind this file",
+                f"{self.source}: a {head} block cannot be added behind this file",
                 hint="write members as [[member]] blocks, not as one list",
             ) from cause
         return draft
+
+    def _has(self, asking: CharterMember) -> bool:
+        """Whether the hospital is a member already; a country may be left out the second time."""
+        for member in self.members:
+            if (member.name, member.identity) == (asking.name, asking.identity):
+                if asking.country not in {None, member.country}:
+                    raise UsageError(
+                        f"{self.source}: the country of {member.name} is {member.country or 'left out'}, not "
+                        f"{asking.country}",
+                        hint="mend it in the file by hand, and agree on the charter anew",
+                    )
+                return True
+        return False
 
     def _check_new(self, added: CharterMember) -> None:
         for member in self.members:
@@ -114,11 +157,27 @@ class Draft:
         return ""
 
 
-def read_requests(paths: Sequence[Path], heard: Sequence[str]) -> list[tuple[Request, str]]:
-    """The requests in ``paths``, each with the fingerprint that was read out for it, in the same order.
+@dataclass(frozen=True)
+class Asking:
+    """A request and what is known of its hospital besides.
+
+    Attributes:
+        request: As :meth:`Request.read` checked it.
+        heard: The fingerprint that was read out for it.
+        country: Where the hospital is, or None.
+    """
+
+    request: Request
+    heard: str
+    country: str | None = None
+
+
+def read_requests(paths: Sequence[Path], heard: Sequence[str], countries: Sequence[str] = ()) -> list[Asking]:
+    """The requests in ``paths``, each with the fingerprint and the country that were given for it, in the same order.
 
     Raises:
-        UsageError: There are more or fewer fingerprints than requests, or a file is no request.
+        UsageError: There are more or fewer fingerprints than requests, or countries than either; a file is no request,
+            or a country is none.
         ProtocolError: A request is not signed by the key that it names.
     """
     if len(paths) != len(heard):
@@ -126,4 +185,13 @@ def read_requests(paths: Sequence[Path], heard: Sequence[str]) -> list[tuple[Req
             f"{len(paths)} requests and {len(heard)} fingerprints were given",
             hint="give one --fingerprint for each request, in the same order, as the hospitals read them out",
         )
-    return [(Request.read(path), one) for path, one in zip(paths, heard, strict=True)]
+    if countries and len(countries) != len(paths):
+        raise UsageError(
+            f"{len(paths)} requests and {len(countries)} countries were given",
+            hint="give one --country for each request, in the same order, or none at all",
+        )
+    try:
+        places: Sequence[str | None] = [sound_country(one) for one in countries] or [None] * len(paths)
+    except ValueError as error:
+        raise UsageError(f"a country {error}", hint="give --country DE, for example") from error
+    return [Asking(Request.read(path), one, country) for path, one, country in zip(paths, heard, places, strict=True)]

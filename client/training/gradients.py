@@ -1,13 +1,15 @@
 """Gradients of a batch: the one way in which training, ordinary or private, looks at images."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from client.training.device import DeviceError
 from client.training.patient_dp import PatientDPOptimizer
 from shared.charter import PrivacyPlan, TaskPlan
 from shared.charter_plans import Precision
@@ -23,13 +25,51 @@ UNUSABLE: Final = (
 not fail: such a patient counts as nothing, as one whose gradient is not finite does."""
 
 
+Made = TypeVar("Made")
+
+
+@dataclass
+class MicroBatch:
+    """How many patches go through the network at once: all of them, until the device's memory does not hold them.
+
+    Then half as many, as often as it takes, for as long as this is kept (a round). What is computed stays the same up
+    to rounding: each loss is a mean over rows that do not know of each other (:meth:`shared.imaging.tasks.Task.loss`).
+
+    Attributes:
+        size: So many at once; 0 for all.
+    """
+
+    size: int = 0
+
+    def fit(self, rows: int, work: Callable[[], Made]) -> Made:
+        """What ``work`` makes of ``rows`` patches, done again from its start with fewer of them at once where it must.
+
+        Raises:
+            DeviceError: The memory does not even hold one.
+        """
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError:
+                pass  # the next try is made after this block: until then the error holds on to what filled the memory
+            held = min(self.size or rows, rows)
+            if held <= 1:
+                raise DeviceError(
+                    "the memory of the device does not hold one patch and this network",
+                    hint="end what else uses it, or say use = 'cpu' in the [device] table of policy.toml",
+                )
+            self.size = (held + 1) // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
 def trained(network: nn.Module) -> list[nn.Parameter]:
     """The parameters that train, in the order in which their gradients stand."""
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
 def gradients(
-    task: Task, network: nn.Module, batch: Batch, *, precision: Precision = "float32"
+    task: Task, network: nn.Module, batch: Batch, *, precision: Precision = "float32", at_once: int = 0
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The gradient of each of the task's objectives with respect to what that objective trains, and nothing else.
 
@@ -39,6 +79,7 @@ def gradients(
         batch: Moved to the network's device.
         precision: ``bfloat16`` runs the forward pass under autocast (its backward follows the types of the forward);
             parameters and gradients are float32 in any case.
+        at_once: So many rows go through the network at a time; 0 for all.
 
     Returns:
         The loss of the first objective, detached, and one tensor for each of :func:`trained`: zeros where no
@@ -47,6 +88,24 @@ def gradients(
     Raises:
         ValueError: A loss is not a scalar.
     """
+    rows = len(batch[0])
+    if not 0 < at_once < rows:
+        return _of_rows(task, network, batch, precision)
+    loss, total = torch.zeros(()), list[Tensor]()
+    for inputs, targets in zip(*(torch.split(part, at_once) for part in batch), strict=True):
+        own, found = _of_rows(task, network, (inputs, targets), precision)
+        share = len(inputs) / rows
+        loss = loss.to(own) + own * share
+        if total:
+            for sum_, part in zip(total, found, strict=True):
+                sum_.add_(part, alpha=share)
+        else:
+            total = [part * share for part in found]
+    return loss, tuple(total)
+
+
+def _of_rows(task: Task, network: nn.Module, batch: Batch, precision: Precision) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """As :func:`gradients`, of all rows at once."""
     parameters = trained(network)
     device = parameters[0].device
     inputs, targets = batch
@@ -79,10 +138,16 @@ def accumulate_step(
     plan: TaskPlan,
     privacy: PrivacyPlan,
     rng: np.random.Generator,
+    micro: MicroBatch | None = None,
 ) -> int:
     """Start a private step afresh: put the sum of the clipped gradients of the drawn patients into ``optimizer``.
 
     Afterwards ``optimizer.lattice_sum`` is that sum, without noise; ``optimizer.step()`` adds noise and uses it up.
+
+    Where the device's memory gives out, the *whole* step is done again, of the same patches, with fewer at once. All
+    patients of a step are computed the same way: else who was drawn would decide how the gradients of the others are
+    rounded, and one patient would move the sum by more than the bound. That a step is done again tells nothing, since
+    every patient has the same number of patches of the same size.
 
     Args:
         task: What is learnt.
@@ -93,20 +158,30 @@ def accumulate_step(
         plan: Its precision counts here.
         privacy: Its patches of a patient count here.
         rng: Chooses patches; costs no privacy.
+        micro: How many patches at once; kept from step to step.
 
     Returns:
         How many of the drawn patients could not be used and added nothing: for this hospital alone.
+
+    Raises:
+        DeviceError: The memory of the device does not hold one patch.
     """
-    optimizer.zero_grad()
-    unusable = 0
-    for index in chosen:
-        try:
-            batch = task.draw(people[index], privacy.slices_per_patient, rng)
-            _, found = gradients(task, network, batch, precision=plan.precision)
-        except torch.OutOfMemoryError:
-            raise  # tells of the machine, and would befall every patient
-        except UNUSABLE:
-            unusable += 1
-            continue
-        optimizer.accumulate(found)
-    return unusable
+    size, drawn, before = micro or MicroBatch(), tuple(chosen), rng.bit_generator.state
+
+    def step() -> int:
+        optimizer.zero_grad()
+        rng.bit_generator.state = before
+        unusable = 0
+        for index in drawn:
+            try:
+                batch = task.draw(people[index], privacy.slices_per_patient, rng)
+                _, found = gradients(task, network, batch, precision=plan.precision, at_once=size.size)
+            except torch.OutOfMemoryError:
+                raise  # tells of the machine, and would befall every patient
+            except UNUSABLE:
+                unusable += 1
+                continue
+            optimizer.accumulate(found)
+        return unusable
+
+    return size.fit(privacy.slices_per_patient, step)

@@ -1,5 +1,6 @@
 """One round of training at a hospital, and the ordinary training that federated runs are compared with."""
 
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from torch import nn
 
 from client.charge import Charge, ChargeMode, Receipt
 from client.training.accounting import Mechanism
-from client.training.gradients import accumulate_step, gradients, trained
+from client.training.gradients import MicroBatch, accumulate_step, gradients, trained
 from client.training.patient_dp import Clipping, PatientDPOptimizer
 from client.training.sampling import PatientSampler
 from client.training.secure_noise import NoiseSource, SecureNoise
@@ -42,6 +43,8 @@ class TrainOutcome:
         noise: Source of the noise, for the record; empty without differential privacy.
         unusable: How often a drawn patient's images could not be used under differential privacy, where that is no
             reason to fail: for the hospital's own record.
+        micro_batch: Patches that went through the network at once, where the device's memory did not hold more; 0
+            where it held them all: for the hospital's own record.
     """
 
     loss_sum: float | None
@@ -52,6 +55,7 @@ class TrainOutcome:
     history: tuple[Mechanism, ...] = ()
     noise: str = ""
     unusable: int = 0
+    micro_batch: int = 0
 
 
 def usable(task: Task, patients: Sequence[PatientImages]) -> list[PatientImages]:
@@ -208,12 +212,13 @@ def _ordinary_round(
     optimizer = _optimizer(plan.local_optimizer, network, rate)
     pull = _proximal(network, plan.proximal)
     network.train()
-    loss_sum = 0.0
+    loss_sum, micro = 0.0, MicroBatch()
     for _ in range(plan.local_steps):
         batch = _draw(task, people, plan.batch, rng)
-        loss_sum += plan.batch * _ordinary_step(task, network, optimizer, batch, pull, precision=plan.precision)
-    seconds = time.perf_counter() - began
-    return TrainOutcome(loss_sum, plan.local_steps * plan.batch, plan.local_steps, seconds, len(people))
+        loss = _ordinary_step(task, network, optimizer, batch, pull, precision=plan.precision, micro=micro)
+        loss_sum += plan.batch * loss
+    seconds, samples = time.perf_counter() - began, plan.local_steps * plan.batch
+    return TrainOutcome(loss_sum, samples, plan.local_steps, seconds, len(people), micro_batch=micro.size)
 
 
 def _ordinary_step(
@@ -224,9 +229,12 @@ def _ordinary_step(
     pull: Callable[[], None] | None = None,
     *,
     precision: Precision = "float32",
+    micro: MicroBatch | None = None,
 ) -> float:
-    parameters = trained(network)
-    loss, found = gradients(task, network, batch, precision=precision)
+    parameters, size = trained(network), micro or MicroBatch()
+    loss, found = size.fit(
+        len(batch[0]), lambda: gradients(task, network, batch, precision=precision, at_once=size.size)
+    )
     for parameter, gradient in zip(parameters, found, strict=True):
         parameter.grad = gradient
     # Of all objectives together, as in a private step: the two differ by their privacy alone.
@@ -271,11 +279,12 @@ def _private_round(
         pull()  # depends on earlier noisy steps only, so adding it after the noise is post-processing
 
     optimizer.attach_step_hook(after_noise)
-    rng, unusable = _generator(None, 0), 0
+    rng, unusable, micro = _generator(None, 0), 0, MicroBatch()
+    step = functools.partial(accumulate_step, task, network, people, plan=plan, privacy=privacy, rng=rng, micro=micro)
     with _Buffers(network):
         network.train()
         for chosen in PatientSampler(len(people), privacy.sample_rate, plan.local_steps):
-            unusable += accumulate_step(task, network, people, chosen, optimizer, plan=plan, privacy=privacy, rng=rng)
+            unusable += step(chosen, optimizer)
             optimizer.step()
     return TrainOutcome(
         loss_sum=None,
@@ -286,6 +295,7 @@ def _private_round(
         history=tuple(Mechanism(*entry) for entry in accountant.history),
         noise=noise.kind,
         unusable=unusable,
+        micro_batch=micro.size,
     )
 
 

@@ -7,6 +7,7 @@ What is made here has too little noise to be shown to anybody. It leaves masked 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 
 from client.charge import Receipt
 from client.training.accounting import Mechanism
-from client.training.gradients import accumulate_step, trained
+from client.training.gradients import MicroBatch, accumulate_step, trained
 from client.training.loop import TrainOutcome
 from client.training.patient_dp import Clipping, PatientDPOptimizer
 from client.training.rounded_normal import RoundedNormal
@@ -86,8 +87,8 @@ def shared_sum(
     drawn = RoundedNormal(noise.share(layout.size), source)
     network.train()
     (chosen,) = PatientSampler(len(people), privacy.sample_rate, 1)
-    rng = np.random.default_rng()
-    unusable = accumulate_step(task, network, people, chosen, optimizer, plan=plan, privacy=privacy, rng=rng)
+    step = partial(accumulate_step, task, network, people, plan=plan, privacy=privacy, rng=np.random.default_rng())
+    unusable = step(chosen, optimizer, micro=(micro := MicroBatch()))
     receipt.take(noise.noise_multiplier, privacy.sample_rate)
     total = optimizer.lattice_sum.cpu().numpy() + drawn.draw(layout.size)
     outcome = TrainOutcome(
@@ -99,6 +100,7 @@ def shared_sum(
         history=(Mechanism(noise.noise_multiplier, privacy.sample_rate, 1),),
         noise=drawn.kind,
         unusable=unusable,
+        micro_batch=micro.size,
     )
     return SharedSum(words(total), outcome)
 

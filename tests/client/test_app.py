@@ -183,7 +183,7 @@ def real(private: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     about = (private / "node.json").read_text().replace("true", "false")
     (private / "node.json").write_text(about)
     monkeypatch.setattr("client.masks.expected", lambda *_, **__: None)
-    return private
+    return toy.allow_all(private)
 
 
 def set_budget(folder: Path, epsilon: float, patients: int = 9) -> None:

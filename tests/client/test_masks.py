@@ -137,6 +137,9 @@ def test_a_real_hospital_never_answers_in_the_clear(tmp_path: Path) -> None:
     assert not Node.open(folder).virtual
     request = TrainRequest(header(rules), LAYOUT.sha256, MODEL)
     refusal = refused(send(folder, request.to_record(), "train"))
+    assert (refusal.code, "asks for secure aggregation" in refusal.reason) == ("policy", True)
+    toy.allow_all(folder)  # no policy can give that leave
+    refusal = refused(send(folder, request.to_record(), "train"))
     assert (refusal.code, "only virtual hospitals" in refusal.reason) == ("policy", True)
 
 

@@ -8,6 +8,7 @@ from client.node import KEYS, Node
 from client.session import Session
 from compliance.log import Action, Entry, Outcome
 from shared.errors import OutputError, PolicyError, RecordError, UsageError
+from shared.link_keys import read_key
 from tests.federation import toy
 
 
@@ -60,6 +61,43 @@ def test_a_node_from_before_identities_gets_one_and_a_lost_pseudonym_key_is_not_
     assert again.identity.public_key() == node.identity.public_key()
     with pytest.raises(UsageError, match="cannot be read"):
         node.key("pseudonym")
+
+
+def test_a_node_has_a_key_of_its_link_for_its_owner_alone(tmp_path: Path) -> None:
+    one, other = make(tmp_path / "a"), make(tmp_path / "b")
+    assert one.link_key == tmp_path / "a" / "keys" / "link.key"
+    assert one.link_key.stat().st_mode & 0o777 == 0o600
+    assert one.link_key.read_bytes().startswith(b"-----BEGIN PRIVATE KEY-----\n")
+    assert read_key(one.link_key).curve.name == "secp384r1"
+    assert one.link_key.read_bytes() != other.link_key.read_bytes()
+    before = one.link_key.read_bytes()
+    assert make(tmp_path / "a").link_key.read_bytes() == before
+
+
+def test_a_node_from_before_links_gets_its_key_by_the_same_command(tmp_path: Path) -> None:
+    node = make(tmp_path)
+    node.link_key.unlink()
+    with pytest.raises(UsageError, match=r"link\.key cannot be read") as caught:
+        _ = node.link_key
+    assert "node init" in caught.value.hint
+    assert make(tmp_path).link_key.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_virtual_hospital_has_no_link(tmp_path: Path) -> None:
+    node = Node.create(tmp_path, site="V1", purpose="p", seed=7)
+    Node.create(tmp_path, site="V1", purpose="p", seed=7)
+    assert not (tmp_path / "keys" / "link.key").exists()
+    with pytest.raises(UsageError, match="cannot be read"):
+        _ = node.link_key
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o610])
+def test_a_key_of_the_link_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    node = make(tmp_path)
+    node.link_key.chmod(mode)
+    with pytest.raises(PolicyError, match="others may read") as caught:
+        _ = node.link_key
+    assert "chmod 600" in caught.value.hint
 
 
 def test_another_sites_folder_is_not_taken_over(tmp_path: Path) -> None:

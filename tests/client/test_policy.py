@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from client.policy import decide
+from client.policy import HospitalPolicy, decide
 from shared.charter import Charter
 from shared.header import Header
 from tests.federation import toy
@@ -13,9 +13,14 @@ RULES = toy.charter(min_patients=3, plan={"rounds": 4})
 HEADER = Header(RULES.id, RULES.sha256, "run-1", 1, 1, "toy", "0" * 64)
 
 
-def judge(header: Header = HEADER, charter: Charter = RULES, **terms: object) -> tuple[bool, str]:
+NOTHING = HospitalPolicy(require_masks=False, require_privacy=False)
+
+
+def judge(
+    header: Header = HEADER, charter: Charter = RULES, policy: HospitalPolicy = NOTHING, **terms: object
+) -> tuple[bool, str]:
     given = {"purpose": toy.PURPOSE, "patients": 3, "training": True} | terms
-    decision = decide(header, charter, **given)  # type: ignore[arg-type]
+    decision = decide(header, charter, policy, **given)  # type: ignore[arg-type]
     return decision.allowed, decision.reason
 
 

@@ -124,6 +124,6 @@ class Federation:
             away = wire.absent if wire else frozenset()
             names = {number: config["site"] for number, config in self.nodes.items() if config["site"] not in away}
             try:
-                return training.start(Exchange(grid, names, poll=0.001), layout.flatten(state))
+                return training.start(Exchange(grid, lambda: names, poll=0.001), layout.flatten(state))
             finally:
                 object.__setattr__(self, "history", training.history)

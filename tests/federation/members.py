@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from client.node import Node
 from shared.charter import Charter, CharterMember, MaskingPlan
+from shared.identity import Request
+from shared.link_keys import public_der
 from tests.federation import toy
 
 DRAFT = f"""# the draft of a federation
@@ -31,6 +35,17 @@ def member(node: Node) -> CharterMember:
 def hospitals(root: Path, count: int = 3) -> list[Node]:
     sites = [f"H{number}" for number in range(1, count + 1)]
     return [Node.create(root / site, site=site, purpose=toy.PURPOSE) for site in sites]
+
+
+def link_key(number: int) -> bytes:
+    """The public key of a link, the same for the same number."""
+    return public_der(ec.derive_private_key(number, ec.SECP384R1()).public_key())
+
+
+def request_of(site: str, number: int, *, purpose: str = toy.PURPOSE, link: int = 0) -> Request:
+    """A request of ``site`` with the identity of that number, and the key of link of the same or another one."""
+    key = Ed25519PrivateKey.from_private_bytes(bytes([number] * 32))
+    return Request.make(key, site=site, purpose=purpose, link_key=link_key(link or number))
 
 
 def invented(count: int) -> tuple[CharterMember, ...]:

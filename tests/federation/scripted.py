@@ -115,7 +115,7 @@ def run(
     """Train with these hospitals; answers are looked for without waiting long."""
     grid = ScriptedGrid(behaviours)
     training = training or federated(rules, log)
-    return training.start(Exchange(grid, grid.names, poll=0.001), MODEL)
+    return training.start(Exchange(grid, lambda: grid.names, poll=0.001), MODEL)
 
 
 def federated(rules: Charter, log: AuditLog) -> FederatedTraining:

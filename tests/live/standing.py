@@ -263,8 +263,12 @@ class Standing:
         fedward("audit", "verify", self.server / "audit" / "log.jsonl")
 
 
-def build(root: Path, raw: Path, charter: str = CHARTER) -> Standing:
-    """The ceremony: keys at each side, requests, a call by telephone, one charter, data from ``raw``."""
+def build(root: Path, raw: Path, charter: str = CHARTER, *, private: bool = True) -> Standing:
+    """The ceremony: keys at each side, requests, a call by telephone, one charter, data from ``raw``.
+
+    ``private``: whether the charter asks for differential privacy; where it does not, the hospitals allow that.
+    """
+    root.mkdir(exist_ok=True)
     standing = Standing(root, free_port())
     fedward("server", "init", standing.server, "--address", f"127.0.0.1:{standing.port}", "--name", "coordinator")
     standing.charter.write_text(charter)
@@ -272,6 +276,8 @@ def build(root: Path, raw: Path, charter: str = CHARTER) -> Standing:
     for site in SITES:
         node = standing.node(site)
         fedward("node", "init", node, "--site", site, "--purpose", PURPOSE)
+        if not private:
+            (node / "policy.toml").write_text("require_privacy = false\n")
         fedward("node", "ingest", node, "--folder", raw / site)
         fedward("node", "request", node, root / f"{site}.json")
         heard = re.search(r"(?:[0-9a-f]{4} ){7}[0-9a-f]{4}", fedward("node", "fingerprint", node))
@@ -283,10 +289,11 @@ def build(root: Path, raw: Path, charter: str = CHARTER) -> Standing:
     for site in SITES:
         certificate = standing.server / "certificates" / f"{site}.pem"
         fedward("node", "join", standing.node(site), standing.charter, "--certificate", certificate, "--sha256", digest)
-        fedward(
-            *("node", "budget", "set", standing.node(site), "--epsilon", BUDGET, "--patients", 10),
-            *("--who", "Dr. Wu", "--why", "agreed by the board"),
-        )
+        if private:
+            fedward(
+                *("node", "budget", "set", standing.node(site), "--epsilon", BUDGET, "--patients", 10),
+                *("--who", "Dr. Wu", "--why", "agreed by the board"),
+            )
     return standing
 
 

@@ -103,7 +103,7 @@ def test_the_server_app_takes_its_settings_from_flowers_run_configuration(tmp_pa
     assert verify(where.out / "audit" / "log.jsonl").entries > 0
 
 
-@pytest.mark.parametrize("change", [{"task": None}, {"rounds": 3}])
+@pytest.mark.parametrize("change", [{"charter": None}, {"rounds": 3}])
 def test_a_run_configuration_with_a_missing_or_unknown_key_is_refused(change: dict[str, Any]) -> None:
     config = {"charter": "c", "task": "toy", "out": "o", "run": "r"} | change
     with pytest.raises(UsageError, match=next(iter(change))):

@@ -4,6 +4,7 @@ import json
 import time
 import tracemalloc
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_integer_buffers_pass_through_unchanged(log: AuditLog) -> None:
     layout = Layout.of(state)
     training = FederatedTraining(toy.charter(), "toy", run="r", layout=layout, log=log)
     grid = ScriptedGrid([honest("H1"), honest("H2")])
-    model = training.start(Exchange(grid, grid.names, poll=0.001), layout.flatten(state)).model
+    model = training.start(Exchange(grid, lambda: grid.names, poll=0.001), layout.flatten(state)).model
     assert int(layout.restore(model)["count"]) == 2**60 + 1
 
 
@@ -195,7 +196,7 @@ def test_sixteen_replies_are_never_in_memory_together(log: AuditLog) -> None:
     def train(sites: int) -> None:
         grid = Lazy([honest(f"H{n}") for n in range(1, sites + 1)])
         training = FederatedTraining(toy.charter(plan={"rounds": 1}), "toy", run="r", layout=layout, log=log)
-        training.start(Exchange(grid, grid.names), Flat(np.zeros(size, np.float32)))
+        training.start(Exchange(grid, lambda: grid.names), Flat(np.zeros(size, np.float32)))
 
     train(2)  # so that no import is measured below
     tracemalloc.start()
@@ -214,7 +215,7 @@ def test_answers_are_added_in_the_order_of_sites_whoever_is_first(log: AuditLog)
         grid = ScriptedGrid([honest(f"H{n}", [updates[f"H{n}"]] * D) for n in behaviours])
         names = {100 + place: f"H{n}" for place, n in enumerate(behaviours, start=1)}
         training = federated(toy.charter(plan={"rounds": 1}), log)
-        result = training.start(Exchange(grid, names, poll=0.001), MODEL)
+        result = training.start(Exchange(grid, partial(dict, names), poll=0.001), MODEL)
         assert result.model.vector.tolist() == (MODEL.vector + 1.0).tolist()
 
 
@@ -244,7 +245,7 @@ def test_nothing_is_sent_where_the_record_cannot_be_written(log: AuditLog, monke
     monkeypatch.setattr(grid, "push_messages", lambda _: pytest.fail("sent without a record"))
     monkeypatch.setattr("compliance.log.os.fsync", _full_disk)
     with pytest.raises(Exception, match="cannot write the audit log"):
-        federated(toy.charter(), log).start(Exchange(grid, grid.names), MODEL)
+        federated(toy.charter(), log).start(Exchange(grid, lambda: grid.names), MODEL)
 
 
 def _full_disk(_: int) -> None:

@@ -1,12 +1,13 @@
 """The charter: what a file may say, what it may not, and that its hash is of its content."""
 
+import dataclasses
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.charter import Charter, CharterMember, MaskingPlan, PrivacyPlan, TaskPlan
+from shared.charter import Charter, CharterMember, CoordinatorPlan, MaskingPlan, PrivacyPlan, TaskPlan
 from shared.errors import CharterError
 from shared.identity import forgeable
 from shared.secagg.parameters import Thresholds
@@ -38,11 +39,15 @@ plans = st.builds(
 keys = st.binary(min_size=32, max_size=32).filter(lambda key: not forgeable(key))
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
 
+countries = st.none() | st.sampled_from(["DE", "CN", "US"])
+addresses = st.sampled_from(["fl.example.org:9443", "192.0.2.7:1", "[2001:db8::7]:65535"])
+coordinators = st.builds(CoordinatorPlan, names, addresses, keys.map(bytes.hex), countries)
+
 
 @st.composite
 def masked(draw: st.DrawFn) -> dict[str, Any]:
     """Members and masks that the rule of the parameters allows."""
-    one = st.builds(CharterMember, names, keys.map(bytes.hex))
+    one = st.builds(CharterMember, names, keys.map(bytes.hex), countries)
     alone = (lambda member: member.name, lambda member: member.identity)
     members = draw(st.lists(one, min_size=3, max_size=7, unique_by=alone))
     threshold = draw(st.integers(len(members) // 2 + 1, len(members)).filter(lambda number: number >= 2))
@@ -62,7 +67,7 @@ def masked(draw: st.DrawFn) -> dict[str, Any]:
     )
     found: dict[str, Any] = {"members": tuple(members), "masking": plan}
     if plan.ring_bits == 32 and draw(st.booleans()):
-        found["privacy"] = PrivacyPlan(mode="distributed", patients=draw(st.integers(2, 10_000)))
+        found["privacy"] = PrivacyPlan(mode="distributed", patients=draw(st.integers(2, 4_000)))  # a ring holds them
         one_step = TaskPlan(name="denoise", rounds=draw(st.integers(1, 1000)), local_steps=1)
         found["tasks"] = (one_step,)
     return found
@@ -81,6 +86,7 @@ charters = st.builds(
     privacy=st.builds(PrivacyPlan, mode=st.sampled_from(["off", "patient"]), delta=st.none() | st.floats(1e-9, 0.1)),
     deadline=st.floats(0.1, 1000),
     seed=st.integers(0, 2**53 - 1),
+    coordinator=st.none() | coordinators,
 )
 
 
@@ -95,6 +101,60 @@ def test_layout_and_comments_do_not_change_the_hash_but_content_does() -> None:
     base = Charter.parse(TEXT)
     assert Charter.parse("# a comment\n" + TEXT.replace("rounds = 3", "rounds   =   3  # three")).sha256 == base.sha256
     assert Charter.parse(TEXT.replace("rounds = 3", "rounds = 4")).sha256 != base.sha256
+
+
+def test_a_charter_from_before_coordinators_and_countries_keeps_its_hash() -> None:
+    assert Charter.parse(MASKED).sha256 == "d82fb5dd6831ab117eac9ab8f788eec59613718f5a0a7c9ec07221619bcc7cdd"
+
+
+@given(charters, coordinators)
+def test_a_coordinator_counts_in_the_hash(charter: Charter, plan: CoordinatorPlan) -> None:
+    other = dataclasses.replace(charter, coordinator=plan)
+    assert (other.sha256 == charter.sha256) == (other == charter)
+
+
+@given(masked(), st.data())
+def test_the_country_of_a_member_counts_in_the_hash(parts: dict[str, Any], data: st.DataObject) -> None:
+    one = build({"id": "x", "purpose": "tests", "tasks": (TaskPlan("denoise", 1, 1),), **parts})
+    index = data.draw(st.integers(0, len(one.members) - 1))
+    moved = list(one.members)
+    moved[index] = dataclasses.replace(moved[index], country=data.draw(countries))
+    other = dataclasses.replace(one, members=tuple(moved))
+    assert (other.sha256 == one.sha256) == (other == one)
+
+
+LINKED = f"""
+[coordinator]
+name = "imaging-1"
+address = "fl.example.org:9443"
+authority = "{"c" * 64}"
+country = "DE"
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "hint"),
+    [
+        (('name = "imaging-1"\n', ""), "coordinator.name: is missing", "server init"),
+        (('"imaging-1"', '"our hospital"'), "coordinator.name: must be 1 to 64 letters", "server init"),
+        (("fl.example.org:9443", "fl.example.org"), "coordinator.address: must be host:port", "server init"),
+        (("fl.example.org:9443", "https://fl.example.org:9443"), "coordinator.address: must be host:port", "init"),
+        (("c" * 64, "c" * 63), "coordinator.authority: must be 64 hexadecimal digits", "64 lower-case"),
+        (('"DE"', '"UK"'), "coordinator.country: must be a country's code of two capitals", "DE, CN, US"),
+        (("country", "contry"), "unknown key 'coordinator.contry'", "did you mean 'country'?"),
+        (("[coordinator]", "[[coordinator]]"), "coordinator: must be a table", "once"),
+        (('name = "H2"', 'name = "H2"\ncountry = "de"'), "member.1.country: must be a country's code", "leave it out"),
+    ],
+)
+def test_a_mistake_about_the_link_is_named_in_one_line(change: tuple[str, str], message: str, hint: str) -> None:
+    text = MASKED + LINKED
+    assert Charter.parse(text).coordinator == CoordinatorPlan("imaging-1", "fl.example.org:9443", "c" * 64, "DE")
+    assert change[0] in text
+    with pytest.raises(CharterError) as caught:
+        Charter.parse(text.replace(*change), source="study.toml")
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from client.training.patient_dp import PatientDPOptimizer
 from client.training.sampling import cap
 from shared import console
-from shared.charter import Charter, MaskingPlan, PrivacyPlan, TaskPlan
+from shared.bundle import digest
+from shared.charter import Charter, CoordinatorPlan, MaskingPlan, PrivacyPlan, TaskPlan
 from shared.charter_check import SIGMAS, cautions, update_bound
 from shared.charter_cli import app
 from shared.charter_words import NOT_PROTECTED, explain
@@ -56,6 +57,35 @@ def test_it_names_the_members_with_what_they_read_out(tmp_path: Path) -> None:
         assert f"{number}. {member.name}, fingerprint {fingerprint(bytes.fromhex(member.identity))}" in text
 
 
+LINK = CoordinatorPlan("imaging-1", "fl.example.org:9443", "cd" * 32, "DE")
+
+
+def test_it_says_whom_the_hospitals_connect_to_and_where_everybody_is(tmp_path: Path) -> None:
+    at_home, abroad, silent = fed.invented(3)
+    members = (dataclasses.replace(at_home, country="DE"), dataclasses.replace(abroad, country="CN"), silent)
+    rules = fed.masked(members, 3, {}, coordinator=LINK)
+    text = words(rules, "Coordinator")
+    assert "imaging-1, at fl.example.org:9443, in DE" in text
+    assert f"connect to nobody else: the SHA-256 of its authority's certificate is {grouped('cd' * 32)}" in text
+    people = words(rules, "Members").splitlines()
+    assert [line.rpartition(", in ")[2] for line in people[:2]] == ["DE", "CN"]
+    assert ", in " not in people[2]
+    assert "hospital connects to one" not in text
+    found = json.loads(check(tmp_path, rules, "--json"))
+    assert found["coordinator"] == dataclasses.asdict(LINK)
+    assert [one["country"] for one in found["members"]] == ["DE", "CN", None]
+
+
+def test_without_a_coordinator_it_says_so(tmp_path: Path) -> None:
+    assert "no hospital connects to one" in words(charter(), "Coordinator")
+    assert json.loads(check(tmp_path, charter(), "--json"))["coordinator"] is None
+
+
+def test_it_prints_the_digest_of_the_release_that_is_installed(tmp_path: Path) -> None:
+    assert f"app digest of this release: {digest()}" in check(tmp_path, charter())
+    assert json.loads(check(tmp_path, toy.charter(), "--json"))["installed_app"] == digest()
+
+
 def test_it_says_what_a_round_needs_and_what_it_costs() -> None:
     rules = charter(10, 8, plan={"colluding": 5, "post_quantum": True, "apps": ("ab" * 32,), "ring_bits": 16})
     text = words(rules, "Secure aggregation")
@@ -66,7 +96,7 @@ def test_it_says_what_a_round_needs_and_what_it_costs() -> None:
     assert "clipped to 4 either way" in text
     assert "10000 (w_max)" in text
     assert "ML-KEM-768" in text
-    assert f"bound into every signature; not yet compared with what is installed: {'ab' * 32}" in text
+    assert f"only a hospital with this release takes part (app digest, bound into every signature): {'ab' * 32}" in text
     assert "not post-quantum" in words(charter(), "Secure aggregation")
 
 
@@ -233,12 +263,13 @@ def test_privacy_that_is_off_masks_that_are_not_there_and_no_collusion_are_named
     assert "no_collusion_tolerated" in named(charter(4, 3, plan={"colluding": 0}))
 
 
-def test_a_hospital_that_holds_nobody_out_and_apps_that_nothing_compares_are_named() -> None:
+def test_a_hospital_that_holds_nobody_out_and_a_release_that_is_not_listed_are_named() -> None:
     assert "nobody_held_out" in named(charter(min_patients=2))
     assert "nobody_held_out" in named(toy.charter(min_patients=1))
     assert "nobody_held_out" not in named(charter(min_patients=3))
-    assert "apps_not_compared" in named(charter(plan={"apps": ("ab" * 32,)}))
-    assert "apps_not_compared" not in named(charter())
+    assert "app_not_listed" in named(charter(plan={"apps": ("ab" * 32,)}))
+    assert "app_not_listed" not in named(charter(plan={"apps": ("ab" * 32, digest())}))
+    assert "app_not_listed" not in named(charter())
 
 
 def test_numbers_that_are_too_coarse_are_named() -> None:

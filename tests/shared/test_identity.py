@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,14 +18,16 @@ from hypothesis import strategies as st
 from shared import identity
 from shared.errors import FedwardError, OutputError, ProtocolError, UsageError
 from shared.identity import MAX_REQUEST, Request, fingerprint, forgeable, same_fingerprint
+from shared.link_keys import public_der
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()
 PURPOSE = "research on image quality"
+LINK_KEY = public_der(ec.derive_private_key(5, ec.SECP384R1()).public_key())
 
 
 def request(**changes: Any) -> Request:
-    return Request.make(KEY, **{"site": "H1", "purpose": PURPOSE} | changes)
+    return Request.make(KEY, **{"site": "H1", "purpose": PURPOSE, "link_key": LINK_KEY} | changes)
 
 
 @pytest.fixture
@@ -62,7 +66,7 @@ def test_half_a_fingerprint_is_none(heard: str) -> None:
 
 def test_a_request_reads_back_equal_and_is_small(written: Path) -> None:
     found = Request.read(written)
-    assert (found.site, found.public_key, found.purpose) == ("H1", PUBLIC, PURPOSE)
+    assert (found.site, found.public_key, found.purpose, found.link_key) == ("H1", PUBLIC, PURPOSE, LINK_KEY)
     assert found.created.tzinfo is UTC
     assert found.fingerprint == fingerprint(PUBLIC)
     assert written.stat().st_size < 1000
@@ -104,9 +108,37 @@ def without(name: str) -> Callable[[dict[str, Any]], object]:
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
 
 
+OTHER_LINK = public_der(ec.derive_private_key(6, ec.SECP384R1()).public_key())
+OFF_CURVE = OTHER_LINK[:-1] + bytes([OTHER_LINK[-1] ^ 1])
+P256 = public_der(ec.derive_private_key(5, ec.SECP256R1()).public_key())
+COMPRESSED = (
+    ec.derive_private_key(5, ec.SECP384R1())
+    .public_key()
+    .public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint)
+)
+
+
+@pytest.mark.parametrize("link_key", [b"", OFF_CURVE, P256, COMPRESSED, LINK_KEY + b"\0", PUBLIC])
+def test_a_link_key_that_is_no_point_of_p384_is_refused_when_it_is_made(link_key: bytes) -> None:
+    with pytest.raises(UsageError, match="the key of the link is no public key"):
+        request(link_key=link_key)
+
+
+@given(st.integers(0, len(LINK_KEY) * 8 - 1))
+def test_no_bit_of_a_link_key_can_be_turned(bit: int) -> None:
+    turned = bytearray(LINK_KEY)
+    turned[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(UsageError, match="the key of the link"):
+        request(link_key=bytes(turned))
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
     [
+        (altered(link_key=OTHER_LINK.hex()), ProtocolError, "the signature does not fit"),
+        (altered(link_key=OFF_CURVE.hex()), UsageError, "link_key: is no public key"),
+        (altered(link_key=LINK_KEY.hex().upper()), UsageError, "link_key: must be 240 hex"),
+        (without("link_key"), UsageError, "link_key: is missing"),
         (altered(site="H2"), ProtocolError, "the signature does not fit"),
         (altered(purpose="marketing"), ProtocolError, "the signature does not fit"),
         (altered(created="2020-01-01T00:00:00Z"), ProtocolError, "the signature does not fit"),

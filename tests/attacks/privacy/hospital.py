@@ -63,7 +63,7 @@ def make_real(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "node.json").write_text(about.replace('"virtual": true', '"virtual": false'))
     assert not Node.open(folder).virtual
     monkeypatch.setattr("client.masks.expected", lambda *_, **__: None)
-    return folder
+    return toy.allow_all(folder)
 
 
 def set_budget(folder: Path, epsilon: float, *, delta: float = 1e-5, patients: int = 4) -> None:

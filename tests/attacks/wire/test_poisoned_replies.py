@@ -158,7 +158,7 @@ def test_one_site_cannot_answer_for_another(log: AuditLog) -> None:
     from server.exchange import Exchange
 
     grid = Crossed([honest("H1"), honest("H2"), honest("H3")])
-    history = federated(RULES, log).start(Exchange(grid, grid.names, poll=0.001), MODEL).history
+    history = federated(RULES, log).start(Exchange(grid, lambda: grid.names, poll=0.001), MODEL).history
     train = history.rounds[1].train
     assert train is not None
     assert dict(train.dropped) == {"H3": "an answer from another node"}

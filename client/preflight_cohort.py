@@ -1,0 +1,36 @@
+"""What a cohort's index says of it, without an image being read."""
+
+import numpy as np
+
+from client.cohort import Cohort, Split, StudyEntry
+from client.eligible import eligible
+from client.node import Node
+from shared.imaging.images import StudyImages
+from shared.imaging.tasks import get_task
+
+
+def usable_patients(node: Node, cohort: Cohort, split: Split, task: str) -> int:
+    """How many patients of one side of the split may take part and have a study for a task.
+
+    Raises:
+        UsageError: There is no such task.
+    """
+    wanted, found = set(eligible(cohort.patients(split), node)), get_task(task)
+    return sum(
+        any(found.eligible(_blank(study)) for study in entry.studies) for entry in cohort.entries if entry.key in wanted
+    )
+
+
+def missing_images(cohort: Cohort) -> int:
+    """How many studies of the index have no file in the cache."""
+    return sum(
+        not (cohort.folder / "images" / study.file).is_file() for entry in cohort.entries for study in entry.studies
+    )
+
+
+def _blank(entry: StudyEntry) -> StudyImages:
+    """A study as a task judges it: of its kind and size, without any pixels (they take no memory either)."""
+    shape = (entry.slices, entry.height, entry.width)
+    empty = np.broadcast_to(np.float32(0), shape)
+    label = np.broadcast_to(np.uint8(0), shape) if entry.labelled else None
+    return StudyImages(entry.modality, empty, empty, label, entry.spacing)

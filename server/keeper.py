@@ -1,0 +1,140 @@
+"""What keeps a coordinator running: the SuperLink behind its gate, and the executor, under one supervisor."""
+
+import contextlib
+import fcntl
+import http.client
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from server.coordinator import PRIVATE, Coordinator
+from server.gate import HEALTH, SECRET_HEADER, bound
+from shared.console import say
+from shared.errors import FedwardError, UsageError
+from shared.files import output_errors, write_json
+from shared.health import serve
+from shared.places import Address
+from shared.supervisor import Child, Supervisor
+
+EVERYWHERE: Final = "0.0.0.0"  # noqa: S104  # the gate is there to be reached; it asks for a certificate
+_SECONDS: Final = 2.0
+
+
+def keep(folder: Path, *, listen: str | None = None, health: int | None = None) -> int:
+    """Keep the coordinator in ``folder`` running until SIGTERM or SIGINT; in the main thread of a process.
+
+    Args:
+        folder: The coordinator's.
+        listen: ``IP:PORT`` of the gate; None for the port of its address on all addresses of this machine.
+        health: Port of the health service on 127.0.0.1, or None.
+
+    Returns:
+        0, or the exit status of a part that ended for good.
+
+    Raises:
+        UsageError: A value is wrong, an address is in use, or the coordinator is running already.
+        PolicyError: Others may read a key.
+        OutputError: The folder cannot be written.
+    """
+    os.umask(0o077)
+    coordinator = Coordinator.open(folder)
+    coordinator.secret()
+    place = listen or f"{EVERYWHERE}:{Address.parse(coordinator.address).port}"
+    try:
+        address = Address.parse(place)
+    except ValueError as error:
+        raise UsageError(f"--listen {place}: {error}", hint="for example 0.0.0.0:8443") from error
+    with alone(coordinator), contextlib.ExitStack() as stack:
+        bound(address.host, address.port).close()  # said now, and not by a part that is started again and again
+        coordinator.inner_address_path.unlink(missing_ok=True)
+        supervisor = Supervisor(children(coordinator, place), say=say)
+        if health is not None:
+            stack.enter_context(serve(health, lambda: serving(coordinator)))
+        with _told(coordinator, place, lambda: supervisor.pids):
+            return supervisor.run()
+
+
+def children(coordinator: Coordinator, listen: str) -> list[Child]:
+    """The two parts, in the order in which they start."""
+    environment, folder = coordinator.environment(), str(coordinator.folder.resolve())
+    python = (sys.executable, "-P", "-m")
+    return [
+        Child("link", (*python, "server.flower_link", folder, listen), environment),
+        Child("executor", (*python, "server.executor", folder), environment),
+    ]
+
+
+@contextlib.contextmanager
+def alone(coordinator: Coordinator) -> Iterator[None]:
+    """Hold the lock of the one that keeps this coordinator running.
+
+    Raises:
+        UsageError: Another process holds it.
+        OutputError: The folder cannot be written.
+    """
+    path = coordinator.superlink_folder / "lock"
+    with output_errors(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"the coordinator in {coordinator.folder} is running already") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def running(coordinator: Coordinator) -> bool:
+    """Whether somebody keeps this coordinator running just now."""
+    try:
+        with alone(coordinator):
+            return False
+    except UsageError:
+        return True
+
+
+def serving(coordinator: Coordinator) -> bool:
+    """Whether its SuperLink answers within two seconds."""
+    try:
+        place = Address.parse(coordinator.inner_address_path.read_text(encoding="ascii"))
+        line = http.client.HTTPConnection(place.host, place.port, timeout=_SECONDS)
+        with contextlib.closing(line):
+            line.request("GET", HEALTH.decode(), headers={SECRET_HEADER.decode(): coordinator.secret()})
+            return line.getresponse().status == http.client.OK
+    except (OSError, ValueError, http.client.HTTPException, FedwardError):
+        return False
+
+
+@contextlib.contextmanager
+def _told(coordinator: Coordinator, listen: str, pids: Callable[[], dict[str, int]]) -> Iterator[None]:
+    """Keep ``status.json`` true while the block runs."""
+    over = threading.Event()
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    facts: dict[str, Any] = {"version": 1, "since": since, "pid": os.getpid(), "listen": listen}
+
+    def write(state: str) -> None:
+        with contextlib.suppress(FedwardError):  # a full disk must not end what is running
+            write_json(coordinator.status_path, {**facts, "state": state, "parts": pids()}, mode=PRIVATE)
+
+    def watch() -> None:
+        before = None
+        while not over.is_set():
+            now = ("serving" if serving(coordinator) else "starting", pids())
+            if now != before:
+                write(now[0])
+                before = now
+            over.wait(_SECONDS)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        write("stopped")

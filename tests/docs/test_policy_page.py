@@ -1,0 +1,33 @@
+"""``docs/policy.md`` has every key of a policy with its default, and no other."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from client.policy_file import DeviceTable, PolicyForm
+
+PAGE = (Path(__file__).parents[2] / "docs" / "policy.md").read_text()
+
+
+def rows(section: str) -> dict[str, str]:
+    """The keys in a section's table, with their defaults."""
+    text = re.split(r"^## .*$", PAGE.split(f"## {section}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+    return dict(re.findall(r"^\| `(\w+)` \|[^|]*\| ?(.*?) ?\|", text, flags=re.MULTILINE))
+
+
+def written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value or "")
+
+
+@pytest.mark.parametrize(("section", "form"), [("Keys", PolicyForm), ("`[device]`", DeviceTable)])
+def test_every_key_stands_there_with_its_default(section: str, form: type[BaseModel]) -> None:
+    fields = {key: field for key, field in form.model_fields.items() if key != "device"}
+    assert rows(section) == {key: written(field.default) for key, field in fields.items()}
+
+
+def test_every_limit_names_the_law_that_it_serves() -> None:
+    for key in set(PolicyForm.model_fields) - {"device"}:
+        line = next(line for line in PAGE.splitlines() if line.startswith(f"| `{key}`"))
+        assert re.search(r"GDPR|PIPL|45 CFR", line), key
