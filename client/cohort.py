@@ -10,6 +10,7 @@ Training reads the cached tensors and never DICOM; a patient is in training or h
 
 import hashlib
 import json
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ HEADER_TAGS = [
     *("Modality", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"),
     *EFFORT.values(),
 ]
+
+KEPT = 86400.0
+"""Seconds that cached images are kept at least which the index no longer names."""
 
 Progress = Callable[[int, int], None]
 
@@ -135,15 +139,6 @@ class Cohort:
         return StudyImages(entry.modality, arrays["noisy"], arrays["reference"], arrays.get("label"), entry.spacing)
 
 
-def state_of(folder: Path) -> tuple[int, ...]:
-    """What changes whenever the index of the cohort in ``folder`` is written anew; empty where there is none."""
-    try:
-        found = (folder / "index.json").stat()
-    except OSError:
-        return ()
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
 def build_cohort(
     released: Path,
     folder: Path,
@@ -167,6 +162,7 @@ def build_cohort(
         DataError: No study has a pair of series that can be used; the message says why.
     """
     known = _known(folder)
+    _sweep(folder, known)
     with log.act(Entry(Action.COHORT_BUILD, Outcome.STARTED)) as detail:
         studies = _scan(released)
         kept: dict[str, list[StudyEntry]] = defaultdict(list)
@@ -221,6 +217,14 @@ def _known(folder: Path) -> tuple[PatientEntry, ...]:
     return Cohort.open(folder).entries if (folder / "index.json").exists() else ()
 
 
+def _sweep(folder: Path, known: Iterable[PatientEntry]) -> None:
+    """Delete cached images that no index has named for a day: a round that began by an earlier one is long over."""
+    named, before = {study.file for entry in known for study in entry.studies}, time.time() - KEPT
+    for path in (folder / "images").glob("*.safetensors"):
+        if path.name not in named and path.stat().st_mtime < before:
+            path.unlink(missing_ok=True)
+
+
 def _split(patients: Sequence[str], before: Mapping[str, Split], holdout: float) -> dict[str, Split]:
     """Assign patients that are new, in an order that only their pseudonyms decide; leave the others as they are."""
     splits = {key: before[key] for key in patients if key in before}
@@ -258,7 +262,8 @@ def _cache_study(
 ) -> StudyEntry | str:
     """The index entry of a study, cached anew unless it was before; or the reason why it cannot be used."""
     source = hashlib.sha256("|".join(sorted(str(one.header.SOPInstanceUID) for one in instances)).encode()).hexdigest()
-    name = hashlib.sha256(study.encode()).hexdigest()[:24] + ".safetensors"
+    # Another name for other instances: who trains meanwhile by the index as it was still finds what that one names.
+    name = hashlib.sha256(f"{study}|{source}".encode()).hexdigest()[:24] + ".safetensors"
     path = folder / "images" / name
     for entry in known:
         for cached in entry.studies:

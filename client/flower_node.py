@@ -43,7 +43,15 @@ from google.protobuf.message import DecodeError
 
 from client.flower_messages import Delivery, pairs
 from client.link_http import BoundedHttp
-from client.link_trouble import GarbledError, LinkError, RejectedError, RunOverError, StillActiveError, UnreachableError
+from client.link_trouble import (
+    CutError,
+    GarbledError,
+    LinkError,
+    RejectedError,
+    RunOverError,
+    StillActiveError,
+    UnreachableError,
+)
 from shared.link_keys import PrivateKey
 
 HEARTBEAT = 15.0
@@ -153,7 +161,12 @@ class Fleet:
             if earlier and self.heartbeat():
                 return earlier
         request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT)
-        self._node = ProtoNode(node_id=_call(lambda: self._client.ActivateNode(request)).node_id)
+        try:
+            self._node = ProtoNode(node_id=_call(lambda: self._client.ActivateNode(request)).node_id)
+        except CutError:
+            if _call(self._http.is_cut):
+                raise CutError.behind_handshake() from None
+            raise
         return int(self._node.node_id)
 
     def heartbeat(self) -> bool:

@@ -27,8 +27,10 @@ from client.sources.selection import Selection
 from client.sources.source import Source, Study
 from compliance.log import Action, AuditLog, Entry, Outcome
 from shared.errors import DataError, FedwardError, UsageError
-from shared.files import private_folder, write_json
+from shared.files import locked, private_folder, write_json
 
+LOCK = "ingest.lock"
+"""Held while an ingest runs: spool and cohort are one process's at a time."""
 NOT_SENT = "it was named in answer to the query, and not sent"
 _STRAY = "nothing says why it is held; delete it, and move ingest.jsonl away to have it fetched again"
 
@@ -167,7 +169,8 @@ def ingest(
         DataError: No study meets the selection, or none can be used for a cohort.
         ProtocolError: The other end refuses, or does not answer; what was fetched is kept for the next run.
         OutputError: The disk does not take it.
-        RecordError: The audit log or the ledger cannot be written; nothing further is done then.
+        RecordError: Another ingest of this node runs; or the audit log or the ledger cannot be written: nothing further
+            is done then.
     """
     started = time.monotonic()
     tell = on_progress or (lambda _: None)
@@ -175,6 +178,7 @@ def ingest(
         key = SiteKey(node.key("pseudonym"))
         crew = stack.enter_context(Crew(workers, profile, key))
         tell(Standing(0, None, 0))
+        stack.enter_context(locked(node.folder / LOCK, "another ingest of this node runs"))
         log = stack.enter_context(node.open_log())
         stack.enter_context(source)
         ledger, spool = _ledger(node, profile, overwrite=overwrite), Spool(node.folder / "spool")

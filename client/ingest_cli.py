@@ -1,6 +1,8 @@
 """``fedward node init`` and ``fedward node ingest``."""
 
+import json
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -16,10 +18,16 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from client.ingest import Ingested, Standing
+    from client.ingest_schedule import Pass
     from client.sources.selection import Selection
     from client.sources.source import Source
 
 _DATE = "Study date, as 2024-02-29 or 20240229."
+_CREDENTIALS = "File (0600): 'bearer TOKEN' or 'basic USER:PASSWORD'."
+_DIMSE_TLS = "DIMSE over TLS 1.2 or newer, both ways; needs --ca."
+_PROFILE = "How to de-identify: basic, safe-harbor, research, or a TOML file."
+_EVERY = "Do it again every 30m, 1h, 1d, ..., until SIGTERM or Ctrl-C; a line a pass."
+_OVERWRITE = "Take in anew what was taken in under another profile, and replace it."
 
 
 def mount(app: typer.Typer) -> None:
@@ -51,18 +59,14 @@ def ingest_command(
     *,
     folder: Annotated[Path | None, typer.Option(help="A folder of DICOM files, or a zip archive.")] = None,
     dicomweb: Annotated[str | None, typer.Option(metavar="URL", help="A DICOMweb service.")] = None,
-    credentials: Annotated[
-        Path | None, typer.Option(help="File (0600): 'bearer TOKEN' or 'basic USER:PASSWORD'.")
-    ] = None,
+    credentials: Annotated[Path | None, typer.Option(help=_CREDENTIALS)] = None,
     ca: Annotated[Path | None, typer.Option(help="PEM certificates to trust, for --dicomweb and --dimse-tls.")] = None,
     dimse: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="An archive that speaks DIMSE.")] = None,
     called: Annotated[str, typer.Option(metavar="AET", help="Its AE title.")] = "",
     calling: Annotated[str, typer.Option(metavar="AET", help="Our AE title.")] = "",
     listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where C-MOVE is to send to.")] = None,
     get: Annotated[bool, typer.Option("--get", help="Retrieve with C-GET instead of C-MOVE.")] = False,
-    dimse_tls: Annotated[
-        bool, typer.Option("--dimse-tls", help="DIMSE over TLS 1.2 or newer, both ways; needs --ca.")
-    ] = False,
+    dimse_tls: Annotated[bool, typer.Option("--dimse-tls", help=_DIMSE_TLS)] = False,
     certificate: Annotated[Path | None, typer.Option(help="Our certificate for --dimse-tls (PEM).")] = None,
     private_key: Annotated[Path | None, typer.Option(help="Its key (PEM, 0600).")] = None,
     modality: Annotated[list[str] | None, typer.Option(help="MR, CT, ...; may be given more than once.")] = None,
@@ -70,13 +74,17 @@ def ingest_command(
     last: Annotated[str | None, typer.Option("--to", metavar="DATE", help=_DATE)] = None,
     description: Annotated[str, typer.Option(metavar="GLOB", help="Study or series description, with * and ?.")] = "",
     patients: Annotated[Path | None, typer.Option(help="File with one Patient ID a line.")] = None,
-    profile: Annotated[
-        str, typer.Option(help="How to de-identify: basic, safe-harbor, research, or a TOML file.")
-    ] = "basic",
+    profile: Annotated[str, typer.Option(help=_PROFILE)] = "basic",
     determination: Annotated[
         Path | None, typer.Option(help="Expert determination (JSON), where the profile needs one.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that de-identify.")] = 1,
+    every: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Do it again every 30m, 1h, 1d, ..., until SIGTERM or Ctrl-C; a line a pass."
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Take in anew what was taken in under another profile, and replace it.")
     ] = False,
@@ -84,26 +92,53 @@ def ingest_command(
 ) -> None:
     """Take studies from a folder or an archive into the node, de-identified, and build its cohort.
 
-    Exit status 0: all released. 3: some missing, quarantined or refused; the report names each. 6: a virtual
-    hospital, or the profile needs an expert. 8: the archive failed.
+    With --every a pass that fails is tried again, with growing pauses; only what is wrong with the command ends it.
+
+    Exit status 0: all released, or the schedule was stopped. 3: some missing, quarantined or refused; the report names
+    each. 6: a virtual hospital, or the profile needs an expert. 8: the archive failed. 9: another ingest runs.
     """
+    from client.ingest_page import review_command
+
+    lines = _Lines(folder, dicomweb, credentials, ca, dimse, called, calling, listen, get)
+    take = _taker(
+        node,
+        lambda: lines.source(node, tls=dimse_tls, certificate=certificate, private_key=private_key),
+        lambda: _selection(modality or [], first, last, description, patients),
+        (profile, determination),
+        workers=workers,
+        overwrite=overwrite,
+    )
+    if every is not None:
+        _repeat(take, every, overwrite=overwrite, as_json=as_json)
+        return
+    with ExitStack() as stack:
+        done = take(_Bar(stack, quiet=as_json).show)
+    _tell(done, review_command(node, profile, determination), as_json=as_json)
+
+
+def _taker(
+    folder: Path,
+    source: Callable[[], "Source"],
+    selection: Callable[[], "Selection"],
+    profile: tuple[str, Path | None],
+    *,
+    workers: int,
+    overwrite: bool,
+) -> Callable[[Callable[["Standing"], None] | None], "Ingested"]:
+    """One pass; all that its options name is read when it begins."""
     from client.deid import Profile
     from client.ingest import ingest
-    from client.ingest_page import review_command
     from client.node import Node
 
-    opened = Node.open(node)
-    opened.require_real()
-    chosen = Profile.load(profile, determination=determination)
-    selection = _selection(modality or [], first, last, description, patients)
-    lines = _Lines(folder, dicomweb, credentials, ca, dimse, called, calling, listen, get)
-    source = lines.source(node, tls=dimse_tls, certificate=certificate, private_key=private_key)
-    with ExitStack() as stack:
-        bar = _Bar(stack, quiet=as_json)
-        done = ingest(
-            opened, source, selection, profile=chosen, workers=workers, overwrite=overwrite, on_progress=bar.show
-        )
-    _tell(done, review_command(opened.folder, profile, determination), as_json=as_json)
+    node = Node.open(folder)
+    node.require_real()
+
+    def take(tell: Callable[["Standing"], None] | None) -> "Ingested":
+        chosen = Profile.load(profile[0], determination=profile[1])
+        wanted, where = selection(), source()
+        return ingest(node, where, wanted, profile=chosen, workers=workers, overwrite=overwrite, on_progress=tell)
+
+    return take
 
 
 class _Bar:
@@ -211,6 +246,47 @@ def _day(text: str | None) -> date | None:
         return datetime.strptime(text.replace("-", ""), "%Y%m%d").replace(tzinfo=UTC).date()
     except ValueError as error:
         raise UsageError(f"'{text}' is no date", hint="use the form 2024-02-29") from error
+
+
+def _repeat(
+    take: Callable[[Callable[["Standing"], None] | None], "Ingested"], every: str, *, overwrite: bool, as_json: bool
+) -> None:
+    from client.ingest_schedule import Pass, repeat, seconds, stoppable
+
+    if overwrite:
+        raise UsageError("--overwrite takes everything in anew with each pass", hint="run it once without --every")
+
+    def tell(one: Pass) -> None:
+        facts = _facts(one)
+        if as_json:
+            console.say(json.dumps(facts))
+        elif one.error is not None:
+            console.complain(f"{facts['began']} pass {one.number}: {one.error.message}", one.error.hint)
+            console.say(f"{facts['began']} pass {one.number}: nothing more was taken in; next at {facts['next']}")
+        else:
+            console.say(
+                f"{facts['began']} pass {one.number}: {facts['studies']} studies, {facts['unchanged']} unchanged; "
+                f"{facts['released']} of {facts['fetched']} files released, {facts['waiting']} wait for a person; "
+                f"cohort {facts['train']} to train on, {facts['held_out']} held out; next at {facts['next']}"
+            )
+
+    with stoppable():
+        repeat(lambda: take(None), seconds(every), tell)
+    console.say("stopped; what was fetched is kept, run the same command again to go on")
+
+
+def _facts(one: "Pass") -> dict[str, object]:
+    """A pass as plain values."""
+    from client.cohort import Split
+
+    times: dict[str, object] = {
+        "pass": one.number,
+        "began": one.began.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "next": one.following.isoformat(timespec="seconds").replace("+00:00", "Z"),
+    }
+    if one.done is None:
+        return times | {"error": one.error.message if one.error else "", "hint": one.error.hint if one.error else ""}
+    return times | one.done.tally.counts | {side.value: len(one.done.cohort.patients(side)) for side in Split}
 
 
 def _tell(done: "Ingested", review: str, *, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 
 from client.certificate import LinkCertificate
 from client.node import Node
+from client.policy import require_allowed
 from compliance.log import Action, Entry, Outcome, Scalar
 from shared.bundle import require_listed
 from shared.certificates import digest
@@ -61,8 +62,9 @@ class Joining:
 
         Raises:
             PolicyError: Its purpose is not the node's, it does not name the node with its key, it would show this
-                hospital's updates to the coordinator, it lists other releases than the one that is installed, or
-                another charter is pinned and ``replace`` is false; or the certificate is not this node's.
+                hospital's updates to the coordinator, it lists other releases than the one that is installed, the
+                hospital's policy does not allow it, or another charter is pinned and ``replace`` is false; or the
+                certificate is not this node's.
             UsageError: The charter names a coordinator and there is no certificate, or the other way round.
             CharterError: The pinned charter is damaged, and ``replace`` is false.
             ProtocolError: The certificate was not issued by its authority, or its time is over or not begun.
@@ -72,8 +74,9 @@ class Joining:
                 f"the charter's purpose '{charter.purpose}' is not that of {node.site}, '{node.purpose}'",
                 hint="agree on one purpose before you join",
             )
-        _check_member(node, charter)
+        check_member(node, charter)
         require_listed(charter)
+        require_allowed(node, charter)
         _check_certificate(node, charter, certificate)
         pinned = ""
         if (node.folder / "charter.toml").exists():
@@ -174,7 +177,12 @@ def _check_certificate(node: Node, charter: Charter, certificate: LinkCertificat
             ) from error
 
 
-def _check_member(node: Node, charter: Charter) -> None:
+def check_member(node: Node, charter: Charter) -> None:
+    """Refuse a charter that does not name the node with its own key, or that would show its updates to anybody.
+
+    Raises:
+        PolicyError: It does not, or would.
+    """
     if charter.masking is None:
         if node.virtual:
             return

@@ -48,7 +48,14 @@ from shared.link_keys import read_key
 from shared.wire import Refusal, RefusalCode
 
 HANDLER: Final = "client.link_work:work"
-PRELOAD: Final = ("client.app", "client.rounds", "client.policy", "client.budget")
+PRELOAD: Final = (
+    *("client.app", "client.rounds", "client.policy", "client.budget", "client.training.accountants"),
+    *("shared.imaging.denoise", "shared.imaging.segment", "shared.imaging.superres", "shared.imaging.superres_gan"),
+    # What those libraries themselves put off until it is first used: a child would do it again for every message.
+    *("torch._dynamo", "torch.profiler._cupti_monitor", "skimage.metrics", "skimage.filters", "encodings.utf_16_be"),
+    "cryptography.hazmat.backends.openssl.backend",
+)
+"""Modules that the worker imports before the first message."""
 LOCK: Final = "lock"
 _FIRST, _LONGEST = 0.5, 30.0  # seconds between two attempts to reach the coordinator
 _LONGEST_WAIT = 5.0  # where it can be reached, and there is nothing for this node yet
@@ -139,7 +146,7 @@ class Link:
 
     def _patiently(self, call: Callable[[], Result], *, connecting: bool = False) -> Result:
         """Call again and again until the coordinator can be reached; what concerns the message itself is raised."""
-        pause, troubled = _FIRST, ""
+        pause = _FIRST
         while True:
             if self._stop.is_set():
                 raise Stopping
@@ -151,16 +158,12 @@ class Link:
                 line = self._trouble(error)
                 if self._unknown.is_set() and not connecting:
                     raise UnknownNodeError(line) from error
-                if line != troubled:
-                    self._say(line)
-                    troubled = line
                 longest = _LONGEST_WAIT if isinstance(error, StillActiveError) else _LONGEST
                 self._stop.wait(pause * random.uniform(0.8, 1.2))  # noqa: S311  # so that not all come at once
                 pause = min(2 * pause, longest)
                 continue
-            if troubled:
-                self._state.set(state="working" if self._state.state.message else "connected", error="")
-                self._say(f"{self._address} answers again")
+            if not connecting:
+                self._well()
             return result
 
     def _trouble(self, error: LinkError) -> str:
@@ -171,8 +174,16 @@ class Link:
                 line = wrong
             else:
                 self._unknown.set()
+        if line != self._state.state.error:
+            self._say(line)
         self._state.set(state="disconnected", error=line)
         return line
+
+    def _well(self) -> None:
+        """Put into the state that there is a connection again."""
+        if self._state.state.state == "disconnected":
+            self._state.set(state="working" if self._state.state.message else "connected", error="")
+            self._say(f"{self._address} answers again")
 
     def _beat(self) -> None:
         """Give signs of life, in a thread of its own, so that long work does not look like death."""
@@ -185,8 +196,7 @@ class Link:
             except Exception as error:  # noqa: BLE001  # the boundary of the thread: without it the node counts as gone
                 self._say(f"no sign of life: {type(error).__name__}")
             else:
-                if self._state.state.message:
-                    self._state.set(state="working", error="")
+                self._well()
 
     def _tell_device(self) -> None:
         """Put into the state what networks run on; also sees that the worker works at all."""

@@ -1,7 +1,9 @@
 """HTTP to one coordinator: no redirects, answers of bounded size, and what its clock says."""
 
+import socket
 import ssl
 import time
+import urllib.request
 from collections import deque
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
@@ -15,6 +17,7 @@ MAX_ANSWER = 16 << 20
 """Bytes of one answer; a part of a message has at most 5 MiB."""
 _SECONDS = httpx.Timeout(30.0, connect=10.0)
 _SAMPLES = 20
+_PROBE = 2.0  # seconds
 
 
 def client_context(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
@@ -44,7 +47,7 @@ class BoundedHttp:
     """
 
     def __init__(self, url: str, tls: ssl.SSLContext, seen: Callable[[float | None], None]) -> None:
-        self._url, self._seen = url, seen
+        self._url, self._tls, self._seen = url, tls, seen
         self._ahead: deque[float] = deque(maxlen=_SAMPLES)
         self._client = httpx.Client(verify=tls, timeout=_SECONDS, follow_redirects=False)
 
@@ -71,6 +74,30 @@ class BoundedHttp:
             response.close()
         headers = [(name, value) for name, value in response.headers.multi_items() if name != "content-length"]
         return httpx.Response(response.status_code, headers=headers, content=bytes(content), request=request)
+
+    def is_cut(self) -> bool:
+        """Whether the other end closes a connection on which it is asked for nothing.
+
+        A server that does not take a client's certificate says so behind the handshake (RFC 8446, section 4.4.2.4), if
+        it says anything; and the word gets lost where a request is on its way to it. False where there is a proxy.
+
+        Raises:
+            ssl.SSLError: What the other end, or this one, says against a certificate.
+            OSError: There is no connection.
+        """
+        url = httpx.URL(self._url)
+        if urllib.request.getproxies().get("https") and not urllib.request.proxy_bypass(url.host):
+            return False
+        with (
+            socket.create_connection((url.host, url.port or 443), _PROBE) as plain,
+            self._tls.wrap_socket(plain, server_hostname=url.host) as secure,
+        ):
+            try:
+                return not secure.recv(1)
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                return True
 
     def close(self) -> None:
         """Close the connections."""

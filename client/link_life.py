@@ -32,7 +32,7 @@ def begin(folder: Path, node: int) -> None:
 
 
 def take_up(folder: Path, message: bytes) -> None:
-    """Keep a message, without its content, until :func:`put_down`; what the disk does not take is waited for in vain."""
+    """Keep a message without its content until :func:`put_down`; one that the disk does not take is lost."""
     with contextlib.suppress(OutputError):
         write_bytes(folder / _UNDERWAY, message, mode=_PRIVATE)
 

@@ -21,10 +21,23 @@ class UnreachableError(LinkError):
     """Nothing came back; it may work the next time."""
 
     @classmethod
-    def because(cls, error: BaseException) -> Self:
+    def because(cls, error: BaseException) -> "UnreachableError":
         """Say what an error of the network means, and which side it is."""
         message, hint = next(filter(None, map(_meaning, _chain(error))), (type(error).__name__, _NETWORK))
-        return cls(f"the coordinator cannot be reached: {message}", hint=hint)
+        kind = CutError if message == _CUT else cls
+        return kind(f"the coordinator cannot be reached: {message}", hint=hint)
+
+
+class CutError(UnreachableError):
+    """The other end closed the connection without an answer."""
+
+    @classmethod
+    def behind_handshake(cls) -> Self:
+        """Say what it means that it does so whatever it is asked."""
+        return cls(
+            "its gate does not take this hospital's certificate: it closes every connection behind the handshake",
+            hint=_OURS,
+        )
 
 
 class RejectedError(LinkError):
@@ -39,6 +52,8 @@ class RejectedError(LinkError):
             return UnreachableError(
                 f"the coordinator is in trouble (HTTP status {status})", hint="tell the people who run it, if it stays"
             )
+        if status in {400, 413, 415, 422}:  # the request itself; to send it again is of no use
+            return GarbledError(f"nothing but a refusal of what it was sent (HTTP status {status})")
         message, hint = _STATUS.get(status, _OTHER)
         made = cls(f"{message} (HTTP status {status})", hint=hint)
         made.status = status
@@ -80,11 +95,11 @@ _STATUS = {
     ),
     404: ("there is no coordinator at this address", "compare the charter's address with the coordinator's people"),
     407: ("the proxy wants a name and a password", "see HTTPS_PROXY and NO_PROXY"),
-    413: ("the coordinator's gate takes nothing so large", "tell the people who run it"),
 }
 _OTHER = ("the coordinator refuses", "ask the people who run it for the line in its log")
 
 
+_CUT = "the connection was cut"
 _NETWORK = "see the network, the firewall, and HTTPS_PROXY and NO_PROXY"
 _THEIRS = "the authority of the charter must have signed it for this address; ask the coordinator's people"
 _OURS = "ask the coordinator's people for a new one, and join again with it"
@@ -114,7 +129,7 @@ def _meaning(error: BaseException) -> tuple[str, str] | None:
     if isinstance(error, TimeoutError | httpx.TimeoutException):
         return "no answer in time", _NETWORK
     if isinstance(error, ConnectionError | httpx.RemoteProtocolError):
-        return "the connection was cut", _NETWORK
+        return _CUT, _NETWORK
     return None
 
 

@@ -5,12 +5,12 @@ name a task and a round of it, and nothing else. A reason is sent to the coordin
 """
 
 from client.node import Node
-from client.policy_file import YES, Decision, HospitalPolicy, policy_of
+from client.policy_file import FILE, YES, Decision, HospitalPolicy, policy_of
 from shared.charter import Charter
-from shared.errors import CharterError
+from shared.errors import CharterError, PolicyError
 from shared.header import Header
 
-__all__ = ["Decision", "HospitalPolicy", "affordable", "allows_run", "decide", "policy_of"]
+__all__ = ["Decision", "HospitalPolicy", "affordable", "allows_run", "decide", "policy_of", "require_allowed"]
 
 
 def decide(
@@ -79,3 +79,15 @@ def allows_run(node: Node, charter: Charter) -> Decision:
         return Decision(False, "the charter's purpose is not the one that data is processed for here")
     own = policy.check(charter)
     return affordable(node, charter, policy) if own.allowed else own
+
+
+def require_allowed(node: Node, charter: Charter) -> None:
+    """As :func:`allows_run`, for people: refuse what the policy does not allow.
+
+    Raises:
+        PolicyError: It does not allow the charter, or cannot be read.
+        RecordError: The privacy ledger cannot be read or was altered.
+    """
+    decision = allows_run(node, charter)
+    if not decision.allowed:
+        raise PolicyError(decision.reason, hint=f"see {node.folder / FILE}, or take no part in this charter")

@@ -13,8 +13,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from client.node import HELD, IDENTITY, KEYS, Node
-from client.policy import HospitalPolicy, allows_run, policy_of
+from client.join import check_member
+from client.node import HELD, KEYS, Node
+from client.policy import HospitalPolicy, policy_of, require_allowed
 from client.policy_file import FILE as POLICY
 from compliance.log import verify
 from shared.bundle import digest, require_listed
@@ -143,18 +144,18 @@ def preflight(node: Node, *, offline: bool = False, timeout: float = 10.0) -> It
     """
     from client import preflight_link  # noqa: F401, PLC0415  # registers its checks, which need this module
 
-    look, failed = Look(node, timeout), set[str]()
+    look, failed = Look(node, timeout), dict[str, str]()  # and what was in its way, or it itself
     for one in CHECKS.values():
         if offline and one.online:
             continue
-        missing = next((name for name in one.needs if name in failed), None)
+        missing = next((failed[name] for name in one.needs if name in failed), None)
         if missing is not None:
-            failed.add(one.name)
+            failed[one.name] = missing
             yield Finding(one.name, Verdict.WARN, "not looked at", f"mend '{missing}' first")
             continue
         finding = _asked(one, look)
         if finding.verdict is Verdict.FAIL:
-            failed.add(one.name)
+            failed[one.name] = one.name
         yield finding
 
 
@@ -187,7 +188,7 @@ def _keys(look: Look) -> Answer:
         return Verdict.WARN, "a virtual hospital: anybody can compute its keys", "use it for simulations only"
     read_key(node.link_key)
     _ = node.identity
-    return f"{len(KEYS) + 1} keys, nobody else may read them; {IDENTITY} and link are those that the charter knows"
+    return f"{len(KEYS) + 1} keys, and nobody else may read them"
 
 
 @check("permissions")
@@ -217,10 +218,13 @@ def _record(look: Look) -> Answer:
 
 @check("charter", needs=("keys",))
 def _charter(look: Look) -> Answer:
-    from client.join import Joining  # noqa: PLC0415  # it is not needed to register a check
-
-    charter = look.charter
-    Joining.prepare(look.node, charter, replace=False)
+    node, charter = look.node, look.charter
+    if charter.purpose != node.purpose:
+        raise PolicyError(
+            f"the charter's purpose '{charter.purpose}' is not that of {node.site}, '{node.purpose}'",
+            hint="pin the charter that was agreed on for this purpose",
+        )
+    check_member(node, charter)
     return f"{charter.id}, SHA-256 {charter.sha256[:32]}..., {len(charter.members)} members"
 
 
@@ -234,9 +238,7 @@ def _release(look: Look) -> Answer:
 
 @check("policy", needs=("charter",))
 def _policy(look: Look) -> Answer:
-    decision = allows_run(look.node, look.charter)
-    if not decision.allowed:
-        raise PolicyError(decision.reason, hint=f"see {look.node.folder / POLICY}, or take no part in this charter")
+    require_allowed(look.node, look.charter)
     there = (look.node.folder / POLICY).exists()
     return f"{POLICY} allows this charter" if there else f"no {POLICY}: masks and privacy are asked for, and are there"
 

@@ -9,13 +9,12 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
+from client.certificate import LinkCertificate
 from client.link_http import BoundedHttp, client_context
 from client.link_trouble import EARLY, LATE, RejectedError, UnreachableError
 from client.preflight import Answer, Look, Verdict, check
-from shared import certificates
 from shared.charter_plans import CoordinatorPlan
-from shared.errors import PolicyError, ProtocolError
-from shared.link_keys import PublicKey, public_der, read_key
+from shared.errors import ProtocolError
 from shared.places import Address
 
 SOON: Final = 30
@@ -32,20 +31,10 @@ def _certificate(look: Look) -> Answer:
     node, plan = look.node, look.charter.coordinator
     if plan is None:
         return NO_COORDINATOR
-    (authority,), (own,) = (certificates.read(path, count=1) for path in (node.authority, node.certificate))
-    if certificates.digest(authority) != plan.authority:
-        raise PolicyError(
-            f"{node.authority} is not of the authority that the charter names",
-            hint="join again with the certificate that belongs to this charter",
-        )
-    certificates.check_client(own, authority)
-    public, key = own.public_key(), read_key(node.link_key).public_key()
-    if not isinstance(public, PublicKey) or public_der(public) != public_der(key):
-        raise PolicyError(
-            f"{node.certificate} is for another key than this node's", hint="ask the coordinator to approve this node"
-        )
-    days = (own.not_valid_after_utc - datetime.now(UTC)).days
-    said = f"for {certificates.site_of(own)}, until {own.not_valid_after_utc:%Y-%m-%d}"
+    found = LinkCertificate.stored(node)
+    found.check(node, look.charter)
+    days = (found.until - datetime.now(UTC)).days
+    said = f"for {node.site} at {plan.name}, until {found.until:%Y-%m-%d}"
     if days < SOON:
         return Verdict.WARN, f"{said}: {days} days", "have the coordinator approve this node again, and join with that"
     return said

@@ -1,15 +1,19 @@
 """Training and evaluation for a federation, on this hospital's patients."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from flwr.app import RecordDict
 from torch import nn
 
 from client import masks
+from client.answers import keep_answer, kept_answer
 from client.charge import Charge, Receipt
-from client.cohort import Split, state_of
+from client.cohort import Split
 from client.eligible import eligible
 from client.paying import pay, require_no_budget
 from client.policy import affordable, decide, policy_of
@@ -18,7 +22,7 @@ from client.session import Session
 from client.training.device import computing, device
 from client.training.loop import TrainOutcome, price, train_round, usable
 from client.training.shared_sum import shared_sum
-from compliance.log import Action, Scalar
+from compliance.log import Action, Outcome, Scalar
 from shared.charter import Charter, PrivacyPlan, TaskPlan
 from shared.errors import PolicyError, ProtocolError
 from shared.header import Header
@@ -26,6 +30,7 @@ from shared.imaging.images import PatientImages
 from shared.imaging.start import prepared
 from shared.imaging.tasks import Task, get_task
 from shared.noise_shares import NoisePlan
+from shared.records import record_bytes
 from shared.vector import Layout, Vector
 from shared.weights import load_weights, travelling
 from shared.wire import (
@@ -39,6 +44,8 @@ from shared.wire import (
     TrainReply,
     TrainRequest,
 )
+
+RequestT = TypeVar("RequestT", TrainRequest, EvaluateRequest)
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,26 @@ class Rounds:
 
     def train(self, content: RecordDict) -> RecordDict:
         """Answer a request for a round of training with a :class:`TrainReply` or a :class:`~shared.wire.Refusal`."""
-        return self.session.answer(content, TrainRequest.from_record, self._train)
+        return self.session.answer(content, TrainRequest.from_record, lambda asked: self._once(asked, self._train))
 
     def evaluate(self, content: RecordDict) -> RecordDict:
         """Answer a request for an evaluation with an :class:`EvaluateReply` or a :class:`~shared.wire.Refusal`."""
-        return self.session.answer(content, EvaluateRequest.from_record, self._evaluate)
+        return self.session.answer(
+            content, EvaluateRequest.from_record, lambda asked: self._once(asked, self._evaluate)
+        )
+
+    def _once(self, request: RequestT, act: Callable[[RequestT], RecordDict]) -> RecordDict:
+        """What ``act`` answers; to the very request that was answered before the answer of then, if it is allowed."""
+        session = self.session
+        before = kept_answer(session, request)
+        if before is None:
+            reply = act(request)
+            keep_answer(session, request, reply)
+            return reply
+        self._prepare(request, training=isinstance(request, TrainRequest))
+        facts: dict[str, Scalar] = {"bytes": record_bytes(before), "again": True}
+        session.log.append(session.entry(Action.MESSAGE_OUT, Outcome.STARTED, request.header, facts))
+        return before
 
     def _train(self, request: TrainRequest) -> RecordDict:
         session, header = self.session, request.header
@@ -160,7 +182,7 @@ class Rounds:
     def _bench(self, name: str) -> _Bench:
         node, charter, old = self.session.node, self.session.charter, self._benches.get(name)
         plan, where = charter.task(name), device(policy_of(node).device, virtual=node.virtual)
-        begins, cohort = (plan.start, plan.trained, charter.seed, where), state_of(node.folder / "cohort")
+        begins, cohort = (plan.start, plan.trained, charter.seed, where), _state_of(node.folder / "cohort")
         if old is not None and (old.begins, old.cohort) == (begins, cohort):
             return old
         task = get_task(name)
@@ -256,3 +278,12 @@ def _body(
         return PlainBody(update, weight, metrics), {"masked": False}
     body, clipped = masking.mask(update, weight, metrics)
     return body, {"masked": True, "clipped": clipped, "weight_capped": weight > masking.member.federation.w_max}
+
+
+def _state_of(folder: Path) -> tuple[int, ...]:
+    """What changes whenever the index of the cohort in ``folder`` is written anew; empty where there is none."""
+    try:
+        found = (folder / "index.json").stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -19,10 +19,10 @@ from server.checkpoint import CHECKPOINT, Checkpoint
 from server.exchange import Exchange
 from server.history import HISTORY
 from server.journal import remove_folder
-from server.release import ModelCard, finished, write_model
+from server.release import ModelCard, ended_well, model_is_whole, write_model
 from server.strategy import FederatedTraining, OnRound, Result
 from shared.charter import Charter
-from shared.errors import CharterError, FedwardError, ProtocolError, UsageError
+from shared.errors import CharterError, FedwardError, ProtocolError, RecordError, UsageError
 from shared.files import write_json
 from shared.imaging.start import prepared
 from shared.imaging.tasks import get_task
@@ -127,12 +127,31 @@ def run_tasks(
         raise UsageError("one initial model is given for several tasks", hint="name the task that begins at it")
     for task, out in chosen.items():
         one = replace(settings, task=task, out=out)
-        if settings.resume and finished(out, run=settings.run, charter=charter.sha256):
-            remove_folder(out / CHECKPOINT)
+        if settings.resume and _is_done(one, charter):
             continue
         if on_task:
             on_task(task)
         run_task(grid, one, on_round=on_round)
+
+
+def _is_done(settings: Settings, charter: Charter) -> bool:
+    """Whether a task has its model already; what is left of its checkpoint is removed then.
+
+    Raises:
+        RecordError: It had one, which was damaged since: it is not trained again, and paid for, unasked.
+    """
+    out, about = settings.out, {"run": settings.run, "charter": charter.sha256}
+    if not ended_well(out, **about):
+        return False
+    if model_is_whole(out, **about):
+        remove_folder(out / CHECKPOINT)
+        return True
+    if (out / CHECKPOINT).exists():  # it ended between the two
+        return False
+    raise RecordError(
+        f"the run has ended, and its model in {out} is missing or damaged",
+        hint="put it back from a copy; to train it anew, start a new run",
+    )
 
 
 def run_task(grid: Grid, settings: Settings, *, on_round: OnRound | None = None) -> Result:

@@ -149,6 +149,11 @@ class Coordinator:
         return self.superlink_folder / "address"
 
     @property
+    def executor_path(self) -> Path:
+        """Is there while the executor takes runs: what an earlier one left has been ended."""
+        return self.superlink_folder / "executor"
+
+    @property
     def runs_folder(self) -> Path:
         """One folder for each run."""
         return self.folder / "runs"

@@ -9,6 +9,7 @@ A SuperLink answers for a node that is gone with an error, about a minute after 
 once; for one that is not registered any more the id of the question is empty.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,11 @@ class Arrival:
     kept: bool = False
 
 
-class AbsentError(ProtocolError):
+class LinkError(ProtocolError):
+    """The link itself does not work: no site is at fault, nothing is repeated, and the run has to be resumed."""
+
+
+class AbsentError(LinkError):
     """Too few sites are connected; the message names those that are not."""
 
 
@@ -67,6 +72,7 @@ class Line(Protocol):
 
         Raises:
             AbsentError: There are fewer after ``deadline`` seconds.
+            LinkError: The link does not work.
         """
 
     def ask(
@@ -80,6 +86,9 @@ class Line(Protocol):
             deadline: Seconds to wait, for all of them together.
             enough: Where so many have answered, a site that has gone away is not waited for any longer.
             sending: Called before a question leaves.
+
+        Raises:
+            LinkError: The link does not work.
         """
 
     def once(self, name: str, make: Callable[[], int]) -> int:
@@ -207,7 +216,7 @@ class Exchange:
                     if arrival.content is None and site not in self._nodes():
                         away[site] = arrival.failure
                     else:
-                        answered += arrival.content is not None and _usable(arrival.content)
+                        answered += arrival.content is not None and usable(arrival.content)
                         yield arrival
             now = self._clock()
             given_up = answered >= enough and now >= began + self._patience
@@ -226,7 +235,8 @@ class Exchange:
         return False
 
     def _nodes(self) -> dict[str, int]:
-        return dict(sorted((site, node) for node, site in self._names().items()))
+        with _link():
+            return dict(sorted((site, node) for node, site in self._names().items()))
 
     def _push(self, question: _Question, sites: Sequence[str], nodes: Mapping[str, int]) -> dict[str, str]:
         """Send ``sites`` their questions; gives the id of each, empty where the grid did not take it."""
@@ -234,9 +244,10 @@ class Exchange:
             return {}
         question.sending(sites)
         messages = [question.message(site, nodes[site]) for site in sites]
-        ids = list(self._grid.push_messages(messages))
+        with _link():
+            ids = list(self._grid.push_messages(messages))
         if len(ids) != len(messages):
-            raise ProtocolError(
+            raise LinkError(
                 f"the link took {len(ids)} of {len(messages)} questions",
                 hint="look at the log of the coordinator's link",
             )
@@ -244,7 +255,9 @@ class Exchange:
 
     def _look(self, site: str, message_id: str, node: int) -> list[Arrival]:
         """Whatever has come for one message; one at a time, so that one answer is in memory."""
-        return [self._arrival(site, message_id, node, reply) for reply in self._grid.pull_messages([message_id])]
+        with _link():
+            replies = list(self._grid.pull_messages([message_id]))
+        return [self._arrival(site, message_id, node, reply) for reply in replies]
 
     def _arrival(self, site: str, message_id: str, node: int, reply: Message) -> Arrival:
         if reply.metadata.reply_to_message_id != message_id:
@@ -256,7 +269,16 @@ class Exchange:
         return Arrival(site, reply.content)
 
 
-def _usable(content: RecordDict) -> bool:
+@contextlib.contextmanager
+def _link() -> Iterator[None]:
+    """What the grid itself cannot do."""
+    try:
+        yield
+    except ProtocolError as error:
+        raise LinkError(error.message, hint=error.hint) from error
+
+
+def usable(content: RecordDict) -> bool:
     """Whether an answer is likely to be taken: it is no refusal."""
     try:
         return kind_of(content) != Refusal.kind

@@ -22,6 +22,7 @@ from server.members import Members, pem_of
 from server.runs import INTERRUPTED, Ending, Outcome, RunFolder
 from shared.console import complain
 from shared.errors import FedwardError, ProtocolError, UsageError
+from shared.files import write_bytes
 from shared.leash import leashed
 from shared.processes import interrupt_held_back
 
@@ -53,6 +54,7 @@ class Executor:
     def run(self) -> None:
         """Carry out runs until :meth:`stop`; a SuperLink that is away is waited for."""
         settled = False
+        self._coordinator.executor_path.unlink(missing_ok=True)
         while not self._stop.is_set():
             with self._patiently():
                 settled = settled or self._settle()
@@ -85,6 +87,7 @@ class Executor:
             if run.outcome() is None and run.number is not None and run.name not in waiting:
                 self._end(run, "interrupted", "the coordinator was stopped while it ran", INTERRUPTED)
         self._sweep()
+        write_bytes(self._coordinator.executor_path, str(os.getpid()).encode(), mode=0o600)
         return True
 
     def _register(self) -> None:

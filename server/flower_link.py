@@ -25,15 +25,16 @@ from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.corestate import sql_corestate
+from flwr.supercore.error import ApiErrorCode
 from flwr.supercore.utils import uint64_to_int64
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it has no types
+from google.protobuf.message import DecodeError
 
 from server.coordinator import Coordinator
-from server.gate import FLEET, App, Gate, Inside, Inspect, PeerProtocol, RefusalLog, bound, server_context
+from server.gate import FLEET, App, Gate, Inside, Inspect, Objection, PeerProtocol, RefusalLog, bound, server_context
 from server.members import Members
 from shared.console import complain
 from shared.errors import FedwardError, UsageError
@@ -42,6 +43,7 @@ from shared.places import Address
 
 LOOPBACK: Final = "127.0.0.1"
 TASK_LIFE: Final = 600  # seconds for which a run outlives the SuperLink that it belongs to
+_OVER: Final = int(ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED)
 _KEEP_ALIVE: Final = 75  # seconds; nodes ask every few
 _LINGER: Final = 3  # seconds that requests under way have at the end
 _LOGGERS: Final = ("flwr", "uvicorn", "asyncio", "alembic", "fedward.members")
@@ -98,30 +100,31 @@ def superlink(coordinator: Coordinator) -> tuple[App, SqlLinkState]:
 def inspector(state: SqlLinkState) -> Inspect:
     """What a node asks for by the id of a message or an object must have been sent to it; Flower asks only who it is.
 
-    Flower itself has checked, or will check, that the node in the request has the key in the header.
+    Flower itself has checked, or will check, that the node in the request has the key in the header. A message that was
+    taken back while a node fetched it is refused in the same way, and the node makes of it that the run is over.
     """
 
     def sent(query: str, node: int, object_id: str) -> bool:
         return bool(state.query(query, {"node": uint64_to_int64(node), "object": object_id}))
 
-    def inspect(path: bytes, body: bytes) -> str:
+    def inspect(path: bytes, body: bytes) -> Objection | None:
         what = path.removeprefix(FLEET)
         try:
             if what == b"push-messages":
                 push = PushMessagesRequest.FromString(body)
                 if any(one.metadata.src_node_id != push.node.node_id for one in push.messages_list):
-                    return "an answer in the name of another node"
+                    return Objection("an answer in the name of another node", _OVER)
             elif what == b"pull-object":
                 pull = PullObjectRequest.FromString(body)
                 if not sent(_OF_NODE, pull.node.node_id, pull.object_id):
-                    return "a part of a message that was not sent to this node"
+                    return Objection("a part of a message that was not sent to this node", _OVER)
             elif what == b"confirm-message-received":
                 confirm = ConfirmMessageReceivedRequest.FromString(body)
                 if not sent(_TO_NODE, confirm.node.node_id, confirm.message_object_id):
-                    return "a receipt for a message that was not sent to this node"
+                    return Objection("a receipt for a message that was not sent to this node", _OVER)
         except DecodeError:
-            return ""  # Flower says so itself
-        return ""
+            return None  # Flower says so itself
+        return None
 
     return inspect
 

@@ -31,7 +31,7 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Any, Any, Any], Awaitable[None]]
-Inspect = Callable[[bytes, bytes], str]
+Inspect = Callable[[bytes, bytes], "Objection | None"]
 
 MAX_BODY: Final = 16 * 2**20  # bytes; Flower's chunks have 5 MiB
 BODY_TIME: Final = 180.0  # seconds in which a body must be here
@@ -100,6 +100,19 @@ class PeerProtocol(H11Protocol):
 
 
 @dataclass(frozen=True)
+class Objection:
+    """Why a node may not ask what it asks.
+
+    Attributes:
+        reason: In one sentence.
+        code: Flower's number of such an error: what a node makes of it.
+    """
+
+    reason: str
+    code: int
+
+
+@dataclass(frozen=True)
 class Refusal:
     """A request that was not let through.
 
@@ -155,7 +168,7 @@ class Gate:
     Args:
         app: The whole application.
         members: The site of each admitted key (DER), read anew for every request.
-        inspect: Given the path and the body of a request, why a node may not ask this; empty where it may.
+        inspect: Given the path and the body of a request, why a node may not ask this; None where it may.
         refused: Takes note of every refusal.
         clock: The time in UTC; for tests.
     """
@@ -179,19 +192,19 @@ class Gate:
         peer: Peer | None = scope["state"].pop(_PEER, None)
         site = self._members().get(peer.key, "") if peer else ""
         if why := self._stranger(scope, peer, site):
-            await self._refuse(scope, send, 403, why, site)
+            await self._refuse(scope, send, 403, why, site=site)
             return
         try:
             async with asyncio.timeout(BODY_TIME):
                 body = await _body(scope, receive)
         except TimeoutError:
-            await self._refuse(scope, send, 408, "the body of the request did not come", site)
+            await self._refuse(scope, send, 408, "the body of the request did not come", site=site)
             return
         if body is None:
-            await self._refuse(scope, send, 413, f"a request has at most {MAX_BODY} bytes", site)
+            await self._refuse(scope, send, 413, f"a request has at most {MAX_BODY} bytes", site=site)
             return
-        if why := await asyncio.to_thread(self._inspect, scope["raw_path"], body):
-            await self._refuse(scope, send, 403, why, site)
+        if objection := await asyncio.to_thread(self._inspect, scope["raw_path"], body):
+            await self._refuse(scope, send, 403, objection.reason, site=site, code=objection.code)
             return
         await self._app(scope, _again(body, receive), send)
 
@@ -210,9 +223,11 @@ class Gate:
             return "the key of the request is not that of the certificate"
         return ""
 
-    async def _refuse(self, scope: Scope, send: Send, status: int, reason: str, site: str = "") -> None:
+    async def _refuse(
+        self, scope: Scope, send: Send, status: int, reason: str, *, site: str = "", code: int | None = None
+    ) -> None:
         self._refused(Refusal(reason, status, _shown(scope), _sender(scope), site))
-        await answer(send, status, reason)
+        await answer(send, status, reason, code)
 
 
 class Inside:
@@ -297,9 +312,9 @@ def bound(host: str, port: int) -> socket.socket:
     return made
 
 
-async def answer(send: Send, status: int, reason: str) -> None:
+async def answer(send: Send, status: int, reason: str, code: int | None = None) -> None:
     """Answer with ``reason`` as JSON; where the body was not waited for, the connection ends with that."""
-    body = json.dumps({"detail": reason}).encode()
+    body = json.dumps({"detail": reason} | ({} if code is None else {"code": code})).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

@@ -25,7 +25,7 @@ from typing import Any
 
 from flwr.app import Array, RecordDict
 
-from server.exchange import Arrival, Exchange, Sending, nobody
+from server.exchange import Arrival, Exchange, Sending, nobody, usable
 from server.sealed import (
     PRIVATE_FOLDER,
     DamagedError,
@@ -126,11 +126,10 @@ class Page:
         make_folder(folder)
         self._ask(_digests(contents))
         self._close: dict[str, Any] | None = self._read(CLOSED) if (folder / CLOSED).exists() else None
-        self._answers = dict(self._close["answers"]) if self._close else {}
-        if not self._close:
-            for site in self._sites:
-                if (check := self._sound(site)) is not None:
-                    self._answers[site] = check
+        self._answers: dict[str, str] = dict(self._close["answers"]) if self._close else {}
+        self._usable = 0
+        for site in () if self._close else self._sites:
+            self._take(site)
         self._kept = frozenset(self._answers)
 
     @property
@@ -145,8 +144,8 @@ class Page:
 
     @property
     def answered(self) -> int:
-        """How many answers are there."""
-        return len(self._answers)
+        """How many answers had come when the page was opened, and are no refusals."""
+        return self._usable
 
     def keep(self, site: str, content: RecordDict) -> str:
         """Make an answer durable; gives why it cannot be, in a word, or nothing. The first answer of a site counts."""
@@ -188,19 +187,18 @@ class Page:
     def _read(self, name: str) -> Any:
         return json.loads(_single(self._folder / name, self._hint))
 
-    def _sound(self, site: str) -> str | None:
-        """The SHA-256 of an answer of an open page; None where it has not come, or is torn and has to come again."""
+    def _take(self, site: str) -> None:
+        """Count the answer of an open page that is there; one that is torn is removed, and has to come again."""
         path = self._path(site)
         if not path.exists():
-            return None
+            return
         try:
             parts, check = read_parts(path, hint=self._hint)
-            parts_to_record(parts)
+            self._usable += usable(parts_to_record(parts))
+            self._answers[site] = check
         except (DamagedError, ValueError, KeyError, TypeError):
             with output_errors(path):
                 path.unlink()
-            return None
-        return check
 
     def _path(self, site: str) -> Path:
         return self._folder / f"from-{site}{SUFFIX}"

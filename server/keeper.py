@@ -50,7 +50,8 @@ def keep(folder: Path, *, listen: str | None = None, health: int | None = None) 
         raise UsageError(f"--listen {place}: {error}", hint="for example 0.0.0.0:8443") from error
     with alone(coordinator), contextlib.ExitStack() as stack:
         bound(address.host, address.port).close()  # said now, and not by a part that is started again and again
-        coordinator.inner_address_path.unlink(missing_ok=True)
+        for path in (coordinator.inner_address_path, coordinator.executor_path):
+            path.unlink(missing_ok=True)
         supervisor = Supervisor(children(coordinator, place), say=say)
         if health is not None:
             stack.enter_context(serve(health, lambda: serving(coordinator)))
@@ -99,7 +100,9 @@ def running(coordinator: Coordinator) -> bool:
 
 
 def serving(coordinator: Coordinator) -> bool:
-    """Whether its SuperLink answers within two seconds."""
+    """Whether its SuperLink answers within two seconds, and its executor takes runs."""
+    if not coordinator.executor_path.exists():
+        return False
     try:
         place = Address.parse(coordinator.inner_address_path.read_text(encoding="ascii"))
         line = http.client.HTTPConnection(place.host, place.port, timeout=_SECONDS)
@@ -124,7 +127,7 @@ def _told(coordinator: Coordinator, listen: str, pids: Callable[[], dict[str, in
     def watch() -> None:
         before = None
         while not over.is_set():
-            now = ("serving" if serving(coordinator) else "starting", pids())
+            now = ("ready" if serving(coordinator) else "starting", pids())
             if now != before:
                 write(now[0])
                 before = now

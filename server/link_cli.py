@@ -58,6 +58,12 @@ def run(
     charter: Annotated[Path, typer.Argument(metavar="CHARTER", help="The charter, as its members have pinned it.")],
     *,
     name: Annotated[str | None, typer.Option(help="Name of the run. Default: made of the time.")] = None,
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", min=0, help="Begin only if enough hospitals are connected by then. Default: CHARTER's."
+        ),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for its end.")] = False,
 ) -> None:
     """Train what CHARTER says with its members, and follow it until it ends; Ctrl-C ends only the following.
@@ -71,7 +77,7 @@ def run(
     from server.coordinator import Coordinator
     from server.flower_line import Line
     from server.runs import RunFolder
-    from server.starting import check, free, launch, ready, register
+    from server.starting import check, free, gathered, launch, ready, register
     from shared.charter import Charter, charter_text
 
     coordinator = Coordinator.open(folder)
@@ -82,6 +88,8 @@ def run(
     with Line(coordinator) as line:
         free(line)
         register(coordinator, plan, line)
+        if wait is not None:
+            gathered(plan, line, wait)
         made = launch(RunFolder.create(coordinator, plan, text.encode(), name=name), line)
         _after(coordinator, made, line, detach=detach)
 
@@ -149,10 +157,10 @@ def status(folder: Folder, *, json: Annotated[bool, typer.Option("--json", help=
     from server.starting import state
 
     coordinator = Coordinator.open(folder)
-    word = ("serving" if serving(coordinator) else "starting") if running(coordinator) else "stopped"
+    word = ("ready" if serving(coordinator) else "starting") if running(coordinator) else "stopped"
     nodes: tuple[Node, ...] = ()
     there: tuple[FlowerRun, ...] = ()
-    if word == "serving":
+    if word == "ready":
         with Line(coordinator) as line:
             nodes, there = line.nodes(), line.runs()
     known = {one.number: one for one in there}

@@ -18,7 +18,7 @@ import numpy as np
 from flwr.app import RecordDict
 
 from server.checkpoint import Book
-from server.exchange import AbsentError
+from server.exchange import LinkError
 from server.history import PhaseRecord, Traffic
 from server.phases import Phases, RoundError, belongs, trouble
 from server.tally import Aggregate
@@ -172,7 +172,7 @@ class MaskedAggregation:
             again = replace(request, header=trail.header)
             try:
                 outcome = self._attempt(again, size, names, trail)
-            except AbsentError as error:
+            except LinkError as error:  # no attempt has failed: what is in a journal goes on when there is a link
                 raise self._failed(request, trail, error.message, error.hint) from error
             except ProtocolError as error:
                 trail.notes.append(f"attempt {attempt}: {error.message}")
@@ -186,7 +186,7 @@ class MaskedAggregation:
             request,
             trail,
             f"no sum after {attempt} attempts, the last because {trail.notes[-1].partition(': ')[2]}; "
-            f"{trouble(trail.records[-1]) or 'every site answered'}",
+            f"{trouble(trail.records[-1] if trail.records else trail.record((), {})) or 'every site answered'}",
             f"{self._wanted} sites must take part to the end: look at those named, and resume the run",
         )
 

@@ -77,19 +77,29 @@ def write_model(folder: Path, state: State, card: ModelCard, *, log: AuditLog) -
     return weights
 
 
-def finished(folder: Path, *, run: str, charter: str) -> bool:
-    """Whether ``folder`` holds the whole outcome of this run under this charter: its history, its model, and no damage.
+def ended_well(folder: Path, *, run: str, charter: str) -> bool:
+    """Whether the history in ``folder`` says that this run has trained its task to the end.
 
     Args:
         folder: Of one task.
         run: Id of the run.
         charter: SHA-256 of the charter.
     """
+    return _says(folder / HISTORY, run=run, charter=charter, outcome="ok")
+
+
+def model_is_whole(folder: Path, *, run: str, charter: str) -> bool:
+    """Whether ``folder`` holds the model of this run, as it was written."""
     try:
-        history = json.loads((folder / HISTORY).read_bytes())
-        card = json.loads((folder / CARD).read_bytes())
-        whole = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() == card["weights_sha256"]
-        same = all((one["run"], one["charter"]) == (run, charter) for one in (history, card))
-        return whole and same and bool(history["outcome"] == "ok")
+        digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    except OSError:
+        return False
+    return _says(folder / CARD, run=run, charter=charter, weights_sha256=digest)
+
+
+def _says(path: Path, **wanted: str) -> bool:
+    try:
+        found = json.loads(path.read_bytes())
+        return all(found[name] == value for name, value in wanted.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -90,6 +90,23 @@ def register(coordinator: Coordinator, charter: Charter, line: Line) -> None:
     line.register({one.site: pem_of(one.link_key) for one in coordinator.members() if one.site in names})
 
 
+def gathered(charter: Charter, line: Line, seconds: float) -> None:
+    """Wait until enough members are connected.
+
+    Raises:
+        ProtocolError: There are fewer in time; it names those that are not.
+    """
+    end, members = time.monotonic() + seconds, {member.name for member in charter.members}
+    while len(there := {node.name for node in line.nodes() if node.online} & members) < charter.min_sites:
+        if time.monotonic() > end:
+            raise ProtocolError(
+                f"connected hospitals: {len(there)} of the {charter.min_sites} that are needed; not connected: "
+                + ", ".join(sorted(members - there)),
+                hint="'fedward node status' there says what is wrong",
+            )
+        time.sleep(_LOOK)
+
+
 def launch(run: RunFolder, line: Line) -> RunFolder:
     """Have a run carried out. What travels to the hospitals is which federation, charter and run it is."""
     config = {"federation": run.federation, "charter": run.charter, "run": run.name}

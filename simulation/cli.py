@@ -32,6 +32,7 @@ PRIVATE = (
 )
 EPSILONS = "Guarantees that those arms aim at, such as 1,3,8. Default: the noise that their charter says."
 PLAIN = "Updates travel in the clear, and the coordinator sees each of them: only for comparison."
+ENGINE = "What runs the hospitals: local, or ray, Flower's own engine (an extra); the models are the same."
 AUDIT = (
     "Instead of the run, train with canaries under the privacy settings of the charter's first task, guess who was in, "
     "and write the lower bound on epsilon to OUT/audit.json."
@@ -58,6 +59,7 @@ def simulate(
     repeats: Annotated[int, typer.Option(min=1, max=20, help="Trainings of each of those arms.")] = 1,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the charter's seed.")] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes, one thread each.")] = 2,
+    engine: Annotated[str, typer.Option(help=ENGINE)] = "local",
     profile: Annotated[str, typer.Option(help="De-identification profile.")] = "basic",
     plain: Annotated[bool, typer.Option("--plain", help=PLAIN)] = False,
     audit_privacy: Annotated[bool, typer.Option("--audit-privacy", help=AUDIT)] = False,
@@ -70,13 +72,11 @@ def simulate(
     unmasks nothing but sums. OUT gets report.html, summary.json, the models and every party's audit log. The tasks of
     --private are trained with noise too. An interrupted run goes on when the same command is given again.
     """
-    from client.deid import Profile
     from simulation import run  # seconds of imports that `fedward --help` should not cost
 
-    Profile.load(profile)  # before anything is made
     agreed = _charter(charter, task or [], rounds, seed)
     if audit_privacy:
-        _audit(agreed, AUDITED if out == RUN else out, epsilons, overwrite=overwrite, as_json=json)
+        _audit(agreed, AUDITED if out == RUN else out, epsilons, engine, overwrite=overwrite, as_json=json)
         return
     plan = run.Plan(
         charter=agreed,
@@ -96,6 +96,7 @@ def simulate(
         private=_private(private, charter, agreed, rounds, levels := _levels(epsilons)),
         epsilons=levels,
         repeats=repeats,
+        engine=engine,
     )
     _check(plan)
     _run(plan, overwrite=overwrite, as_json=json)
@@ -161,13 +162,15 @@ def _levels(text: str) -> tuple[float, ...]:
     return tuple(dict.fromkeys(levels))
 
 
-def _audit(charter: Charter, out: Path, epsilons: str, *, overwrite: bool, as_json: bool) -> None:
+def _audit(charter: Charter, out: Path, epsilons: str, engine: str, *, overwrite: bool, as_json: bool) -> None:
     from simulation.audit_cli import audit_charter
 
     if epsilons:
         raise UsageError(
             "--epsilons has no effect with --audit-privacy", hint="audit a charter whose noise gives that epsilon"
         )
+    if engine != "local":
+        raise UsageError("--engine has no effect with --audit-privacy", hint="leave one of them out")
     audit_charter(charter, out, overwrite=overwrite, as_json=as_json)
 
 
@@ -209,9 +212,15 @@ def _check(plan: "Plan") -> None:
     """Refuse at once what would only fail after minutes of work.
 
     Raises:
-        UsageError: A site both trains and is unseen, or a task would have too few hospitals or patients.
+        UsageError: There is no such profile or engine, a site both trains and is unseen, or a task would have too few
+            hospitals or patients.
     """
+    from client.deid import Profile
     from shared.imaging.tasks import get_task
+    from simulation.federation import check_engine
+
+    Profile.load(plan.profile)
+    check_engine(plan.engine)
 
     both = {site.id for site in plan.members} & {site.id for site in plan.unseen}
     if both:

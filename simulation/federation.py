@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from client.ledger import Ledger
 from client.node import Node
@@ -12,7 +13,7 @@ from server.app import Settings, run_task
 from server.history import HISTORY, Traffic
 from server.release import CARD, WEIGHTS
 from shared.charter import Charter, CharterMember, MaskingPlan
-from shared.errors import CharterError
+from shared.errors import CharterError, UsageError
 from shared.files import write_bytes
 from shared.imaging.metrics import Sums, summarise
 from shared.secagg.parameters import MIN_MEMBERS, Thresholds, check_parameters, recommended
@@ -20,6 +21,10 @@ from simulation.local_grid import LocalGrid, Seen
 from simulation.private import PrivateArm
 from simulation.record import Metrics
 
+if TYPE_CHECKING:
+    from simulation.ray_engine import RayGrid
+
+ENGINES = ("local", "ray")
 APP = "client.app:app"
 POLL = 0.002
 """Seconds; a masked round is three exchanges, and on one machine each of them takes milliseconds."""
@@ -71,12 +76,38 @@ class Federated:
         return self.charter.tasks[0].local_steps
 
 
-def make_grid(nodes: Mapping[str, Path], workers: int, watch: Seen | None = None) -> LocalGrid:
-    """A grid of the hospitals in ``nodes`` (folder by site), for every arm: a worker takes seconds to start."""
+def check_engine(name: str) -> None:
+    """See that there is such an engine and that it is installed, before anything is made.
+
+    Raises:
+        UsageError: There is not, or it is not.
+    """
+    if name not in ENGINES:
+        raise UsageError(f"there is no engine '{name}'", hint=f"choose one of {', '.join(ENGINES)}")
+    if name == "ray":
+        from simulation.ray_engine import require_ray  # noqa: PLC0415  # an extra
+
+        require_ray()
+
+
+def make_grid(
+    nodes: Mapping[str, Path], workers: int, watch: Seen | None = None, *, engine: str = "local"
+) -> "LocalGrid | RayGrid":
+    """A grid of the hospitals in ``nodes`` (folder by site), for every arm: a worker takes seconds to start.
+
+    Raises:
+        UsageError: As :func:`check_engine`.
+    """
+    check_engine(engine)
     configs = {
         number: {"node-dir": str(node), "site": site} for number, (site, node) in enumerate(nodes.items(), start=1)
     }
-    return LocalGrid(APP, configs, workers=min(workers, len(nodes)), watch=watch)
+    workers = min(workers, len(nodes))
+    if engine == "ray":
+        from simulation.ray_engine import RayGrid  # noqa: PLC0415  # an extra
+
+        return RayGrid(APP, configs, workers=workers, watch=watch)
+    return LocalGrid(APP, configs, workers=workers, watch=watch)
 
 
 def masked(charter: Charter, nodes: Mapping[str, Path]) -> Charter:
@@ -111,7 +142,7 @@ def federate(
     charter: Charter,
     nodes: Mapping[str, Path],
     *,
-    grid: LocalGrid,
+    grid: "LocalGrid | RayGrid",
     folder: Path,
     on_round: Callable[[int], None],
     price: PrivateArm | None = None,

@@ -5,7 +5,7 @@ is a process of its own (:mod:`simulation.grid_worker`), reached by two pipes on
 travel (:func:`send_message`). A node always belongs to the same worker, so that its files have one writer and what it
 keeps in memory is kept once. Results do not depend on the number of workers.
 
-This file, and no other outside ``client/flower_node.py`` and ``server/flower_link.py``, uses Flower's internals.
+Only this file, ``ray_engine.py``, ``client/flower_node.py`` and ``server/flower_link.py`` use Flower's internals.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from copy import deepcopy
 from typing import IO, Protocol, Self
 from uuid import uuid4
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
@@ -214,9 +214,13 @@ class Nodes:
         }
 
     def handle(self, message: Message) -> Message:
+        """The reply of the node that ``message`` is for."""
+        return self.answer(message, self._contexts[message.metadata.dst_node_id])
+
+    def answer(self, message: Message, context: Context) -> Message:
         """Run the ClientApp on ``message``; whatever it raises becomes an error reply, as in Flower's own runtimes."""
         try:
-            return self._app(message, self._contexts[message.metadata.dst_node_id])
+            return self._app(message, context)
         except Exception as error:  # noqa: BLE001  # the boundary of the ClientApp
             return _failure(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, type(error).__name__)
 
@@ -387,13 +391,9 @@ def _own_copy(content: RecordDict, *, keep_data: bool = True) -> RecordDict:
     copy = RecordDict()
     for name, record in content.items():
         if isinstance(record, ArrayRecord):
-            arrays = {
-                key: Array(array.dtype, tuple(array.shape), array.stype, array.data if keep_data else b"")
-                for key, array in record.items()
-            }
+            every = ((key, one, one.data if keep_data else b"") for key, one in record.items())
+            arrays = {key: Array(one.dtype, tuple(one.shape), one.stype, data) for key, one, data in every}
             copy[name] = ArrayRecord(arrays)
-        elif isinstance(record, ConfigRecord):
-            copy[name] = ConfigRecord(deepcopy(dict(record)))
         else:
-            copy[name] = MetricRecord(deepcopy(dict(record)))
+            copy[name] = deepcopy(record)
     return copy

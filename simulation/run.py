@@ -68,6 +68,7 @@ class Plan:
         out: Folder of the run.
         command: How the run was started, for the record.
         plain: Whether updates travel in the clear, for comparison.
+        engine: What runs the hospitals of the federated arms: ``local`` or ``ray``. The models are the same.
     """
 
     charter: Charter
@@ -87,6 +88,7 @@ class Plan:
     private: Charter | None = None
     epsilons: tuple[float, ...] = ()
     repeats: int = 1
+    engine: str = "local"
 
     @property
     def digest(self) -> str:
@@ -191,7 +193,7 @@ def simulate(plan: Plan, bar: Progress) -> RunRecord:
         seed=plan.seed,
         rounds=max(task.rounds for task in plan.charter.tasks),
         machine=Machine(plan.workers, f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"),
-        versions={name: version(name) for name in PACKAGES},
+        versions={name: version(name) for name in (*PACKAGES, *(("ray",) if plan.engine == "ray" else ()))},
         sites=tuple(
             account.site(spec, found, member=spec in plan.members)
             for spec, found in zip(_specs(plan), prepared, strict=True)
@@ -275,7 +277,7 @@ def _federate(
     done: dict[tuple[str, str], Federated] = {}
     members = [one for one in hospitals if one.member]
     watch = Watch()
-    with make_grid({one.site: one.node for one in members}, plan.workers, watch) as grid:
+    with make_grid({one.site: one.node for one in members}, plan.workers, watch, engine=plan.engine) as grid:
         for arm in _arms(plan, members, patients):
             line = bar.add_task(arm.title, total=arm.task.rounds)
             folder = plan.out / "federation" / f"{arm.task.name}-{arm.name}"

@@ -12,6 +12,7 @@ ADAPTERS = {
     "server/flower_line.py",
     "server/flower_link.py",
     "simulation/local_grid.py",
+    "simulation/ray_engine.py",
 }
 FLOWER = ("flwr.app", "flwr.serverapp", "flwr.clientapp")
 WITHOUT_TORCH = (

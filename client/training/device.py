@@ -27,7 +27,7 @@ def device(plan: DevicePlan = DevicePlan(), *, virtual: bool) -> torch.device:  
         DeviceError: A GPU is named that this process does not see.
     """
     if plan.use == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() and not virtual else "cpu")
+        return torch.device("cuda" if not virtual and torch.cuda.is_available() else "cpu")
     chosen = torch.device(plan.use)
     if chosen.type == "cuda" and not (torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count()):
         raise DeviceError(

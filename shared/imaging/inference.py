@@ -32,7 +32,7 @@ def run(network: nn.Module, images: NDArray[np.float32], *, scale: int = 1) -> N
     network.eval()
     try:
         with torch.inference_mode():
-            outputs = torch.cat([network(part.to(device)).cpu() for part in torch.split(tensor, BATCH)])
+            outputs = _outputs(network, tensor, device)
     finally:
         network.train(training)
     # A network may be made to burst for some images alone: what is no number would tell which. 0 is as good as any.
@@ -40,3 +40,15 @@ def run(network: nn.Module, images: NDArray[np.float32], *, scale: int = 1) -> N
         outputs[:, :, : height * scale, : width * scale].cpu().numpy(), nan=0.0
     )
     return numbers
+
+
+def _outputs(network: nn.Module, images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A few slices at a time, and fewer where the device's memory does not hold them."""
+    at_once = BATCH
+    while True:
+        try:
+            return torch.cat([network(part.to(device)).cpu() for part in torch.split(images, at_once)])
+        except torch.OutOfMemoryError:
+            if at_once == 1:
+                raise
+        at_once //= 2  # after the block: until then the error holds on to what filled the memory

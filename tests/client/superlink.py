@@ -5,6 +5,7 @@ port with the same state. What a ServerApp would do through the Runtime API is d
 """
 
 import hashlib
+import os
 import socket
 import ssl
 import threading
@@ -83,11 +84,9 @@ class SuperLink:
         state: LinkState = self.app.state.linkstate_factory.state()
         return state
 
-    def start(self, certificate: str = "gate") -> None:
-        import os
-
+    def start(self, certificate: str = "gate", *, mutual: bool = True) -> None:
         os.environ["FLWR_DATABASE"] = str(self.folder / "state.db")
-        sql_corestate.HEARTBEAT_PATIENCE = 100  # of the task of a run, which nobody runs here
+        sql_corestate.HEARTBEAT_PATIENCE = 100  # type: ignore[attr-defined]  # of the task of a run, which nobody runs here
         self.app = create_app()
         inner = self.app
 
@@ -104,7 +103,7 @@ class SuperLink:
             ssl_keyfile=str(self.folder / f"{certificate}.key"),
             ssl_certfile=str(self.folder / f"{certificate}.pem"),
             ssl_ca_certs=str(self.folder / "authority.pem"),
-            ssl_cert_reqs=ssl.CERT_REQUIRED,
+            ssl_cert_reqs=ssl.CERT_REQUIRED if mutual else ssl.CERT_NONE,
             timeout_graceful_shutdown=1,
         )
         config.load()
@@ -136,12 +135,19 @@ class SuperLink:
             assert time.monotonic() < deadline, "the node does not come" if online else "the node does not go"
             time.sleep(0.02)
 
-    def begin(self, config: dict[str, Any], *, fab: bytes | None = None, kind: str = SERVER_APP) -> int:
+    def begin(
+        self,
+        config: dict[str, Any],
+        *,
+        fab: bytes | None = None,
+        kind: str = SERVER_APP,
+        app: tuple[str, str] = ("fedward/fedward", "0.1.0"),
+    ) -> int:
         """A run that is under way."""
         content = bundle() if fab is None else fab
         state = self.state
         found = state.store_fab(Fab(hashlib.sha256(content).hexdigest(), content, {}))
-        run = state.create_run("fedward/fedward", "0.1.0", found, config, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, kind)
+        run = state.create_run(*app, found, config, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, kind)
         task = state.get_run_info(run_ids=[run])[0].primary_task_id
         assert task is not None
         assert state.claim_task(task)

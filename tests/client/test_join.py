@@ -51,6 +51,21 @@ def refused(kind: type[FedwardError], words: str, node: Node, charter: Path, *op
     return str(caught.value)
 
 
+# --- the hospital's own policy ----------------------------------------------------------------------------------------
+
+
+def test_a_charter_that_the_hospitals_policy_does_not_allow_is_not_pinned(nodes: list[Node], tmp_path: Path) -> None:
+    rules = agreed(nodes)
+    confirmed = ("--sha256", rules.sha256)
+    (nodes[0].folder / "policy.toml").unlink()
+    told = refused(PolicyError, "asks for differential privacy", nodes[0], file(tmp_path, rules), *confirmed)
+    assert str(nodes[0].folder / "policy.toml") in told
+    (nodes[0].folder / "policy.toml").write_text("require_privacy = false\nmax_rounds = 2")
+    refused(PolicyError, "allows 2 at most of a task's rounds", nodes[0], file(tmp_path, rules), *confirmed)
+    (nodes[0].folder / "policy.toml").write_text("require_privacy = false")
+    join(nodes[0], file(tmp_path, rules), *confirmed)
+
+
 # --- request and fingerprint ------------------------------------------------------------------------------------------
 
 

@@ -1,15 +1,19 @@
 """``policy.toml``: what a hospital allows beside the charter that it pinned. What it cannot read allows nothing."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from client import policy_file
+from client import policy_file, rounds
 from client.app import close_sessions
 from client.budget import alone, forecast, set_budget, standing
 from client.charge import Budget
+from client.cohort import Cohort
 from client.node import Node
 from client.policy import HospitalPolicy, allows_run, decide, policy_of
 from client.policy_file import DevicePlan
@@ -17,6 +21,7 @@ from shared.charter import Charter
 from shared.charter_plans import CoordinatorPlan
 from shared.errors import PolicyError
 from shared.header import Header
+from shared.imaging.tasks import Batch, Objective, get_task
 from tests.client.test_app import header as header_of
 from tests.client.test_app import refused, train
 from tests.federation import toy
@@ -183,6 +188,74 @@ def test_the_file_is_read_once_for_many_requests(node: Node, monkeypatch: pytest
     monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path), read(path))[1])
     assert {policy_of(node).max_rounds for _ in range(50)} == {7}
     assert reads == [node.folder / "policy.toml"]
+
+
+# --- who takes part ---------------------------------------------------------------------------------------------------
+
+
+def test_patients_that_ingest_took_in_since_are_in_the_next_round_also_of_a_session_that_is_open(
+    tmp_path: Path,
+) -> None:
+    rules = toy.charter()
+    folder = toy.make_node(tmp_path / "H1", "H1", rules, patients=3)
+    index = folder / "cohort" / "index.json"
+    whole = json.loads(index.read_text())
+    index.write_text(json.dumps(whole | {"patients": whole["patients"][1:]}))
+    train(folder, header_of(rules))
+    index.write_text(json.dumps(whole))
+    train(folder, header_of(rules))
+    rows = [row["detail"] for row in toy.log_rows(folder) if (row["action"], row["outcome"]) == ("train", "started")]
+    assert [row["patients"] for row in rows] == [2, 3]
+    close_sessions()
+
+
+def test_who_is_not_eligible_is_in_no_round_and_none_of_their_images_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = toy.charter()
+    folder = toy.make_node(tmp_path / "H1", "H1", rules)
+    read: list[str] = []
+    load = Cohort.load
+    monkeypatch.setattr(Cohort, "load", lambda cohort, key: (read.append(key), load(cohort, key))[1])
+    monkeypatch.setattr(rounds, "eligible", lambda keys, _: tuple(key for key in keys if not key.endswith("-1")))
+    train(folder, header_of(rules))
+    assert sorted(read) == ["PATIENT-H1-0", "PATIENT-H1-2", "PATIENT-H1-3", "PATIENT-H1-4"]
+    (row,) = [row for row in toy.log_rows(folder) if (row["action"], row["outcome"]) == ("train", "started")]
+    assert row["detail"]["patients"] == 3
+    close_sessions()
+
+
+def test_a_round_in_too_little_memory_has_its_micro_batch_in_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = toy.charter(plan={"batch": 6})
+    folder = toy.make_node(tmp_path / "H1", "H1", rules)
+    task = get_task("toy")
+    objectives = task.objectives
+
+    def narrow(network: nn.Module, batch: Batch) -> tuple[Objective, ...]:
+        if len(batch[0]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return objectives(network, batch)
+
+    monkeypatch.setattr(task, "objectives", narrow)
+    train(folder, header_of(rules))
+    (row,) = [row for row in toy.log_rows(folder) if (row["action"], row["outcome"]) == ("train", "ok")]
+    assert row["detail"]["micro_batch"] == 2
+    close_sessions()
+
+
+def test_a_device_that_is_not_there_is_told_here_and_by_its_name_alone_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    rules = toy.charter()
+    folder = toy.make_node(tmp_path / "H1", "H1", rules)
+    (folder / "policy.toml").write_text('[device]\nuse = "cuda:3"\n')
+    refusal = refused(train(folder, header_of(rules)))
+    assert (refusal.code, refusal.reason) == ("error", "DeviceError")
+    assert "cuda:3" in toy.log_rows(folder)[-2]["detail"]["here"]
+    close_sessions()
 
 
 # --- a file that is wrong ---------------------------------------------------------------------------------------------

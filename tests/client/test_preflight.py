@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 from client import preflight as module
+from client import preflight_link
 from client.budget import set_budget
 from client.charge import Budget
 from client.cli import app
@@ -112,7 +114,7 @@ def test_what_cannot_be_asked_is_said_not_to_have_been(ready: Ready) -> None:
     found = ready.look(offline=False)
     assert failed(found) == {"charter"}
     assert "has pinned no charter" in found["charter"].what
-    assert (found["connection"].what, found["policy"].mend) == ("not looked at", "mend 'charter' first")
+    assert (found["connection"].what, found["consent"].mend) == ("not looked at", "mend 'charter' first")
 
 
 # --- the hospital's own -----------------------------------------------------------------------------------------------
@@ -224,12 +226,12 @@ def test_a_certificate_of_another_authority_for_another_key_or_missing(ready: Re
     ready.certify(gates.authority())
     assert "was not issued by the authority" in ready.look()["certificate"].what
     ready.certify(key=gates.authority().key)
-    assert "another key than this node's" in ready.look()["certificate"].what
+    assert "for another key than" in ready.look()["certificate"].what
     ready.node.certificate.unlink()
     assert "cannot read" in ready.look()["certificate"].what
     ready.node.authority.write_bytes(certificates.pem(gates.authority().certificate))
     ready.certify()
-    assert "not of the authority that the charter names" in ready.look()["certificate"].what
+    assert "comes from the authority" in ready.look()["certificate"].what
 
 
 def test_a_certificate_that_ends_soon_and_one_that_has_ended(ready: Ready) -> None:
@@ -375,3 +377,9 @@ def test_the_command_says_a_line_for_each_and_exits_with_the_gravest(ready: Read
 @pytest.mark.parametrize(("codes", "status"), [((0, 0), 0), ((8, 6), 6), ((9, 8), 8), ((4, 9), 9), ((5, 4), 5)])
 def test_the_exit_status(codes: tuple[int, ...], status: int) -> None:
     assert exit_code(Finding("x", Verdict.FAIL if code else Verdict.OK, "", "", code) for code in codes) == status
+
+
+def test_every_check_stands_on_the_page_and_no_other() -> None:
+    assert preflight_link.check is module.check, "it registers some of them"
+    page = (Path(__file__).parents[2] / "docs" / "check.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE) == list(CHECKS)

@@ -11,23 +11,32 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 from flwr.app import RecordDict
 
+from client import rounds
 from client.app import close_sessions
 from server import checkpoint, journal, sealed
 from server.app import Settings, run_tasks
 from shared.errors import FedwardError
+from shared.imaging.tasks import register
 from shared.wire import kind_of
 from shared.wire_masks import MaskRequest
 from simulation.local_grid import LocalGrid
 from tests.federation import toy
+
+
+@register
+class Second(toy.Toy):
+    """Another task with the toy's images."""
+
+    name = "second"
+
 
 Place = tuple[str, str]
 """A pattern for the end of a path, and ``before``, ``torn`` or ``after``."""
@@ -53,11 +62,11 @@ class Coordinator:
         command = [sys.executable, "-P", "-m", "tests.federation.killed"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
-    def run(self, root: Path, *, kill: Place | None = None, **settings: Any) -> Ended:
-        """One process of a coordinator, from its start to its end; ``settings`` are those of the run."""
+    def run(self, root: Path, *, kill: Place | None = None, away: Sequence[str] = (), **settings: Any) -> Ended:
+        """One process of a coordinator, from its start to its end, without the hospitals that are ``away``."""
         assert self._process.stdin
         assert self._process.stdout
-        job = {"root": str(root), "kill": kill, "settings": settings}
+        job = {"root": str(root), "kill": kill, "away": list(away), "settings": settings}
         self._process.stdin.write(json.dumps(job).encode() + b"\n")
         self._process.stdin.flush()
         return Ended(**json.loads(self._process.stdout.readline()))
@@ -109,7 +118,8 @@ def _job(job: dict[str, Any], errors: int) -> int:
     root = Path(job["root"])
     if job["kill"]:
         _die_at(*job["kill"])
-    nodes = {number: config for number, config in enumerate(_nodes(root), start=101)}
+    away = job["away"]
+    nodes = {101 + number: one for number, one in enumerate(_nodes(root)) if one["site"] not in away}
     values = {
         "charter": root / "charter.toml",
         "out": root / "out",
@@ -162,5 +172,5 @@ def _die() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
+    assert rounds  # loaded before the first fork: it takes seconds
     _serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -24,6 +24,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_messa
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from server.authority import admit, authority_of, establish
 from server.coordinator import Coordinator
 from shared.certificates import Authority, pem
 from shared.identity import Request
@@ -84,24 +85,19 @@ class Desk:
     @classmethod
     def make(cls, folder: Path, *sites: str) -> "Desk":
         port = free_port()
-        coordinator = Coordinator.create(folder / "hub", name="hub", address=f"localhost:{port}", country="DE")
-        authority = Authority.make(make_key(coordinator.authority_key_path), "hub")
-        gate = authority.server(make_key(coordinator.gate_key_path).public_key(), "hub", ["localhost", HOST])
-        coordinator.authority_path.write_bytes(pem(authority.certificate))
-        coordinator.gate_path.write_bytes(pem(gate))
+        coordinator = establish(folder / "hub", address=f"localhost:{port}", name="hub", country="DE", also=[HOST])
         (folder / "safe").mkdir(exist_ok=True)
-        desk = cls(coordinator, authority, port, folder / "safe")
+        desk = cls(coordinator, authority_of(coordinator), port, folder / "safe")
         for site in sites:
             desk.admit(site)
         return desk
 
-    def admit(self, site: str) -> Credentials:
+    def admit(self, site: str, identity: Ed25519PrivateKey | None = None) -> Credentials:
         """Make a hospital of that name and admit it."""
         shown = self.credentials(site)
-        identity = Ed25519PrivateKey.generate()
         link_key = public_der(shown.key.public_key())
-        request = Request.make(identity, site=site, purpose=toy.PURPOSE, link_key=link_key)
-        request.write(self.coordinator.members_folder / f"{site}.json")
+        identity = identity or Ed25519PrivateKey.generate()
+        admit(self.coordinator, Request.make(identity, site=site, purpose=toy.PURPOSE, link_key=link_key))
         return shown
 
     def credentials(self, site: str, authority: Authority | None = None, now: datetime | None = None) -> Credentials:

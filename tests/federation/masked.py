@@ -1,6 +1,7 @@
 """A masked federation of toy hospitals on this machine, whose messages can be lost or changed on their way."""
 
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Wire:
 
     lose: Lose = nothing
     change: Change | None = None
-    absent: frozenset[str] = frozenset()
+    absent: AbstractSet[str] = frozenset()
     forgetful: bool = False
     seen: list[tuple[str, str, RecordDict, RecordDict]] = field(default_factory=list)
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -122,8 +123,12 @@ class Federation:
         with log, Line(self.nodes, wire or Wire()) as grid:
             training = FederatedTraining(charter or self.charter, task, run=run, layout=layout, log=log)
             away = wire.absent if wire else frozenset()
-            names = {number: config["site"] for number, config in self.nodes.items() if config["site"] not in away}
+            sites = {number: config["site"] for number, config in self.nodes.items()}
+
+            def names() -> dict[int, str]:
+                return {number: site for number, site in sites.items() if site not in away}
+
             try:
-                return training.start(Exchange(grid, lambda: names, poll=0.001), layout.flatten(state))
+                return training.start(Exchange(grid, names, poll=0.001), layout.flatten(state))
             finally:
                 object.__setattr__(self, "history", training.history)

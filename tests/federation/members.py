@@ -34,7 +34,10 @@ def member(node: Node) -> CharterMember:
 
 def hospitals(root: Path, count: int = 3) -> list[Node]:
     sites = [f"H{number}" for number in range(1, count + 1)]
-    return [Node.create(root / site, site=site, purpose=toy.PURPOSE) for site in sites]
+    nodes = [Node.create(root / site, site=site, purpose=toy.PURPOSE) for site in sites]
+    for node in nodes:
+        toy.allow_all(node.folder)
+    return nodes
 
 
 def link_key(number: int) -> bytes:

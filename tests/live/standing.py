@@ -198,7 +198,7 @@ class Standing:
 
     def ready(self, name: str, seconds: float = 120) -> None:
         wait_until(
-            lambda: self.state(name) in {"connected", "working", "running", "ready"},
+            lambda: self.state(name) in {"connected", "working", "serving"},
             seconds,
             f"{name} does not come up: {self.services[name].text()[-2000:]}",
         )

@@ -16,6 +16,7 @@ from client.node import Node
 from compliance.log import verify
 from server import masked
 from server.phases import RoundError
+from shared.errors import ProtocolError
 from shared.records import record_bytes
 from shared.wire import EvaluateReply, MaskedBody, PlainBody, TrainReply, TrainRequest
 from shared.wire_masks import MaskReply
@@ -119,6 +120,34 @@ def test_a_round_that_cannot_be_done_names_who_is_missing(tmp_path: Path) -> Non
         federation.run(losing(("H2", "train"), ("H3", "train"), times=99))
     assert len(info.value.record.notes) == 3
     assert federation.history.failed is info.value.record
+
+
+def test_a_link_that_does_not_work_ends_the_run_and_is_no_failed_attempt(tmp_path: Path) -> None:
+    def down(site: str, kind: str, content: RecordDict) -> RecordDict:
+        if kind == "train":
+            raise ProtocolError("the SuperLink says that the run is over", hint="resume the run")
+        return content
+
+    with pytest.raises(RoundError, match=r"toy, round 1, train: the SuperLink says.*\(resume the run\)") as info:
+        one_round(tmp_path).run(Wire(change=down))
+    assert info.value.record.notes == ()
+
+
+def test_a_hospital_that_was_away_when_an_epoch_began_comes_in_when_it_is_back(tmp_path: Path) -> None:
+    federation = Federation.make(tmp_path, 4, plan={"rounds": 2, "evaluate_every": 9})
+    away = {"H4"}
+
+    def returns(site: str, kind: str, count: int) -> bool:
+        if (site, kind, count) == ("H1", "train", 0):
+            away.clear()
+        return False
+
+    rounds = federation.run(Wire(lose=returns, absent=away)).history.rounds
+    answered = [one.train.answered for one in rounds if one.train]
+    assert answered == [("H1", "H2", "H3"), ("H1", "H2", "H3", "H4")]
+    evaluated = rounds[2].evaluation
+    assert evaluated is not None
+    assert "query.secagg_advertise" not in evaluated.traffic, "the new epoch serves the rounds after it"
 
 
 def test_a_hospital_that_is_never_there_costs_the_others_nothing(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from client.training.device import DeviceError
 from client.training.gradients import MicroBatch, accumulate_step, gradients
 from client.training.loop import _private_round, train_round
 from client.training.secure_noise import SecureNoise
+from shared.imaging import inference
 from shared.imaging.tasks import Batch, Objective, Task, get_task
 from tests.client.training.test_gradients import CLIP, NAMES, awake, flat, optimizer_for
 from tests.client.training.toys import PLAN, PRIVACY, ToyTask, paid, people, weights
@@ -125,3 +126,30 @@ def test_the_gradient_of_a_batch_is_the_mean_of_its_parts_for_every_task(name: s
         own, parts = gradients(task, network, batch, at_once=at_once)
         assert float(own) == pytest.approx(float(loss), rel=1e-5)
         assert np.abs(flat(parts) - flat(whole)).max() <= 1e-4 * np.abs(flat(whole)).max()
+
+
+class Small(nn.Module):
+    """A network on a device that holds so many slices at once."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.tries, self.own = room, list[int](), nn.Conv2d(1, 1, 3, padding=1)
+        nn.init.constant_(self.own.weight, 0.1)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.tries.append(len(inputs))
+        if len(inputs) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        found: torch.Tensor = self.own(inputs)
+        return found
+
+
+def test_whole_slices_are_looked_at_in_fewer_at_once_too() -> None:
+    images = np.random.default_rng(0).random((11, 16, 16), dtype=np.float32)
+    small, large = Small(2), Small(99)
+    small.load_state_dict(large.state_dict())
+    found = inference.run(small, images)
+    assert np.allclose(found, inference.run(large, images), atol=1e-6)
+    assert small.tries == [8, 4, 2, 2, 2, 2, 2, 1]
+    with pytest.raises(torch.OutOfMemoryError):
+        inference.run(Small(0), images)

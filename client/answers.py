@@ -1,0 +1,65 @@
+"""The newest masked answers of this hospital, so that one that was lost on its way is sent again and not made again.
+
+A coordinator that was killed, or a link that broke, may lose an answer for which this hospital has trained, has paid
+and has used up its masks. The very same request then gets the very same bytes: no image is looked at, nothing is
+charged, no mask is used, and nobody learns what the first copy would not have told. Any other request is a new one.
+
+One file for each kind of request, ``NODE/answers/train.bin`` and ``evaluate.bin`` (0600): the SHA-256 of the request,
+that of the upload, the upload. It is no record of anything: where it is missing, torn or cannot be written, an answer
+that is lost stays lost. Virtual hospitals keep none.
+"""
+
+import contextlib
+import hashlib
+from pathlib import Path
+
+from flwr.app import RecordDict
+
+from client.session import Session
+from shared.errors import OutputError
+from shared.files import atomic_file, canonical_json, private_folder
+from shared.wire import EvaluateReply, EvaluateRequest, MaskedBody, TrainReply, TrainRequest
+
+ANSWERS = "answers"
+PRIVATE = 0o600
+_BYTES = hashlib.sha256().digest_size
+
+
+def kept_answer(session: Session, request: TrainRequest | EvaluateRequest) -> RecordDict | None:
+    """What this hospital has answered to this very request, or None where it has not, or no longer knows."""
+    if not request.masking or session.node.virtual:
+        return None
+    try:
+        raw = _path(session, request).read_bytes()
+    except OSError:
+        return None
+    upload = raw[2 * _BYTES :]
+    if raw[: 2 * _BYTES] != _key(request) + hashlib.sha256(upload).digest():
+        return None
+    reply = TrainReply if isinstance(request, TrainRequest) else EvaluateReply
+    return reply(request.header, session.node.site, MaskedBody(upload)).to_record()
+
+
+def keep_answer(session: Session, request: TrainRequest | EvaluateRequest, answer: RecordDict) -> None:
+    """Keep ``answer`` until the next one of its kind; best effort, since the answer itself must not fail for it."""
+    reply = TrainReply if isinstance(request, TrainRequest) else EvaluateReply
+    body = reply.from_record(answer).body
+    if session.node.virtual or not isinstance(body, MaskedBody):
+        return
+    path = _path(session, request)
+    with contextlib.suppress(OutputError):
+        private_folder(path.parent)
+        with atomic_file(path, mode=PRIVATE) as stream:
+            stream.write(_key(request))
+            stream.write(hashlib.sha256(body.upload).digest())
+            stream.write(body.upload)
+
+
+def _path(session: Session, request: TrainRequest | EvaluateRequest) -> Path:
+    return session.node.folder / ANSWERS / f"{request.kind.partition('.')[0]}.bin"
+
+
+def _key(request: TrainRequest | EvaluateRequest) -> bytes:
+    """The SHA-256 of everything in a request: its header, which has the model's digest, its layout and its masks."""
+    facts = {"kind": request.kind, "header": vars(request.header), "layout": request.layout}
+    return hashlib.sha256(canonical_json(facts | {"masking": request.masking.hex()})).digest()
