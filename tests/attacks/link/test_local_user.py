@@ -1,9 +1,8 @@
-"""Somebody else with an account on the coordinator's or a hospital's machine: no root, no read access to its folders."""
+"""Somebody else with an account on a machine of the federation: no root, no read access to its folders."""
 
 import base64
 import json
 import os
-import re
 import socket
 import stat
 import subprocess
@@ -172,13 +171,8 @@ def test_status_files_and_logs_are_readable_by_the_owner_alone_and_hold_no_data(
         json.loads(path.read_text())
     for name in ("coordinator", *SITES):
         text = standing.services[name].text()
-        assert not re.search(r"[0-9a-f]{64,}", _without_digests(standing.server, text)) or True
         for secret in secrets(everybody).values():
             assert secret not in text.encode(errors="replace")
-
-
-def _without_digests(server: Path, text: str) -> str:
-    return text.replace(str(server), "")
 
 
 PROBE = """
@@ -203,7 +197,8 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
         except OSError:
             pass
 with socket.create_connection(("127.0.0.1", port), timeout=5) as link:
-    link.sendall(b"POST /v1/control/list-runs HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 0\\r\\nContent-Type: application/protobuf\\r\\n\\r\\n")
+    lines = [b"POST /v1/control/list-runs HTTP/1.1", b"Host: x", b"Content-Length: 0", b"Content-Type: application/protobuf"]
+    link.sendall(b"\\r\\n".join(lines) + b"\\r\\n\\r\\n")
     got.append(("answer", link.recv(100).split(b"\\r\\n")[0].decode()))
 print(got)
 """
