@@ -353,10 +353,8 @@ def serve(folder: Path) -> None:
     node = Node.open(folder)
     node.require_real()
     place = Place.of(node)
-    try:
-        lock = locked(node.link / LOCK, "another process connects this node")
-    except RecordError as error:
-        raise UsageError(error.message, hint="stop it first, see 'fedward node status'") from error
+    hint = "stop it first, see 'fedward node status'"
+    lock = locked(node.link / LOCK, "another process connects this node", hint=hint, error=UsageError)
     with lock, Worker(HANDLER, preload=PRELOAD) as worker:
         link = Link(node, place, worker, expected=bundle(), say=_say)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shared import console
-from shared.errors import RecordError, UsageError
+from shared.errors import UsageError
 
 if TYPE_CHECKING:
     from client.link_state import LinkState
@@ -54,10 +54,10 @@ def start_command(
     Place.of(opened).tls()  # what starting again cannot mend is said here, once
     folder = opened.link
     with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(folder / _STARTED, "this node has been started already"))
-        except RecordError as error:
-            raise UsageError(error.message, hint="see 'fedward node status'") from error
+        hint = "see 'fedward node status'"
+        stack.enter_context(
+            locked(folder / _STARTED, "this node has been started already", hint=hint, error=UsageError)
+        )
         if health is not None:
             stack.enter_context(serve(health, lambda: LinkState.load(folder).is_serving))
         # -P: the current folder may have a folder called client of its own, and no code of it may run.

@@ -75,7 +75,7 @@ class LinkState:
             raise UsageError(f"{path} cannot be read", hint="remove it; the link writes it again") from error
         if not sound:
             raise UsageError(f"{path} is damaged", hint="remove it; the link writes it again")
-        if found.state != "stopped" and not Path(f"/proc/{found.pid}").exists():
+        if found.state != "stopped" and not _runs(found.pid):
             return replace(found, state="stopped", message="", error="it ended without a word; see the system's log")
         return found
 
@@ -122,6 +122,15 @@ class StateFile:
         self.state, self._written = state, time.monotonic()
         with contextlib.suppress(OutputError):  # a full disk is no reason to end; the state is for people
             write_json(self._path, asdict(state), mode=_PRIVATE)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process does; one that nobody has buried yet, as in a container without an init, does not (proc(5))."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in {"Z", "X"}
 
 
 def _now() -> str:

@@ -57,8 +57,8 @@ class Executor:
         self._coordinator.executor_path.unlink(missing_ok=True)
         while not self._stop.is_set():
             with self._patiently():
-                settled = settled or self._settle()
                 self._register()
+                settled = settled or self._settle()
                 if settled and (claim := self._line.acquire()):
                     self._carry_out(claim)
             self._stop.wait(POLL)

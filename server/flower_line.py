@@ -191,8 +191,12 @@ class Line:
                 with self._told():
                     self._control.UnregisterNode(UnregisterNodeRequest(node_id=node.number))
             if not any(one.name == site and one.key == key for one in known):
-                with self._told(f"the key of {site} is or was that of another node"):
-                    self._control.RegisterNode(RegisterNodeRequest(public_key=key, name=site))
+                try:
+                    with self._told(f"the key of {site} is or was that of another node"):
+                        self._control.RegisterNode(RegisterNodeRequest(public_key=key, name=site))
+                except ProtocolError:
+                    if not any(one.name == site and one.key == key for one in self.nodes()):
+                        raise  # and else another process was quicker
 
     def start(self, bundle: bytes, config: Mapping[str, str]) -> int:
         """Start a run with this app bundle and configuration; gives its id."""

@@ -1,7 +1,6 @@
 """What keeps a coordinator running: the SuperLink behind its gate, and the executor, under one supervisor."""
 
 import contextlib
-import fcntl
 import http.client
 import os
 import sys
@@ -9,13 +8,13 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from server.coordinator import PRIVATE, Coordinator
 from server.gate import HEALTH, SECRET_HEADER, bound
 from shared.console import say
 from shared.errors import FedwardError, UsageError
-from shared.files import output_errors, write_json
+from shared.files import locked, write_json
 from shared.health import serve
 from shared.places import Address
 from shared.supervisor import Child, Supervisor
@@ -69,25 +68,19 @@ def children(coordinator: Coordinator, listen: str) -> list[Child]:
     ]
 
 
-@contextlib.contextmanager
-def alone(coordinator: Coordinator) -> Iterator[None]:
-    """Hold the lock of the one that keeps this coordinator running.
+def alone(coordinator: Coordinator) -> IO[bytes]:
+    """The lock of the one that keeps this coordinator running.
 
     Raises:
         UsageError: Another process holds it.
         OutputError: The folder cannot be written.
     """
-    path = coordinator.superlink_folder / "lock"
-    with output_errors(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"the coordinator in {coordinator.folder} is running already") from None
-        yield
-    finally:
-        os.close(handle)
+    return locked(
+        coordinator.superlink_folder / "lock",
+        f"the coordinator in {coordinator.folder} is running already",
+        hint="see 'fedward server status'",
+        error=UsageError,
+    )
 
 
 def running(coordinator: Coordinator) -> bool:
@@ -127,7 +120,7 @@ def _told(coordinator: Coordinator, listen: str, pids: Callable[[], dict[str, in
     def watch() -> None:
         before = None
         while not over.is_set():
-            now = ("ready" if serving(coordinator) else "starting", pids())
+            now = ("serving" if serving(coordinator) else "starting", pids())
             if now != before:
                 write(now[0])
                 before = now

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED: Final = 130
 LOOK: Final = 0.3  # seconds between two looks at a run
+ASK: Final = 5.0  # seconds between two questions to the SuperLink about it
 LOST: Final = 20.0  # seconds for a run that the SuperLink calls finished to say how it ended
 STOPPING: Final = 60.0
 
@@ -157,10 +158,10 @@ def status(folder: Folder, *, json: Annotated[bool, typer.Option("--json", help=
     from server.starting import state
 
     coordinator = Coordinator.open(folder)
-    word = ("ready" if serving(coordinator) else "starting") if running(coordinator) else "stopped"
+    word = ("serving" if serving(coordinator) else "starting") if running(coordinator) else "stopped"
     nodes: tuple[Node, ...] = ()
     there: tuple[FlowerRun, ...] = ()
-    if word == "ready":
+    if word == "serving":
         with Line(coordinator) as line:
             nodes, there = line.nodes(), line.runs()
     known = {one.number: one for one in there}
@@ -220,6 +221,7 @@ def _follow(coordinator: "Coordinator", run: "RunFolder", line: "Line") -> int:
 
     shown = len(run.progress()) if run.resumed else 0
     quiet_since: float | None = None
+    asked = time.monotonic()
     while True:
         ending = run.outcome()
         progress = run.progress()
@@ -232,7 +234,9 @@ def _follow(coordinator: "Coordinator", run: "RunFolder", line: "Line") -> int:
             else:
                 complain(f"{run.name} {ending.outcome}: {ending.error}", ending.hint)
             return ending.exit_code
-        quiet_since = (quiet_since or time.monotonic()) if over(coordinator, run, line) else None
+        if time.monotonic() - asked > ASK:
+            asked = time.monotonic()
+            quiet_since = (quiet_since or asked) if over(coordinator, run, line) else None
         if quiet_since and time.monotonic() - quiet_since > LOST:
             raise ProtocolError(
                 f"the run {run.name} has no process any more, and did not say how it ended",

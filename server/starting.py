@@ -156,7 +156,7 @@ def stop(run: RunFolder, line: Line, *, patience: float) -> Outcome:
 
 
 def _at(run: RunFolder, line: Line) -> FlowerRun | None:
-    return next((one for one in line.runs() if one.number == run.number), None)
+    return next(iter(line.runs(run.number)), None) if run.number is not None else None
 
 
 def over(coordinator: Coordinator, run: RunFolder, line: Line) -> bool:

@@ -12,7 +12,7 @@ from typing import IO
 
 import rfc8785
 
-from shared.errors import OutputError, RecordError
+from shared.errors import FedwardError, OutputError, RecordError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -85,15 +85,23 @@ def atomic_file(path: Path, *, mode: int = 0o644, durable: bool = False) -> Iter
             raise
 
 
-def locked(path: Path, otherwise: str) -> IO[bytes]:
+def locked(
+    path: Path,
+    otherwise: str,
+    *,
+    hint: str = "wait for it, or stop it, and try again",
+    error: type[FedwardError] = RecordError,
+) -> IO[bytes]:
     """The lock at ``path``, taken; to close it gives it back, and so does the end of the process.
 
     Args:
         path: Made with mode 0600 where missing; nothing is written to it.
         otherwise: What it means when another process has it.
+        hint: What to do then.
+        error: What is raised then.
 
     Raises:
-        RecordError: Another process has it.
+        FedwardError: ``error``, since another process has it.
         OutputError: The file cannot be made.
     """
     with output_errors(path):
@@ -102,7 +110,7 @@ def locked(path: Path, otherwise: str) -> IO[bytes]:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         stream.close()
-        raise RecordError(f"{otherwise}: it holds {path}", hint="wait for it, or stop it, and try again") from None
+        raise error(f"{otherwise}: it holds {path}", hint=hint) from None
     return stream
 
 

@@ -177,3 +177,49 @@ def test_a_server_in_trouble_is_tried_again(status: int) -> None:
 def test_a_clock_is_spoken_of_where_it_matters(ahead: float, words: str) -> None:
     assert clock_line(ahead).startswith(words)
     assert bool(clock_line(ahead)) == bool(words)
+
+
+@contextmanager
+def proxy() -> Iterator[tuple[str, list[str]]]:
+    """A proxy that carries one connection for each that it is asked for; its address, and what it was asked."""
+    asked: list[str] = []
+
+    def carry(source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                target.sendall(data)
+        except OSError:
+            return
+
+    def serve() -> None:
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return
+            line = near.recv(65536).split(b"\r\n")[0].decode()
+            asked.append(line)
+            host, _, port = line.split()[1].partition(":")
+            far = socket.create_connection((host, int(port)))
+            near.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            for pair in ((near, far), (far, near)):
+                threading.Thread(target=carry, args=pair, daemon=True).start()
+
+    with socket.create_server((HOST, 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://{HOST}:{listener.getsockname()[1]}", asked
+
+
+def test_a_proxy_is_used_where_it_is_named_and_sees_nothing_but_the_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(stream: ssl.SSLSocket) -> None:
+        stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+
+    with server(tmp_path, answer) as (url, tls), proxy() as (through, asked):
+        monkeypatch.setenv("HTTPS_PROXY", through)
+        assert ask(url, tls).content == b"hi"
+        assert asked == [f"CONNECT {url.removeprefix('https://')} HTTP/1.1"]
+        monkeypatch.setenv("NO_PROXY", HOST)
+        assert ask(url, tls).content == b"hi"
+        assert len(asked) == 1

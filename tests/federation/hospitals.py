@@ -76,7 +76,7 @@ class Founded:
         """``fedward server start`` while the block runs."""
         process = self.command("start", self.folder, "--listen", f"127.0.0.1:{self.desk.port}")
         try:
-            until(lambda: self.state() == "ready", what=f"the coordinator did not start: {process.poll()}")
+            until(lambda: self.state() == "serving", what=f"the coordinator did not start: {process.poll()}")
             yield process
         finally:
             process.terminate()

@@ -247,7 +247,7 @@ class Standing:
         return [row for row in self.log(site) if (row["action"], row["outcome"]) == ("privacy.charge", "ok")]
 
     def trainings(self, site: str) -> list[dict[str, Any]]:
-        """Every training that began at a hospital."""
+        """Every training that a hospital was asked for and began; it is paid for next, before an image is looked at."""
         return [row for row in self.log(site) if (row["action"], row["outcome"]) == ("train", "started")]
 
     def check_paid(self) -> None:

@@ -12,6 +12,7 @@ import pytest
 from client.node import Node
 from compliance.log import Action, entries, verify
 from shared.charter import Charter
+from tests.federation import toy
 from tests.federation.killed import Coordinator, Ended, Place, answers, coordinator
 from tests.federation.masked import Federation
 
@@ -256,6 +257,7 @@ def test_an_answer_that_the_coordinator_lost_comes_again_and_is_neither_made_nor
     root = federation(tmp_path, 4)
     for about in root.glob("*/node.json"):
         about.write_text(about.read_text().replace("true", "false"))
+        toy.allow_all(about.parent)
     assert process.run(root, kill=(rf"round-00001/\d+-{phase}/from-H2.bin", "before")).killed
     assert process.run(root, resume=True) == Ended(0, "")
     history = json.loads((root / "out" / "toy" / "history.json").read_text())
