@@ -1,5 +1,6 @@
 """The federation under attack: founded once, with real commands; each file of attacks works on a copy that is up."""
 
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.attacks.link import keys
 from tests.live.conftest import raw as raw  # noqa: PLC0414  # a fixture
 from tests.live.conftest import template as template  # noqa: PLC0414  # a fixture
-from tests.live.standing import SITES, Standing, copied, running
+from tests.live.standing import SITES, Standing, copied, running, wait_until
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,20 @@ class Side:
     def stranger(self) -> SSLContext:
         """Somebody without a certificate who asks nobody who they are."""
         return keys.client_context(None)
+
+
+def silence(standing: Standing) -> None:
+    """Everything of a federation is dead, and nobody listens at the gate's address."""
+    for service in standing.services.values():
+        if service.alive():
+            service.kill()
+    wait_until(lambda: not listened(standing.port), 20, "somebody still listens at the gate's port")
+
+
+def listened(port: int) -> bool:
+    with socket.socket() as one:
+        one.settimeout(2)
+        return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.link.conftest import Side
+from tests.attacks.link.conftest import Side, silence
 from tests.attacks.link.watching import Connect, hooked, listeners, recorded, traced
 from tests.live.standing import HOUSE, SITES, Standing, descendants, fedward, wait_until
 
@@ -61,8 +61,7 @@ def test_every_python_process_of_a_run_asks_for_the_coordinator_alone(side: Side
 def test_nor_does_any_library_below_python(side: Side, tmp_path: Path) -> None:
     """Seen by the kernel: gRPC and name servers as well."""
     standing = side.standing
-    for service in standing.services.values():
-        service.kill()
+    silence(standing)
     outs = {name: tmp_path / f"{name}.strace" for name in ("coordinator", "H1")}
     for name, out in outs.items():
         prefix = ("strace", "-f", "-qq", "--seccomp-bpf", "-e", "trace=connect,sendto,sendmsg", "-o", str(out))
@@ -82,8 +81,7 @@ def test_nor_does_any_library_below_python(side: Side, tmp_path: Path) -> None:
 def test_a_proxy_that_the_machine_sets_is_used_for_the_coordinator_alone(side: Side, tmp_path: Path) -> None:
     """And nothing is asked of a proxy in the clear."""
     standing, out = side.standing, tmp_path / "connects"
-    for service in standing.services.values():
-        service.kill()
+    silence(standing)
     standing.up("coordinator")
     env = {"HTTP_PROXY": PROXY, "ALL_PROXY": PROXY, "http_proxy": PROXY, "NO_PROXY": "127.0.0.1,localhost"}
     standing.start("H1", **env, **hooked(tmp_path / "hook", HOUSE, out))
@@ -95,8 +93,7 @@ def test_a_proxy_that_the_machine_sets_is_used_for_the_coordinator_alone(side: S
 def test_commands_of_a_hospital_ask_nobody(side: Side, tmp_path: Path) -> None:
     """What a person types while the coordinator is down: nothing is looked for elsewhere."""
     standing, out = side.standing, tmp_path / "connects"
-    for service in standing.services.values():
-        service.kill()
+    silence(standing)
     env = hooked(tmp_path / "hook", HOUSE, out)
     kept = {name: os.environ.get(name) for name in env}
     os.environ["FEDWARD_TEST_CONNECTS"] = env["FEDWARD_TEST_CONNECTS"]

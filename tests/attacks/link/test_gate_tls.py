@@ -16,7 +16,7 @@ from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest
 from flwr.proto.node_pb2 import Node
 
 from tests.attacks.link import keys
-from tests.attacks.link.conftest import Side
+from tests.attacks.link.conftest import Side, silence
 from tests.attacks.link.fleet import member, refused
 from tests.attacks.link.raw import request, talk
 from tests.live.standing import Standing, fedward, wait_until
@@ -227,7 +227,7 @@ IMPOSTORS: dict[str, Callable[[Side], ssl.SSLContext]] = {
 @pytest.mark.parametrize("name", IMPOSTORS)
 def test_a_hospital_says_nothing_to_somebody_who_passes_for_the_gate(side: Side, name: str) -> None:
     standing = side.standing
-    quiet(standing)
+    silence(standing)
     context = IMPOSTORS[name](side)
     with impostor(standing.port, context) as heard:
         said = fedward("node", "check", standing.node("H1"), "--json", status=8)
@@ -238,7 +238,7 @@ def test_a_hospital_says_nothing_to_somebody_who_passes_for_the_gate(side: Side,
 
 def test_a_hospital_that_waits_for_the_gate_says_nothing_to_others_and_finds_it_in_the_end(side: Side) -> None:
     standing = side.standing
-    quiet(standing)
+    silence(standing)
     service = standing.start("H1")
     with impostor(standing.port, keys.server_context(side.certificate("H2"), side.key_file("H2"))) as heard:
         wait_until(lambda: heard.greeted >= 2, 120, standing.told(), every=0.2)
@@ -253,7 +253,5 @@ def test_a_hospital_that_waits_for_the_gate_says_nothing_to_others_and_finds_it_
 
 def quiet(standing: Standing) -> None:
     """Nothing listens at the gate's address."""
-    for service in standing.services.values():
-        if service.alive():
-            service.kill()
+    silence(standing)
     time.sleep(0.2)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.link import ledgers
-from tests.attacks.link.conftest import Side
+from tests.attacks.link.conftest import Side, silence
 from tests.attacks.link.raw import request, talk
 from tests.attacks.link.routes import served
 from tests.attacks.link.watching import listeners, told
@@ -76,8 +76,7 @@ def test_nothing_but_the_gate_listens_beyond_loopback(everybody: Side) -> None:
 def test_an_environment_that_flower_would_obey_opens_no_door(side: Side) -> None:
     """These switch on Flower's old listeners, which ask nobody who they are, or another database."""
     standing = side.standing
-    for service in standing.services.values():
-        service.kill()
+    silence(standing)
     env = {
         "FLWR_INTERNAL_GRPC_CONTROL_API": "1",
         "FLWR_INTERNAL_GRPC_FLEET_API": "1",
@@ -244,8 +243,7 @@ def test_another_user_reads_no_file_and_no_process(everybody: Side, open_root: P
 def test_somebody_who_was_first_at_the_gates_port_stops_it_with_a_clear_error(side: Side) -> None:
     """And gets nobody's secret: whoever listens there hears no request of the coordinator's own."""
     standing = side.standing
-    for service in standing.services.values():
-        service.kill()
+    silence(standing)
     with socket.create_server(("127.0.0.1", standing.port)) as squatter:
         squatter.settimeout(0.5)
         service = standing.start("coordinator")

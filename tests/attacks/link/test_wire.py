@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from shared.bundle import bundle
 from shared.charter import Charter
-from tests.attacks.link.conftest import Side
+from tests.attacks.link.conftest import Side, silence
 from tests.live.standing import SITES, Standing, free_port, wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(1200)]
@@ -130,8 +130,7 @@ def crumbs(line: Line, data: bytes, _: bool) -> bytes | None:
 @contextlib.contextmanager
 def on_the_wire(standing: Standing, deed: Deed) -> Iterator[Line]:
     """Everybody is up, with the attacker between the hospitals and the gate."""
-    for service in standing.services.values():
-        service.kill()
+    silence(standing)
     gate = free_port()
     with Line(standing.port, gate, deed) as line:
         standing.start("coordinator", listen=gate)
@@ -212,9 +211,7 @@ def test_a_run_comes_to_its_end_or_says_why_not(side: Side, deed: Deed) -> None:
             assert code in {6, 8}, said
             assert any(site in said for site in SITES), said
         assert "Traceback" not in said
-    for service in standing.services.values():
-        if service.alive():
-            service.kill()
+    silence(standing)
     standing.check_paid()
 
 
