@@ -6,7 +6,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from tests.attacks.link import keys
 from tests.attacks.link.conftest import Side, silence
 from tests.attacks.link.fleet import member, refused
 from tests.attacks.link.raw import request, talk
-from tests.live.standing import Standing, fedward, wait_until
+from tests.live.standing import fedward, wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 
@@ -249,9 +248,3 @@ def test_a_hospital_that_waits_for_the_gate_says_nothing_to_others_and_finds_it_
     assert service.alive(), "it does not give up"
     standing.up("coordinator")
     standing.ready("H1", 180)
-
-
-def quiet(standing: Standing) -> None:
-    """Nothing listens at the gate's address."""
-    silence(standing)
-    time.sleep(0.2)

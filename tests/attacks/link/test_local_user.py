@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.link import ledgers
-from tests.attacks.link.conftest import Side, silence
+from tests.attacks.link.conftest import Side, listened, silence
 from tests.attacks.link.raw import request, talk
 from tests.attacks.link.routes import served
 from tests.attacks.link.watching import listeners, told
@@ -71,27 +71,6 @@ def test_nothing_but_the_gate_listens_beyond_loopback(everybody: Side) -> None:
             assert host in {"127.0.0.1", "::1"}, f"{name} listens on {host}:{port}"
     for site in SITES:
         assert listeners(tree(everybody.standing.services[site])) == set(), "a hospital listens to nobody"
-
-
-def test_an_environment_that_flower_would_obey_opens_no_door(side: Side) -> None:
-    """These switch on Flower's old listeners, which ask nobody who they are, or another database."""
-    standing = side.standing
-    silence(standing)
-    env = {
-        "FLWR_INTERNAL_GRPC_CONTROL_API": "1",
-        "FLWR_INTERNAL_GRPC_FLEET_API": "1",
-        "FLWR_DATABASE": ":flwr-in-memory:",
-        "FLWR_ENABLE_EVENT_LOG": "0",
-        "UVICORN_PORT": "8000",
-        "FORWARDED_ALLOW_IPS": "*",
-        "SSLKEYLOGFILE": str(side.scratch / "tls-keys"),
-    }
-    standing.start("coordinator", **env)
-    standing.ready("coordinator")
-    open_ports = listeners(tree(standing.services["coordinator"]))
-    assert {port for _, port in open_ports} == {standing.port, inner(side)}, open_ports
-    assert not (side.scratch / "tls-keys").exists(), "the keys of every connection were written down"
-    standing.services["coordinator"].kill()
 
 
 def secrets(side: Side) -> dict[str, bytes]:
@@ -196,7 +175,7 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
         except OSError:
             pass
 with socket.create_connection(("127.0.0.1", port), timeout=5) as link:
-    lines = [b"POST /v1/control/list-runs HTTP/1.1", b"Host: x", b"Content-Length: 0", b"Content-Type: application/protobuf"]
+    lines = [b"POST /v1/control/list-runs HTTP/1.1", b"Host: x", b"Content-Length: 0"]
     link.sendall(b"\\r\\n".join(lines) + b"\\r\\n\\r\\n")
     got.append(("answer", link.recv(100).split(b"\\r\\n")[0].decode()))
 print(got)
@@ -240,6 +219,27 @@ def test_another_user_reads_no_file_and_no_process(everybody: Side, open_root: P
     assert dict(got)["answer"].split(" ")[1] in {"401", "403", "404"}
 
 
+def test_an_environment_that_flower_would_obey_opens_no_door(side: Side) -> None:
+    """These switch on Flower's old listeners, which ask nobody who they are, or another database."""
+    standing = side.standing
+    silence(standing)
+    env = {
+        "FLWR_INTERNAL_GRPC_CONTROL_API": "1",
+        "FLWR_INTERNAL_GRPC_FLEET_API": "1",
+        "FLWR_DATABASE": ":flwr-in-memory:",
+        "FLWR_ENABLE_EVENT_LOG": "0",
+        "UVICORN_PORT": "8000",
+        "FORWARDED_ALLOW_IPS": "*",
+        "SSLKEYLOGFILE": str(side.scratch / "tls-keys"),
+    }
+    standing.start("coordinator", **env)
+    wait_until(lambda: listened(standing.port) and listened(inner(side)), 60, standing.told())
+    open_ports = listeners(tree(standing.services["coordinator"]))
+    assert {port for _, port in open_ports} == {standing.port, inner(side)}, open_ports
+    assert not (side.scratch / "tls-keys").exists(), "the keys of every connection were written down"
+    standing.services["coordinator"].kill()
+
+
 def test_somebody_who_was_first_at_the_gates_port_stops_it_with_a_clear_error(side: Side) -> None:
     """And gets nobody's secret: whoever listens there hears no request of the coordinator's own."""
     standing = side.standing
@@ -265,5 +265,5 @@ def test_somebody_who_was_first_at_the_gates_port_stops_it_with_a_clear_error(si
 def test_this_test_can_see_a_secret_where_there_is_one() -> None:
     """The control of the ones above."""
     with subprocess.Popen([sys.executable, "-c", "input()", "s3cr3t-word"], stdin=subprocess.PIPE) as one:
-        assert b"s3cr3t-word" in told(one.pid)
+        wait_until(lambda one=one: b"s3cr3t-word" in told(one.pid), 10, "it was not seen")
         one.kill()
