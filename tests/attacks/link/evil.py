@@ -15,8 +15,9 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from flwr.app import Message, Metadata, RecordDict
-from flwr.app.message import make_message
+from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID, SubStatus
+from flwr.proto.fleet_pb2 import PullMessagesResponse
 from flwr.server.superlink.linkstate import LinkState
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.fab import Fab
@@ -46,6 +47,7 @@ class Evil:
         state: Its state.
         port: Where hospitals find it.
         tamper: What it does instead of answering.
+        rewrite: What it makes of messages on their way out, which its own SuperLink would not let it keep.
         asked: The paths that were asked for, in order.
         nodes: Node ids by the name of the site.
     """
@@ -54,6 +56,7 @@ class Evil:
     state: LinkState
     port: int
     tamper: Tamper | None = None
+    rewrite: Callable[[PullMessagesResponse], None] | None = None
     asked: list[str] = field(default_factory=list)
     nodes: dict[str, int] = field(default_factory=dict)
     _tasks: dict[int, int] = field(default_factory=dict)
@@ -63,6 +66,9 @@ class Evil:
         if scope["type"] == "http":
             self.asked.append(scope["path"])
             if self.tamper and await self.tamper(scope, receive, send):
+                return
+            if self.rewrite and scope["path"] == "/v1/fleet/pull-messages":
+                await self.app(scope, receive, _Rewriting(send, self.rewrite))
                 return
         await self.app(scope, receive, send)
 
@@ -122,7 +128,7 @@ class Evil:
             parts = {name: one.deflate() for name, one in get_all_nested_objects(message).items()}
             tree = get_object_tree(message)
         session = self.state.start_session(run)
-        stored, _ = self.state.store_message_and_object_tree(message, tree, session)
+        stored, _ = self.state.store_message_and_object_tree(remove_content_from_message(message), tree, session)
         assert stored
         for name, data in (objects(parts) if objects else parts).items():
             self.state.object_store.put(name, data)
@@ -156,6 +162,28 @@ class Evil:
                 return whole
             time.sleep(0.05)
         return None
+
+
+class _Rewriting:
+    """Sends a response on with another body."""
+
+    def __init__(self, send: Send, rewrite: Callable[[PullMessagesResponse], None]) -> None:
+        self._send, self._rewrite, self._start, self._body = send, rewrite, dict[str, Any](), b""
+
+    async def __call__(self, event: MutableMapping[str, Any]) -> None:
+        if event["type"] == "http.response.start":
+            self._start = dict(event)
+            return
+        self._body += event.get("body", b"")
+        if event.get("more_body"):
+            return
+        if self._start["status"] == 200:
+            changed = PullMessagesResponse.FromString(self._body)
+            self._rewrite(changed)
+            self._body = changed.SerializeToString()
+        kept = [row for row in self._start["headers"] if row[0].lower() != b"content-length"]
+        await self._send(self._start | {"headers": [*kept, (b"content-length", str(len(self._body)).encode())]})
+        await self._send({"type": "http.response.body", "body": self._body})
 
 
 @contextmanager

@@ -16,6 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.proto.error_pb2 import Error as ProtoError
+from flwr.proto.fleet_pb2 import PullMessagesResponse
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.constant import TaskType
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
@@ -266,8 +270,14 @@ def requests(trial: Trial) -> dict[str, tuple[str, RecordDict]]:
 def test_a_request_beyond_the_charter_is_refused(trial: Trial) -> None:
     run = trial.evil.run(bundle(), trial.config)
     asked = {name: trial.evil.send(run, "H1", content, kind) for name, (kind, content) in requests(trial).items()}
-    found = {name: refusal(trial.evil.reply(run, message, 120)) for name, message in asked.items()}
-    assert {name for name, one in found.items() if one.code not in {"policy", "protocol", "masks"}} == set()
+    found = {}
+    for name, message in asked.items():
+        answer = trial.evil.reply(run, message, 120)
+        assert answer is not None, name
+        assert answer.has_content(), name
+        kind = kind_of(answer.content)
+        found[name] = Refusal.from_record(answer.content).code if kind == Refusal.kind else kind
+    assert {name: code for name, code in found.items() if code not in {"policy", "protocol", "masks"}} == {}
     assert not trial.side.standing.charges("H1")
     assert not trial.side.standing.trainings("H1")
     trial.evil.end(run)
@@ -275,51 +285,108 @@ def test_a_request_beyond_the_charter_is_refused(trial: Trial) -> None:
 
 
 TYPES = [
-    *(
-        "query",
-        "query.unknown",
-        "query.secagg_advertise.more",
-        "query.__class__",
-        "query.close_sessions",
-        "query._answer",
-    ),
-    *(
-        "train.more",
-        "evaluate.x",
-        "system",
-        "unknown",
-        "TRAIN",
-        "query.secagg_\x00",
-        "query." + "x" * 100_000,
-        "\n",
-        "../x",
-    ),
+    *("query", "query.unknown", "query.close_sessions", "query._answer", "query.__class__", "train.more", "evaluate.x"),
+    *("query." + "x" * 100_000, "query.import", "train.app", "evaluate.__call__"),
 ]
 
 
 def test_a_message_type_that_nobody_handles_is_answered_with_an_error(trial: Trial) -> None:
     run = trial.evil.run(bundle(), trial.config)
-    asked = [(kind, trial.evil.send(run, "H1", trial.advertise(), "query", change=typed(kind))) for kind in TYPES]
+    asked = [(kind, trial.evil.send(run, "H1", trial.advertise(), kind)) for kind in TYPES]
     for kind, message in asked:
         answer = trial.evil.reply(run, message, 120)
         assert answer is not None, kind[:50]
         if answer.has_error():
-            assert trial.node.name not in (answer.error.reason or "")
             assert "Traceback" not in (answer.error.reason or "")
             assert str(trial.side.standing.root) not in (answer.error.reason or "")
         else:
             assert kind_of(answer.content) == Refusal.kind, kind[:50]
+    assert trial.service.log.stat().st_size < 5_000_000, "the log took them in whole"
     trial.evil.end(run)
     trial.check_honest()
 
 
-def typed(kind: str) -> Callable[[Message], None]:
-    """Gives a message a type that Flower's own constructor refuses."""
+def _typed(kind: str) -> Callable[[ProtoMessage], None]:
+    return lambda message: setattr(message.metadata, "message_type", kind)
 
-    def change(message: Message) -> None:
-        message.metadata.__dict__["_message_type"] = kind
+
+def _numbered(**numbers: Any) -> Callable[[ProtoMessage], None]:
+    def change(message: ProtoMessage) -> None:
+        for name, number in numbers.items():
+            setattr(message.metadata, name, number)
 
     return change
+
+
+ENVELOPES: dict[str, Callable[[ProtoMessage], None]] = {
+    "a type that is none": _typed("unknown"),
+    "a type in capitals": _typed("TRAIN"),
+    "a type with zeros": _typed("query.secagg_\x00"),
+    "a path for a type": _typed("../x"),
+    "no type": _typed(""),
+    "a line for a type": _typed("\n\x1b[31m"),
+    "a run that is not there": _numbered(run_id=12345),
+    "for another hospital": _numbered(dst_node_id=12345),
+    "from another hospital": _numbered(src_node_id=12345),
+    "an answer": _numbered(reply_to_message_id="0" * 64),
+    "of no time": _numbered(created_at=float("nan")),
+    "of long ago": _numbered(created_at=0.0),
+    "for ever": _numbered(ttl=float("inf")),
+    "for no time": _numbered(ttl=-1.0),
+    "without a name": _numbered(message_id=""),
+    "with another name": _numbered(message_id="../../../../tmp/x"),
+    "an error": lambda message: message.error.CopyFrom(ProtoError(code=2**31 - 1, reason="\x1b[31m" * 1000)),
+}
+
+
+@pytest.mark.parametrize("name", ENVELOPES)
+def test_an_envelope_that_flower_itself_would_not_send_ends_nothing(trial: Trial, name: str) -> None:
+    run = trial.evil.run(bundle(), trial.config)
+
+    def rewrite(response: PullMessagesResponse) -> None:
+        for message in response.messages_list:
+            ENVELOPES[name](message)
+
+    pulled = len(trial.evil.asked)
+    trial.evil.rewrite = rewrite
+    try:
+        trial.evil.send(run, "H1", trial.advertise(), "query.secagg_advertise")
+        wait_until(lambda: "/v1/fleet/pull-messages" in trial.evil.asked[pulled:], 60, "nothing was fetched")
+        time.sleep(6)
+    finally:
+        trial.evil.rewrite = None
+    assert not Path("/tmp/x").exists()  # noqa: S108
+    assert b"\x1b[31m" not in trial.service.log.read_bytes()
+    trial.evil.end(run)
+    trial.check_honest(180)
+
+
+def test_more_messages_than_were_asked_for_and_trees_without_end_end_nothing(trial: Trial) -> None:
+    run = trial.evil.run(bundle(), trial.config)
+
+    def rewrite(response: PullMessagesResponse) -> None:
+        if not response.messages_list:
+            return
+        first, tree = ProtoMessage(), ObjectTree()
+        first.CopyFrom(response.messages_list[0])
+        tree.CopyFrom(response.message_object_trees[0])
+        del response.message_object_trees[:]
+        for _ in range(50):
+            tree = ObjectTree(object_id="0" * 64, children=[tree, tree] if len(tree.children) < 2 else [tree])
+        response.message_object_trees.append(tree)
+        response.messages_list.extend([first] * 1000)
+
+    trial.evil.rewrite = rewrite
+    try:
+        trial.evil.send(run, "H1", trial.advertise(), "query.secagg_advertise")
+        end = time.monotonic() + 15
+        while time.monotonic() < end:
+            assert largest(trial.service) < 1024 * 1024, "KiB"
+            time.sleep(0.2)
+    finally:
+        trial.evil.rewrite = None
+    trial.evil.end(run)
+    trial.check_honest(240)
 
 
 def records() -> dict[str, RecordDict]:
