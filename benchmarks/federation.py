@@ -107,12 +107,13 @@ def ours(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     found = live.build(folder / "ours", raw, charter(options), private=options.private)
     wide = {"PYTHONPATH": f"{WIDE}{os.pathsep}{ROOT}"}
     names = {
-        "flower_link": "SuperLink and gate",
-        "flower_run": "run of the coordinator",
-        "server start": "coordinator's supervisor",
-        "client.worker": "hospital's worker",
-        "flower_node": "hospital's link",
-        "node start": "hospital's supervisor",
+        "-m server.flower_link ": "coordinator: SuperLink and gate",
+        "-m server.executor ": "coordinator: executor",
+        "-m server.flower_run ": "coordinator: run",
+        " server start ": "coordinator: supervisor",
+        "-m client.worker ": "hospital: worker, and its child",
+        "-m client.link ": "hospital: link",
+        " node start ": "hospital: supervisor",
     }
     began = time.time()
     with live.running(found), Memory(names) as memory:
@@ -122,6 +123,8 @@ def ours(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             found.ready(name)
         up = time.time() - began
         found.finish(found.run(), seconds=1800)
+    if unseen := set(names.values()) - set(memory.peak):
+        raise SystemExit(f"no process was seen of: {', '.join(sorted(unseen))}")
     return {"startup": up, "rounds": phases(found), "memory": memory.peak}
 
 

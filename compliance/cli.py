@@ -1,5 +1,6 @@
 """``fedward audit``: check the record."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,9 @@ def verify_logs(
         raise UsageError(f"there is no audit log {missing}", hint="name a log.jsonl, or the audit.jsonl of a report")
     found = {str(path): verify(path) for path in logs}
     if json:
-        emit_json({path: {"entries": one.entries, "head": one.head, "verified": True} for path, one in found.items()})
+        emit_json({path: {**asdict(one), "verified": True} for path, one in found.items()})
         return
     for path, one in found.items():
         say(f"{path}: verified, {plural(one.entries, 'entry', 'entries')}, head {one.head}")
+        if one.torn:
+            say(f"{path}: {one.torn} bytes follow of an entry that was never finished; the next one to write cuts them")

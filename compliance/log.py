@@ -31,6 +31,7 @@ from shared.files import canonical_json, sync_folder
 
 VERSION = 1
 GENESIS = "0" * 64
+_BLOCK = 1 << 16  # bytes
 
 Scalar = str | int | float | bool | None
 
@@ -93,10 +94,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a walk over a log found: how many entries, and the hash of the last one (the head)."""
+    """What a walk over a log found.
+
+    Attributes:
+        entries: How many.
+        head: The hash of the last one.
+        torn: Bytes behind it of an entry that was never finished, so that nothing was done under it: its writer was
+            killed. The next one who writes cuts them off, and records that.
+    """
 
     entries: int
     head: str
+    torn: int = 0
 
 
 class AuditLog:
@@ -281,9 +290,10 @@ def verify(path: Path) -> Verified:
         RecordError: The first line that is not canonical, out of order or not chained to the one before it.
     """
     head, count = GENESIS, 0
-    for _, head, _ in _rows(path, stop=_settled(path)):  # noqa: B007  # the last one is what counts
+    stop, torn = _settled(path)
+    for _, head, _ in _rows(path, stop=stop):  # noqa: B007  # the last one is what counts
         count += 1
-    return Verified(count, head)
+    return Verified(count, head, torn)
 
 
 def newest(path: Path, *actions: Action, outcome: Outcome = Outcome.OK) -> Mapping[str, Scalar] | None:
@@ -293,7 +303,7 @@ def newest(path: Path, *actions: Action, outcome: Outcome = Outcome.OK) -> Mappi
         RecordError: It does not verify.
     """
     found: Mapping[str, Scalar] | None = None
-    for row, _, _ in _rows(path, stop=_settled(path)) if path.exists() else ():
+    for row, _, _ in _rows(path, stop=_settled(path)[0]) if path.exists() else ():
         if row.get("action") in actions and row.get("outcome") == outcome:
             found = row.get("detail") or {}
     return found
@@ -305,16 +315,23 @@ def entries(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         RecordError: At the first line that does not verify.
     """
-    for row, _, _ in _rows(path, stop=_settled(path)):
+    for row, _, _ in _rows(path, stop=_settled(path)[0]):
         yield row
 
 
-def _settled(path: Path) -> int:
-    """Bytes of a log at a moment when nobody is in the middle of an entry."""
+def _settled(path: Path) -> tuple[int, int]:
+    """Bytes of whole entries in a log, and of a torn one behind them, at a moment when nobody is writing."""
     try:
         with path.open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH)
-            return os.fstat(stream.fileno()).st_size
+            place = size = os.fstat(stream.fileno()).st_size
+            while place:
+                start = max(0, place - _BLOCK)
+                stream.seek(start)
+                if (found := stream.read(place - start).rfind(b"\n")) >= 0:
+                    return start + found + 1, size - start - found - 1
+                place = start
+            return 0, size
     except OSError as error:
         raise RecordError(f"cannot read the audit log {path}: {error.strerror}", hint="check the path") from error
 

@@ -174,8 +174,11 @@ def test_a_torn_last_line_is_cut_and_the_cut_is_recorded(tmp_path: Path) -> None
     fill(path, 2)
     with path.open("ab") as stream:
         stream.write(b'{"action":"train"')
+    assert (verify(path).entries, verify(path).torn) == (2, 17), "who reads meanwhile is told no worse than that"
+    assert newest(path, Action.INGEST) == {"number": 1}
     with open_log(path):
         pass
+    assert verify(path).torn == 0
     last = json.loads(path.read_bytes().splitlines()[-1])
     assert last["action"] == "log.repair"
     assert last["detail"] == {"bytes_cut": 17}

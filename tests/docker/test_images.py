@@ -21,8 +21,8 @@ STRANGERS = {
     "coordinator": ("client", "simulation", "pydicom", "highdicom", "pynetdicom", "dicomweb_client", "opacus", "gdcm"),
 }
 NEEDED = {
-    "hospital": ("client.app", "client.rounds", "client.cli", "client.deid", "pydicom"),
-    "coordinator": ("server.app", "server.cli"),
+    "hospital": ("client.app", "client.rounds", "client.cli", "client.deid", "client.link", "client.worker", "pydicom"),
+    "coordinator": ("server.app", "server.cli", "server.executor", "server.flower_link", "server.flower_run"),
 }
 
 
