@@ -69,6 +69,10 @@ def silence(standing: Standing) -> None:
         if service.alive():
             service.kill()
     wait_until(lambda: not listened(standing.port), 20, "somebody still listens at the gate's port")
+    # What was killed could not take back that it was connected.
+    for path in (standing.server / "status.json", *(standing.node(site) / "link" / "status.json" for site in SITES)):
+        path.unlink(missing_ok=True)
+    (standing.server / "superlink" / "address").unlink(missing_ok=True)
 
 
 def listened(port: int) -> bool:

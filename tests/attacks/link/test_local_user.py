@@ -233,7 +233,8 @@ def test_an_environment_that_flower_would_obey_opens_no_door(side: Side) -> None
         "SSLKEYLOGFILE": str(side.scratch / "tls-keys"),
     }
     standing.start("coordinator", **env)
-    wait_until(lambda: listened(standing.port) and listened(inner(side)), 60, standing.told())
+    address = standing.server / "superlink" / "address"
+    wait_until(lambda: listened(standing.port) and address.exists() and listened(inner(side)), 60, standing.told())
     open_ports = listeners(tree(standing.services["coordinator"]))
     assert {port for _, port in open_ports} == {standing.port, inner(side)}, open_ports
     assert not (side.scratch / "tls-keys").exists(), "the keys of every connection were written down"
