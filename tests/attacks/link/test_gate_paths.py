@@ -1,6 +1,7 @@
 """From outside, at the gate: whatever is asked and however it is spelt, only the fleet's ten paths are there."""
 
 import json
+import resource
 import ssl
 import time
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.message_pb2 import PushObjectRequest
 from flwr.proto.node_pb2 import Node
 
-from tests.attacks.link.conftest import Side
+from tests.attacks.link.conftest import Side, silence
 from tests.attacks.link.fleet import signed
 from tests.attacks.link.raw import connect, request, talk
 from tests.attacks.link.routes import ALLOWED, FLEET, forbidden, spellings
@@ -303,6 +304,33 @@ def test_a_real_hospital_goes_on_while_fifty_connections_hang(gate: Side) -> Non
             time.sleep(1)
         assert contact(gate) > first, "the hospital lost its coordinator"
     assert healthy(gate)
+
+
+def test_a_crowd_without_certificates_keeps_no_member_out(gate: Side) -> None:
+    """More idle connections than a process may have open files by default, which costs an attacker nothing.
+
+    The hard limit of most systems is far above the soft one of 1024, and a handshake need not wait for ever.
+    """
+    standing = gate.standing
+    silence(standing)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, hard), hard))
+    try:
+        standing.start("coordinator", prefix=("prlimit", "--nofile=1024:8192"))
+        standing.ready("coordinator")
+        before = sum(path.stat().st_size for path in logs(gate))
+        with ExitStack() as stack:
+            for _ in range(1500):
+                stack.enter_context(connect(gate.port, None, wait=10))
+            time.sleep(10)
+            started = time.monotonic()
+            assert healthy(gate)
+            assert time.monotonic() - started < 5
+        assert sum(path.stat().st_size for path in logs(gate)) < before + 500_000, "the disk is filled by strangers"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        silence(standing)
+        standing.up("coordinator", "H3")
 
 
 def test_refusals_are_told_once_a_second_and_forge_no_line(gate: Side) -> None:
