@@ -25,7 +25,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("fedward", derandomize=os.environ.get("FEDWARD_RANDOM") != "1", database=None)
 settings.load_profile("fedward")
 
-PROGRAMS = {"dicom3tools": "dciodvfy", "chromium": "chromium", "orthanc": "Orthanc", "faketime": "faketime"}
+PROGRAMS = {
+    "dicom3tools": "dciodvfy",
+    "chromium": "chromium",
+    "orthanc": "Orthanc",
+    "faketime": "faketime",
+    "openssl": "openssl",
+    "strace": "strace",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
