@@ -1,11 +1,13 @@
 """A client that speaks TLS and HTTP byte by byte: what a polite library would not send."""
 
+import os
 import socket
 import ssl
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ class Talk:
         return tuple(one.status for one in self.answers)
 
 
-def connect(port: int, context: ssl.SSLContext | None, *, host: str = "127.0.0.1", wait: float = 10.0) -> socket.socket:
-    """A connection, with the handshake done where there is a ``context``.
+def connect(
+    place: int | Path, context: ssl.SSLContext | None, *, host: str = "127.0.0.1", wait: float = 10.0
+) -> socket.socket:
+    """A connection to a port, or to a Unix socket, with the handshake done where there is a ``context``.
 
     Under TLS 1.3 a server judges a client's certificate after the client's own handshake is over: read to find out.
     """
-    plain = socket.create_connection((host, port), timeout=wait)
+    plain = _at(place, wait) if isinstance(place, Path) else socket.create_connection((host, place), timeout=wait)
     try:
         return context.wrap_socket(plain, server_hostname=host) if context else plain
     except BaseException:
@@ -49,8 +53,23 @@ def connect(port: int, context: ssl.SSLContext | None, *, host: str = "127.0.0.1
         raise
 
 
+def _at(place: Path, wait: float) -> socket.socket:
+    """A connection to a Unix socket, whose path may be longer than its address."""
+    folder = os.open(place.parent, os.O_PATH | os.O_DIRECTORY)
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        made.settimeout(wait)
+        made.connect(f"/proc/self/fd/{folder}/{place.name}")
+    except BaseException:
+        made.close()
+        raise
+    finally:
+        os.close(folder)
+    return made
+
+
 def talk(
-    port: int,
+    place: int | Path,
     data: bytes | Iterable[bytes],
     context: ssl.SSLContext | None,
     *,
@@ -65,7 +84,7 @@ def talk(
     A response may be followed by one that nobody asked for, as smuggling has it: ``linger`` seconds are left for that.
     An answer to ``head`` says how long it would be, and has no body.
     """
-    with closing(connect(port, context, wait=wait)) as link:
+    with closing(connect(place, context, wait=wait)) as link:
         broken = False
         try:
             for part in [data] if isinstance(data, bytes) else data:

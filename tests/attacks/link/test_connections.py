@@ -17,16 +17,18 @@ PROXY = "http://127.0.0.1:9"
 
 
 def allowed(standing: Standing, name: str) -> set[int]:
-    """Ports that a service may reach."""
-    if name == "coordinator":
-        inner = (standing.server / "superlink" / "address").read_text().strip()
-        return {standing.port, int(inner.rpartition(":")[2].strip("/"))}
-    return {standing.port}
+    """Ports that a service may reach: the coordinator's own processes speak to each other through a socket."""
+    return set() if name == "coordinator" else {standing.port}
 
 
 def strangers(found: Iterator[Connect], ports: set[int]) -> set[Connect]:
     """Whom a service should not have asked for; names without a port are questions to a name server."""
-    return {one for one in found if one.outside or (one.port not in ports and not one.target.startswith("("))}
+    return {
+        one
+        for one in found
+        if not (one.target.startswith("/proc/self/fd/") and one.target.endswith("/inner.sock") and not ports)
+        and (one.outside or (one.port not in ports and not one.target.startswith("(")))
+    }
 
 
 def test_every_python_process_of_a_run_asks_for_the_coordinator_alone(side: Side, tmp_path: Path) -> None:
@@ -48,7 +50,8 @@ def test_every_python_process_of_a_run_asks_for_the_coordinator_alone(side: Side
         found = list(recorded(out))
         assert any(one.port == standing.port for one in found) or name == "coordinator", "the hook saw nothing"
         assert strangers(iter(found), allowed(standing, name)) == set(), name
-    assert {port for _, port in reached["coordinator"]} == allowed(standing, "coordinator")
+    assert {port for _, port in reached["coordinator"]} == {standing.port}
+    assert any(one.target.endswith("/inner.sock") for one in recorded(outs["coordinator"]))
     assert all(not reached[site] for site in SITES)
     for site in SITES:
         lines = outs[site].read_text().splitlines()

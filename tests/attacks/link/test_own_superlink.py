@@ -3,6 +3,7 @@
 Unlike in ``test_bad_coordinator.py`` everything else is the real coordinator, its executor too.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,11 +34,15 @@ class _Secret:
 @pytest.fixture
 def control(everybody: Side) -> Iterator[ControlHttpClient]:
     server = everybody.standing.server
-    address = (server / "superlink" / "address").read_text().strip()
     secret = (server / "keys" / "link.secret").read_text().strip()
-    address = address if "://" in address else f"http://{address}"
-    with ControlHttpClient(address, interceptors=[_Secret(secret)]) as client:
-        yield client
+    folder = os.open(server / "superlink", os.O_PATH | os.O_DIRECTORY)  # its path may be longer than an address
+    try:
+        with ControlHttpClient("http://superlink.invalid", interceptors=[_Secret(secret)]) as client:
+            client._client.close()
+            client._client = httpx.Client(transport=httpx.HTTPTransport(uds=f"/proc/self/fd/{folder}/inner.sock"))
+            yield client
+    finally:
+        os.close(folder)
 
 
 def evil_fab(trace: Path) -> bytes:

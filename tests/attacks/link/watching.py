@@ -53,6 +53,9 @@ def recorded(out: Path) -> Iterator[Connect]:
         _, event, rest = line.split(" ", 2)
         if event == "socket.bind" or rest == "(None,)":  # sent on a socket that has its peer already
             continue
+        if unix := re.fullmatch(r"\('(/[^']*)',\)", rest):
+            yield Connect(event, unix[1])
+            continue
         found = re.search(r"'([^']*)', (\d+|None|'\d+')", rest)
         if found:
             yield Connect(event, found[1], int(found[2].strip("'")) if found[2] != "None" else 0)
