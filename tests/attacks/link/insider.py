@@ -35,6 +35,7 @@ class Insider:
         deed: What it does with an answer; by default it sends it, once.
         answered: Types of the messages that it answered.
         failed: What went wrong on the way.
+        loses: Types of messages of which it loses the first, as where a connection is cut under the answer to a pull.
     """
 
     member: Member
@@ -43,6 +44,7 @@ class Insider:
     deed: Deed = field(default=lambda self, message, forged: self.send(forged))
     answered: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    loses: set[str] = field(default_factory=set)
     node: Node = field(default_factory=Node)
     _ended: threading.Event = field(default_factory=threading.Event)
 
@@ -78,6 +80,9 @@ class Insider:
         pulled = client.PullMessages(PullMessagesRequest(node=self.node))
         for proto, tree in zip(pulled.messages_list, pulled.message_object_trees, strict=True):
             run, name = proto.metadata.run_id, proto.metadata.message_id
+            if proto.metadata.message_type in self.loses:
+                self.loses.discard(proto.metadata.message_type)
+                continue
             parts = {}
             for one in iterate_object_tree(tree):
                 asked = PullObjectRequest(node=self.node, run_id=run, object_id=one.object_id)

@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from shared.bundle import bundle
 from shared.charter import Charter
 from tests.attacks.link.conftest import Side, silence
+from tests.attacks.link.fleet import member
+from tests.attacks.link.insider import Insider
 from tests.live.standing import SITES, Standing, free_port, wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(1200)]
@@ -213,6 +215,29 @@ def test_a_run_comes_to_its_end_or_says_why_not(side: Side, deed: Deed) -> None:
         assert "Traceback" not in said
     silence(standing)
     standing.check_paid()
+
+
+@pytest.mark.parametrize("kind", ["train", "query.secagg_confirm"])
+def test_a_request_that_is_lost_on_its_way_costs_no_patient_anything(side: Side, kind: str) -> None:
+    """Flower takes a message for delivered once it was asked for, and sends it once.
+
+    Whoever can cut one connection at the right moment would make a hospital silent until the deadline, the round void,
+    and every hospital pay for it again: a budget that a stranger spends.
+    """
+    standing, name = side.standing, f"lost-{kind.rpartition('.')[2]}"
+    silence(standing)
+    standing.up("coordinator", "H2", "H3")
+    before = {site: len(standing.charges(site)) for site in SITES}
+    client = member(side.port, side.member("H1"), side.key("H1"))
+    with Insider(client, "H1", standing.node("H1"), loses={kind}) as insider:
+        started = time.monotonic()
+        standing.finish(standing.run(name=name))
+        took = time.monotonic() - started
+    assert not insider.loses, "nothing was lost"
+    assert standing.history(name)["outcome"] == "ok"
+    assert {site: len(standing.charges(site)) - before[site] for site in SITES} == dict.fromkeys(SITES, 2)
+    assert took < 140, "it waited for the deadline"
+    silence(standing)
 
 
 def test_a_connection_that_is_recorded_and_played_again_is_answered_to_nobody(side: Side) -> None:
