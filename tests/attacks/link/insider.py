@@ -3,13 +3,14 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 from flwr.app import Context, Message, RecordDict
 from flwr.common.serde import message_to_proto
-from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.proto.fleet_pb2 import DeactivateNodeRequest, PullMessagesRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest
 from flwr.proto.node_pb2 import Node
@@ -49,7 +50,7 @@ class Insider:
     _ended: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> "Insider":
-        self.node = self.member.activate()
+        self.node = self._activated()
         for work in (self._answer, self._beat):
             threading.Thread(target=work, daemon=True).start()
         return self
@@ -58,6 +59,19 @@ class Insider:
         self._ended.set()
         time.sleep(0.5)
         close_sessions()
+        with suppress(httpx.HTTPError):
+            self.member.client.DeactivateNode(DeactivateNodeRequest(node_id=self.node.node_id))
+
+    def _activated(self) -> Node:
+        """Its node; one that was killed counts as connected for half a minute."""
+        end = time.monotonic() + 90
+        while True:
+            try:
+                return self.member.activate()
+            except httpx.HTTPStatusError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(2)
 
     def send(self, forged: Forged) -> bool:
         """Push an answer as an honest hospital does."""
