@@ -389,7 +389,7 @@ def test_a_hospital_that_cannot_record_does_nothing(node: Path, monkeypatch: pyt
     train(node, header(round=4))  # opens the session
     monkeypatch.setattr("compliance.log.os.fsync", _full_disk)
     refusal = refused(train(node))
-    assert (refusal.code, refusal.reason) == ("record", "this hospital cannot keep its record of it")
+    assert (refusal.code, refusal.reason) == ("record", "RecordError")
     assert not trained
 
 

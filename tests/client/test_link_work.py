@@ -61,9 +61,10 @@ def test_a_step_of_secure_aggregation_is_answered_fast(worker: Worker, tmp_path:
         request = MaskRequest(header(three.charter), "advertise", step.to_bytes()).to_record()
         work = written(three.root / "H1", request, message_type("advertise"))
         begun = time.monotonic()
-        modules, *answer = worker.answer(work)
+        modules, *answer, refused = worker.answer(work)
         times.append(time.monotonic() - begun)
         assert MaskReply.from_record(read(answer).content).site == "H1"
+        assert refused == b""
         assert json.loads(modules) == []
     assert min(times[1:]) < 1.0
 
@@ -72,8 +73,9 @@ def test_training_finds_what_takes_seconds_to_import(worker: Worker, tmp_path: P
     rules = toy.charter()
     folder = toy.make_node(tmp_path / "H1", "H1", rules)
     work = written(folder, TrainRequest(header(rules), LAYOUT.sha256, MODEL).to_record(), "train")
-    modules, *answer = worker.answer(work)
+    modules, *answer, refused = worker.answer(work)
     assert TrainReply.from_record(read(answer).content).site == "H1"
+    assert refused == b""
     assert json.loads(modules) == []
 
 

@@ -339,7 +339,7 @@ def test_a_proxy_that_opens_tls_one_that_refuses_and_one_that_does_neither(
     ("gate_ahead", "verdict", "said"),
     [
         (0, "ok", "s "),
-        (-4.2, "warn", "s ahead of the coordinator's"),
+        (-3.4, "warn", "s ahead of the coordinator's"),
         (-10, "fail", "s ahead of the coordinator's, which takes 5 s ahead"),
         (20, "warn", "s behind the coordinator's"),
         (400, "fail", "305 s behind at most"),

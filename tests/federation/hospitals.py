@@ -140,6 +140,6 @@ class Hospitals(threading.Thread):
             return
         node_config = {"node-dir": str(self._founded.nodes / site), "site": site}
         facts = {"node": fleet.node_id, "node_config": node_config, "run_config": {}}
-        reply = answer(list(work_of(delivery, fleet.fetch(delivery), facts)), toy.app)
+        *reply, _ = answer(list(work_of(delivery, fleet.fetch(delivery), facts)), toy.app)
         fleet.push(reply, 0.1)
         self.answered.append((site, delivery.message.metadata.message_type))
