@@ -1,5 +1,6 @@
 """An environment that holds a wheel and what it requires, and nothing else of what is installed here."""
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -21,7 +22,8 @@ def install(wheel: Path, extra: str, folder: Path) -> Path:
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", "--quiet"]
-    subprocess.run([*command, "--disable-pip-version-check", str(wheel)], check=True, timeout=120)
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # pip would find fedward there
+    subprocess.run([*command, "--disable-pip-version-check", str(wheel)], check=True, timeout=120, env=clean)
     place = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
     (own,) = [Distribution.at(path) for path in place.glob("fedward-*.dist-info")]
     for other in closure(own.requires or [], {extra}):
