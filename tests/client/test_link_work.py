@@ -4,6 +4,7 @@ import importlib.util
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from client.link import HANDLER, PRELOAD
 from client.link_work import DEVICE, POLICY, question
 from client.worker import Worker, WorkerError
 from shared.secagg.setup_messages import AdvertiseRequest
-from shared.wire import TrainReply, TrainRequest
+from shared.wire import Refusal, TrainReply, TrainRequest
 from shared.wire_masks import MaskReply, MaskRequest, message_type
 from simulation.local_grid import set_identity
 from tests.client.test_masks import LAYOUT, MODEL, header
@@ -77,6 +78,16 @@ def test_training_finds_what_takes_seconds_to_import(worker: Worker, tmp_path: P
     assert TrainReply.from_record(read(answer).content).site == "H1"
     assert refused == b""
     assert json.loads(modules) == []
+
+
+def test_the_link_is_told_what_the_hospital_refuses(worker: Worker, tmp_path: Path) -> None:
+    rules = toy.charter()
+    folder = toy.make_node(tmp_path / "H1", "H1", rules)
+    asked = TrainRequest(replace(header(rules), round=9999), LAYOUT.sha256, MODEL).to_record()
+    _, *answer, refused = worker.answer(written(folder, asked, "train"))
+    refusal = Refusal.from_record(read(answer).content)
+    assert refused.decode() == f"{refusal.code}: {refusal.reason}"
+    assert refusal.code == "policy"
 
 
 def test_a_message_that_is_not_what_was_announced_is_not_looked_at(worker: Worker, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import safetensors.numpy
 
 from compliance.log import AuditLog
 from server import release
+from server.history import HISTORY, History, RoundRecord
 from server.release import ModelCard, write_model
 from shared.errors import OutputError, RecordError
 from tests.federation.scripted import LAYOUT, MODEL, WEIGHTS
@@ -55,6 +56,21 @@ def test_what_cannot_be_recorded_is_not_written(tmp_path: Path, log: AuditLog, m
     with pytest.raises(RecordError):
         write_model(tmp_path / "out", WEIGHTS, CARD, log=log)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_ended_before_anybody_was_asked_has_not_begun(tmp_path: Path) -> None:
+    about = {"run": "run-1", "charter": "c" * 64}
+    began = RoundRecord(0, None, None, 0.0, 0.0, "m" * 64)
+    for history, wanted in (
+        (History("f", "c" * 64, "run-1", "toy", 3, "SGD", outcome="failed", error="nobody came"), True),
+        (History("f", "c" * 64, "run-1", "toy", 3, "SGD", outcome="failed", rounds=(began,)), False),
+        (History("f", "c" * 64, "run-2", "toy", 3, "SGD", outcome="failed"), False),
+        (History("f", "c" * 64, "run-1", "toy", 3, "SGD"), False),
+    ):
+        (tmp_path / HISTORY).write_text(json.dumps(history.to_json()))
+        assert release.never_began(tmp_path, **about) is wanted
+    (tmp_path / HISTORY).write_bytes(b"")
+    assert not release.never_began(tmp_path, **about)
 
 
 def _full(path: Path, *_: object, **__: object) -> None:

@@ -17,7 +17,7 @@ from server.history import RoundRecord
 from server.strategy import FederatedTraining
 from shared.errors import ProtocolError
 from shared.vector import Flat, Layout
-from shared.wire import EvaluateRequest, Refusal, TrainRequest
+from shared.wire import EvaluateRequest, Refusal, RefusalCode, TrainRequest
 from tests.federation import toy
 from tests.federation.scripted import LAYOUT, MODEL, D, ScriptedGrid, federated, honest, on_train, run
 
@@ -142,19 +142,20 @@ def test_too_few_connected_sites_are_told_before_anything_is_sent(log: AuditLog)
         run([honest("H1")], toy.charter(), log)
 
 
-def test_a_hospital_that_declines_by_policy_is_not_asked_again_in_the_run(log: AuditLog) -> None:
+@pytest.mark.parametrize("code", ["policy", "budget"])
+def test_a_hospital_that_declines_is_not_asked_again_in_the_run(log: AuditLog, code: RefusalCode) -> None:
     asked: list[str] = []
 
     def decline(content: object, kind: str) -> list[object]:
         asked.append(kind)
         header = (TrainRequest if kind == "train" else EvaluateRequest).from_record(content).header
-        return [Refusal("H3", "policy", "too few patients here for this task", header).to_record()]
+        return [Refusal("H3", code, "not here", header).to_record()]
 
     result = run([honest("H1"), honest("H2"), decline], toy.charter(), log)
     assert asked == ["evaluate"]
     first = result.history.rounds[0].evaluation
     assert first is not None
-    assert dict(first.refused) == {"H3": "policy: too few patients here for this task"}
+    assert dict(first.refused) == {"H3": f"{code}: not here"}
 
 
 def test_a_hospital_whose_training_failed_once_is_asked_again(log: AuditLog) -> None:

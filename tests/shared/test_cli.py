@@ -17,3 +17,11 @@ def test_what_libraries_warn_of_does_not_reach_the_terminal() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_interrupt_while_the_command_is_still_being_put_together_is_one_line() -> None:
+    code = "import shared.cli as cli\ndef build():\n    raise KeyboardInterrupt\ncli.build = build\ncli.main()\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 130
+    assert done.stderr.count("\n") == 1
+    assert "interrupted" in done.stderr
