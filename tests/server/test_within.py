@@ -10,10 +10,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
+from flwr.superlink.grid import HttpGrid
 
 from server import within
 from server.coordinator import Coordinator
-from server.flower_line import Line
+from server.flower_line import Line, LinkGrid
 from server.keeper import serving
 from shared.errors import FedwardError, OutputError, PolicyError, ProtocolError
 from shared.files import locked
@@ -149,3 +151,17 @@ def test_the_errors_are_told_as_ours(desk: Desk) -> None:
     with pytest.raises(FedwardError) as met:
         within.connected(desk.coordinator, 1)
     assert (met.value.exit_code, bool(met.value.hint)) == (6, True)
+
+
+@pytest.mark.parametrize("what", ["push_messages", "pull_messages"])
+def test_a_part_of_a_message_that_the_superlink_has_lost_is_told_as_what_the_other_end_did(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def lost(*_: object) -> list[str]:
+        raise ObjectPushError("a" * 64, 1, "session")
+
+    monkeypatch.setattr(HttpGrid, what, lost)
+    grid = LinkGrid(desk.coordinator, "a token")
+    with pytest.raises(ProtocolError, match="lost a part of a message") as caught:
+        getattr(grid, what)([])
+    assert "resume the run" in caught.value.hint
