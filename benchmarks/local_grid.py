@@ -1,6 +1,6 @@
 """What a round costs before anybody trains: fedward's local grid beside Flower's Ray engine, in one run.
 
-    python -m benchmarks.local_grid [--sites 16] [--parameters 10000000] [--rounds 5] [--workers 2] [--json]
+    python -m benchmarks.local_grid [--sites 16] [--parameters 10000000] [--rounds 5] [--workers 2] [--only local] [--json]
 
 Both engines run the same ServerApp and the same ClientApp on the same records: the coordinator sends one float32 vector
 to every site, the site sends it back untouched, the coordinator looks at each answer once and lets it go. Each engine
@@ -10,11 +10,7 @@ runs in a process of its own. Reported are
 - round: median seconds of the later rounds;
 - peak memory: largest proportional set size (PSS) of the process and all its descendants together, sampled every 0.1 s.
 
-Without Ray, ours is measured alone. Ray is not a dependency of fedward; for both in one run, in an environment of its
-own:
-
-    python3 -m venv ray-env && ray-env/bin/pip install "flwr[simulation]>=1.41,<1.42"
-    ray-env/bin/python -m benchmarks.local_grid
+Ray comes with fedward's development environment (`dev`). Without it, or with `--only local`, ours is measured alone.
 """
 
 import argparse
@@ -155,6 +151,7 @@ def main() -> None:
     parser.add_argument("--parameters", type=int, default=10_000_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only", choices=["local", "ray"], help="measure one engine alone")
     parser.add_argument("--json", action="store_true")
     for hidden in ("--engine", "--result"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
@@ -163,9 +160,8 @@ def main() -> None:
     if options.engine:
         engine(options.engine, options)
         return
-    names = ["local-0", f"local-{options.workers}"]
-    has_ray = importlib.util.find_spec("ray") is not None
-    if has_ray:
+    names = ["local-0", f"local-{options.workers}"] if options.only != "ray" else []
+    if options.only == "ray" or (options.only is None and importlib.util.find_spec("ray") is not None):
         names.append(f"ray-{options.workers}")
     found = [measure(name, options) for name in names]
     if options.json:
@@ -176,10 +172,6 @@ def main() -> None:
     print(f"{'engine':<10}{'start-up s':>12}{'round s':>10}{'peak MiB':>10}")
     for one in found:
         print(f"{one['engine']:<10}{one['startup']:>12.2f}{one['round']:>10.2f}{one['peak_bytes'] / 2**20:>10.0f}")
-    if not has_ray:
-        print(
-            'Ray is not installed here. For both engines: pip install "flwr[simulation]>=1.41,<1.42" in another venv.'
-        )
 
 
 if __name__ == "__main__":

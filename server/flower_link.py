@@ -8,18 +8,22 @@ messages that were sent to itself.
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
+from flwr.app import Message
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest
@@ -34,7 +38,19 @@ from flwr.superlink.main import create_app
 from google.protobuf.message import DecodeError
 
 from server.coordinator import Coordinator
-from server.gate import FLEET, App, Gate, Inside, Inspect, Objection, PeerProtocol, RefusalLog, bound, server_context
+from server.gate import (
+    FLEET,
+    App,
+    Gate,
+    Inside,
+    Inspect,
+    Objection,
+    PeerProtocol,
+    Refusal,
+    RefusalLog,
+    bound,
+    server_context,
+)
 from server.members import Members
 from server.within import listening
 from shared.console import complain
@@ -43,6 +59,9 @@ from shared.places import Address
 
 LOOPBACK: Final = "127.0.0.1"
 TASK_LIFE: Final = 600  # seconds for which a run outlives the SuperLink that it belongs to
+UNDER_WAY: Final = timedelta(seconds=2)
+"""For how long nobody takes a message for lost that a node has not confirmed."""
+HANDSHAKE_TIME: Final = 10.0  # seconds in which a connection must be shaken hands on
 _OVER: Final = int(ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED)
 _KEEP_ALIVE: Final = 75  # seconds; nodes ask every few
 _LINGER: Final = 3  # seconds that requests under way have at the end
@@ -56,6 +75,25 @@ WITH RECURSIVE own(id) AS (
 ) SELECT 1 FROM own WHERE id = :object LIMIT 1
 """
 _TO_NODE: Final = "SELECT 1 FROM message_ins WHERE message_id = :object AND dst_node_id = :node"
+_AGAIN: Final = """
+UPDATE message_ins SET delivered_at = '' WHERE dst_node_id = :node AND delivered_at <> '' AND delivered_at < :before
+  AND EXISTS (SELECT 1 FROM objects WHERE object_id = message_ins.message_id)
+  AND NOT EXISTS (SELECT 1 FROM message_res WHERE reply_to_message_id = message_ins.message_id)
+"""
+
+
+class _State(SqlLinkState):
+    """Flower's state, which gives a message again to a node that never had it.
+
+    Flower takes a message for delivered once it was asked for, and a connection may end under the answer. Our nodes ask
+    for the next message only when they have done with the last, so what they have neither confirmed (its objects are
+    still here) nor answered, they have not got.
+    """
+
+    def get_message_ins(self, node_id: int, limit: int | None, *, run_id: int | None = None) -> list[Message]:
+        before = (datetime.now(UTC) - UNDER_WAY).isoformat()
+        self.query(_AGAIN, {"node": uint64_to_int64(node_id), "before": before})
+        return super().get_message_ins(node_id, limit, run_id=run_id)
 
 
 def superlink(coordinator: Coordinator) -> tuple[App, SqlLinkState]:
@@ -90,9 +128,10 @@ def superlink(coordinator: Coordinator) -> tuple[App, SqlLinkState]:
     for name in [name for name in os.environ if name.startswith("FLWR_INTERNAL_")]:
         del os.environ[name]  # they would open ports of the older interfaces
     app = create_app(config, SuperLinkLifespan)
-    state = app.state.linkstate_factory.state()
-    if not isinstance(state, SqlLinkState):
-        raise TypeError(f"Flower's state is a {type(state).__name__}")
+    made = app.state.linkstate_factory
+    state = _State(made.database, made.federation_manager, made.objectstore_factory.store())
+    state.initialize()
+    made.state_instance = state  # where Flower keeps the one that it makes for the first who asks
     return app, state
 
 
@@ -128,6 +167,34 @@ def inspector(state: SqlLinkState) -> Inspect:
     return inspect
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop whose listeners do not wait for ever, nor for a minute, on strangers who say nothing."""
+
+    async def create_server(self, *args: Any, **options: Any) -> Any:
+        if options.get("ssl"):
+            options["ssl_handshake_timeout"] = HANDSHAKE_TIME
+        return await super().create_server(*args, **options)
+
+
+def _short_of_files(refused: RefusalLog) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """What takes note of connections that could not be accepted as of refusals: not each with a trace."""
+
+    def note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
+            refused(Refusal("as many connections as this process may have open files", 0))
+        else:
+            loop.default_exception_handler(context)
+
+    return note
+
+
+def _many_files() -> None:
+    """Allow this process as many open files as the system lets it have; the usual 1024 are soon full of strangers."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 class _Server(uvicorn.Server):
     """A server among others in one process: signals are the process's."""
 
@@ -152,6 +219,7 @@ async def serve(coordinator: Coordinator, outer: socket.socket, tls: ssl.SSLCont
     within = _Server(_config(inside, lifespan="on"))
     without = _Server(_config(gate, http=PeerProtocol, ssl_context_factory=lambda *_: tls))
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_short_of_files(refused))
 
     def stop() -> None:
         within.should_exit = without.should_exit = True
@@ -223,7 +291,9 @@ def main(arguments: list[str]) -> int:
                 f"the certificates of {coordinator.folder} cannot be used: {error.strerror or error}",
                 hint="make them with 'fedward server init'",
             ) from error
-        asyncio.run(serve(coordinator, bound(address.host, address.port), tls, refused))
+        _many_files()
+        with asyncio.Runner(loop_factory=_Loop) as runner:
+            runner.run(serve(coordinator, bound(address.host, address.port), tls, refused))
     except ValueError as error:
         complain(f"--listen {listen}: {error}")
         return UsageError.exit_code

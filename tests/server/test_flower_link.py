@@ -1,11 +1,13 @@
 """The SuperLink as one process: what it keeps and opens, and what a node may ask beyond who it is."""
 
 import os
+import resource
 import signal
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from client.flower_node import Fleet
 from client.link_trouble import RunOverError
 from server.executor import sweep
 from server.flower_line import FlowerRun, Line, Work, work
-from server.flower_link import TASK_LIFE
+from server.flower_link import HANDSHAKE_TIME, TASK_LIFE, UNDER_WAY
 from server.members import pem_of
 from shared.bundle import bundle
 from shared.link_keys import public_der
@@ -129,6 +131,51 @@ def test_a_node_neither_fetches_nor_confirms_what_was_sent_to_another(two: Two) 
         assert met.value.response.status_code == 401  # Flower's: the key is not that node's
     assert two.fleets["alpha"].fetch(delivery)
     until(lambda: "not sent to this node" in two.desk.gate_log())
+
+
+def test_a_message_that_was_lost_on_its_way_is_given_again(two: Two) -> None:
+    """A connection may end under the answer to the question for messages; Flower alone would have sent it once."""
+    number = two.send("alpha", "lost")
+    alpha = two.fleets["alpha"]
+    lost = alpha.pull()
+    assert alpha.pull() is None  # it may be on its way
+    time.sleep(UNDER_WAY.total_seconds())
+    assert two.fleets["beta"].pull() is None
+    delivery = alpha.pull()
+    assert lost is not None
+    assert delivery is not None
+    assert delivery.message_id == lost.message_id == number
+    alpha.fetch(delivery)
+    time.sleep(UNDER_WAY.total_seconds())
+    assert alpha.pull() is None, "it was given again after its receipt"
+    alpha.push(reply_to(delivery, RecordDict({"x": ConfigRecord({"n": 2})})), 0.1)
+    (answer,) = two.job.grid.pull_messages([number])
+    assert answer.content["x"]["n"] == 2
+
+
+def test_a_message_that_was_answered_without_a_receipt_is_not_given_again(two: Two) -> None:
+    two.send("alpha", "refused unseen")
+    alpha = two.fleets["alpha"]
+    delivery = alpha.pull()
+    assert delivery is not None
+    alpha.push(reply_to(delivery, RecordDict({"x": ConfigRecord({"n": 3})})), 0.1)
+    time.sleep(UNDER_WAY.total_seconds())
+    assert alpha.pull() is None
+
+
+def test_who_says_nothing_is_not_listened_to_for_long(two: Two) -> None:
+    with socket.create_connection(("localhost", two.desk.port)) as stranger:
+        stranger.settimeout(HANDSHAKE_TIME + 10)
+        started = time.monotonic()
+        with suppress(ConnectionResetError):
+            assert stranger.recv(1) == b""
+        assert time.monotonic() - started < HANDSHAKE_TIME + 5
+
+
+def test_the_gate_has_as_many_open_files_as_the_system_allows(two: Two) -> None:
+    (pid,) = [int(one.name) for one in Path("/proc").iterdir() if one.name.isdigit() and _is_link(one, two.desk)]
+    (soft, hard), own = resource.prlimit(pid, resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert soft == hard == own[1]
 
 
 def test_a_node_does_not_answer_for_another(two: Two) -> None:
