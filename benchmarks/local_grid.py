@@ -1,6 +1,6 @@
 """What a round costs before anybody trains: fedward's local grid beside Flower's Ray engine, in one run.
 
-    python -m benchmarks.local_grid [--sites 16] [--parameters 10000000] [--rounds 5] [--workers 2] [--only local] [--json]
+    python -m benchmarks.local_grid [--sites 16] [--parameters 10000000] [--rounds 5] [--workers 2] [--only local]
 
 Both engines run the same ServerApp and the same ClientApp on the same records: the coordinator sends one float32 vector
 to every site, the site sends it back untouched, the coordinator looks at each answer once and lets it go. Each engine
