@@ -28,6 +28,7 @@ from shared.processes import interrupt_held_back
 
 POLL: Final = 0.5  # seconds between two looks for a run
 GRACE: Final = 8.0  # seconds that a run has to write down where it is; a supervisor waits for ten
+_STARTING: Final = 20.0  # seconds in which it is no news that the SuperLink, started beside this, is not there yet
 _LOG_BYTES: Final = 2**20
 
 
@@ -47,6 +48,7 @@ class Executor:
         self._stop = threading.Event()
         self._trouble = ""
         self._settled = False
+        self._begun = time.monotonic()
 
     def stop(self) -> None:
         """Have :meth:`run` end the run that is under way and return; from a signal handler."""
@@ -77,6 +79,9 @@ class Executor:
         try:
             yield
         except FedwardError as error:
+            starting = isinstance(error, ProtocolError) and time.monotonic() - self._begun < _STARTING
+            if starting and not self._settled:
+                return
             if self._trouble != str(error):
                 self._say(str(error))
             self._trouble = str(error)

@@ -87,13 +87,14 @@ def train(coordinator: Coordinator, run: RunFolder, job: Work) -> None:
 
     def on_round(record: "RoundRecord") -> None:
         phases = [one for one in (record.train, record.evaluation) if one]
+        missing = {site for one in phases for site in (*one.missing, *one.refused, *one.dropped)}
         run.note(
             task=current[0],
             round=record.round,
             rounds=run.tasks.get(current[0], 0),
             seconds=round(record.seconds, 3),
-            answered=sorted({site for one in phases for site in one.answered}),
-            missing=sorted({site for one in phases for site in (*one.missing, *one.refused, *one.dropped)}),
+            answered=sorted({site for one in phases for site in one.answered} - missing),
+            missing=sorted(missing),
         )
 
     run_tasks(job.grid, settings, on_task=on_task, on_round=on_round)

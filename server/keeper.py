@@ -60,7 +60,7 @@ def keep(folder: Path, *, listen: str | None = None, health: int | None = None) 
         supervisor = Supervisor(children(coordinator, place), say=say)
         if health is not None:
             stack.enter_context(serve(health, lambda: serving(coordinator)))
-        with _told(coordinator, place, lambda: supervisor.pids):
+        with _told(coordinator, place, lambda: supervisor.pids, say):
             return supervisor.run()
 
 
@@ -127,8 +127,10 @@ def serving(coordinator: Coordinator) -> bool:
 
 
 @contextlib.contextmanager
-def _told(coordinator: Coordinator, listen: str, pids: Callable[[], dict[str, int]]) -> Iterator[None]:
-    """Keep ``status.json`` true while the block runs."""
+def _told(
+    coordinator: Coordinator, listen: str, pids: Callable[[], dict[str, int]], say: Callable[[str], None]
+) -> Iterator[None]:
+    """Keep ``status.json`` true while the block runs, and say when the gate is open."""
     over = threading.Event()
     since = datetime.now(UTC).isoformat(timespec="seconds")
     facts: dict[str, Any] = {"version": 1, "since": since, "pid": os.getpid(), "listen": listen}
@@ -143,6 +145,8 @@ def _told(coordinator: Coordinator, listen: str, pids: Callable[[], dict[str, in
             now = ("serving" if serving(coordinator) else "starting", pids())
             if now != before:
                 write(now[0])
+                if now[0] == "serving" and (before is None or before[0] != "serving"):
+                    say(f"the gate is open at {listen}")
                 before = now
             over.wait(_SECONDS)
 

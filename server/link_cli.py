@@ -253,4 +253,5 @@ def _in_words(one: dict[str, Any]) -> str:
         return f"{one['task']}: {plural(one['rounds'], 'round')}"
     missing = f", without {', '.join(one['missing'])}" if one["missing"] else ""
     answered = plural(len(one["answered"]), "hospital")
-    return f"{one['task']} round {one['round']} of {one['rounds']}: {answered}{missing}, {one['seconds']:.1f} s"
+    where = f"round {one['round']} of {one['rounds']}" if one["round"] else "before its first round"
+    return f"{one['task']} {where}: {answered}{missing}, {one['seconds']:.1f} s"

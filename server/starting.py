@@ -222,5 +222,11 @@ def state(coordinator: Coordinator, run: RunFolder, there: FlowerRun | None) -> 
 
 
 def latest(progress: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last line of a progress; nothing where there is none."""
-    return progress[-1] if progress else {}
+    """The last line of a progress, with the last finished round of its task; nothing where there is none.
+
+    A run that is resumed begins its task anew in the progress, and not at its first round.
+    """
+    if not progress:
+        return {}
+    last = progress[-1]
+    return {**last, "round": max((one.get("round", 0) for one in progress if one["task"] == last["task"]), default=0)}

@@ -234,6 +234,9 @@ def test_each_new_trouble_is_said_once(tmp_path: Path) -> None:
     coordinator = Desk.make(tmp_path).coordinator
     with Line(coordinator) as line:
         executor = Executor(coordinator, line, say=said.append)
+        with executor._patiently():
+            raise ProtocolError("it is not there yet")
+        executor._settled = True
         for text in ("one", "one", "two", "two", "", "", "two"):
             with executor._patiently():
                 if text:
