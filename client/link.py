@@ -284,14 +284,14 @@ class Link:
         self._fleet.confirm(delivery)
         if found.code == "error":
             return self._failed(delivery, found.code, found.reason, run)
-        self._state.add("refusals")
+        self._state.add("refusals", found.reason)
         return self._refusal(delivery, found.code, found.reason, run)
 
     def _told(self, answered: list[bytes]) -> list[bytes]:
         """The reply of what a child answered, whose refusals the hospital's own rooms have recorded."""
         *reply, refused = answered
         if refused:
-            self._state.add("refusals")
+            self._state.add("refusals", refused.decode())
             self._say(f"refused: {refused.decode()}")
         return reply
 
@@ -310,7 +310,7 @@ class Link:
         return wanted
 
     def _failed(self, delivery: Delivery, code: RefusalCode, reason: str, run: str) -> list[bytes]:
-        self._state.add("failures")
+        self._state.add("failures", reason)
         return self._refusal(delivery, code, reason, run, Outcome.FAILED)
 
     def _refusal(

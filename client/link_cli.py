@@ -121,7 +121,7 @@ def _lines(site: str, state: "LinkState") -> list[str]:
     if state.device:
         lines.append(f"device: {state.device}")
     counts = f"{console.plural(state.answered, 'message')} answered since the start, {state.refusals} of them refused"
-    lines.append(f"{counts}, {state.failures} failed")
+    lines.append(f"{counts}, {state.failures} failed" + (f"; the last: {state.reason}" if state.reason else ""))
     return lines + ([f"wrong: {state.error}"] if state.error else [])
 
 

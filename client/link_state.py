@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
+from shared.console import plain
 from shared.errors import OutputError, UsageError
 from shared.files import write_json
 
@@ -39,6 +40,7 @@ class LinkState:
         answered: Messages answered since the start.
         refusals: Of these, runs that this hospital does not take part in.
         failures: Of these, work that failed.
+        reason: Of the last refusal or failure since the start, or empty.
         error: What is wrong and what to do, or empty.
     """
 
@@ -54,6 +56,7 @@ class LinkState:
     answered: int = 0
     refusals: int = 0
     failures: int = 0
+    reason: str = ""
     error: str = ""
     version: int = 1
 
@@ -113,10 +116,11 @@ class StateFile:
             if time.monotonic() - self._written > _EVERY:
                 self._write(self.state)
 
-    def add(self, name: Literal["answered", "refusals", "failures"]) -> None:
-        """Count one more."""
+    def add(self, name: Literal["answered", "refusals", "failures"], reason: str = "") -> None:
+        """Count one more, and keep why."""
         with self._lock:
-            self._write(replace(self.state, **cast(Any, {name: getattr(self.state, name) + 1})))
+            more = {name: getattr(self.state, name) + 1, "reason": plain(reason)[:300] or self.state.reason}
+            self._write(replace(self.state, **cast(Any, more)))
 
     def _write(self, state: LinkState) -> None:
         self.state, self._written = state, time.monotonic()

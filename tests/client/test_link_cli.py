@@ -99,6 +99,9 @@ def test_a_node_is_started_looked_at_survives_a_kill_of_its_link_and_is_stopped(
         run = coordinator.begin(config(rules(coordinator)))
         refused = refusal(coordinator.reply(run, coordinator.send(run, hospital.number, wish()), 60))
         assert refused.code == "protocol"  # from the installed ClientApp: the wish is none of its messages
+        until(lambda: state(hospital).refusals == 1, "the refusal is counted")
+        told = fedward("status", hospital.node.folder)
+        assert f"1 of them refused, 0 failed; the last: protocol: {refused.reason}" in told.stdout
 
         last = state(hospital).pid
         process.terminate()
