@@ -28,7 +28,7 @@ test: $(READY) ## the tests, two at a time
 test-deep: $(READY) ## five times as many random files; others with FEDWARD_RANDOM=1, all burned-in text with FEDWARD_MATRIX=1
 	FEDWARD_DEEP=1 $(BIN)/python -m pytest -q tests/attacks/deid
 
-test-live: $(READY) ## a coordinator and three hospitals as processes of their own, disturbed and attacked in every way (half an hour)
+test-live: $(READY) ## a coordinator and three hospitals as processes of their own, disturbed and attacked in every way (about an hour)
 	$(BIN)/python -m pytest -q -m live tests
 
 lint: $(READY) ## style, types, floors
@@ -37,7 +37,7 @@ lint: $(READY) ## style, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint test test-deep ## all that CI runs
+check: lint test test-deep test-live ## all that CI runs
 
 benchmark: $(READY) ## the full comparison on ten sites (about half an hour) and the round overhead
 	$(BIN)/fedward simulate benchmark --sites 8 --unseen X1,X2 --patients 0 --size 160 --slices 8 --compare all \

@@ -103,7 +103,7 @@ class RayGrid(InMemoryGrid):
         self._level = _FLOWER.level
         _FLOWER.setLevel(logging.CRITICAL + 1)  # tracebacks of every message that fails; what matters is told in a line
         self._folder = tempfile.TemporaryDirectory(prefix="fedward-ray-", ignore_cleanup_errors=True)
-        _keep_to_itself(Path(self._folder.name) / "token")
+        self._before = _keep_to_itself(Path(self._folder.name) / "token")
         stores = {node: _store(node, number, configs[number]) for number, node in enumerate(self._sites)}
         arguments = (factory, stores, _Hospitals(app), max(1, min(workers, len(configs))))
         self._engine = threading.Thread(target=self._serve, args=arguments, daemon=True)
@@ -164,6 +164,7 @@ class RayGrid(InMemoryGrid):
             self._engine.join(_GRACE)
         _FLOWER.setLevel(self._level)
         self._folder.cleanup()
+        _restore(self._before)
         _ONE.release()
         if self._failed:
             raise self._failed
@@ -240,11 +241,27 @@ def _token() -> str:
     return secrets.token_hex(32)
 
 
-def _keep_to_itself(token: Path) -> None:
-    """Let Ray report to nobody, and listen to nobody who lacks the token: its ports would run anybody's code."""
+def _keep_to_itself(token: Path) -> dict[str, str | None]:
+    """Let Ray report to nobody, and listen to nobody who lacks the token: its ports would run anybody's code.
+
+    Returns:
+        What the variables were before, for :func:`_restore`: another Ray that is started by this process later would
+        look for a token that is gone, and wait.
+    """
     token.touch(mode=0o600)
     token.write_text(_token())
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    ours = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ |= ours
+    return before
+
+
+def _restore(before: Mapping[str, str | None]) -> None:
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _open_run(state: LinkState) -> Run:

@@ -26,6 +26,8 @@ from tests.client.superlink import HOST, SuperLink, superlink
 from tests.federation import toy
 from tests.shared.test_supervisor import HOUSE, alive
 
+pytestmark = pytest.mark.live
+
 FEDWARD = [sys.executable, "-P", "-c", "from shared.cli import main; main()", "node"]
 
 

@@ -23,6 +23,8 @@ from shared.files import held
 from tests.federation.hospitals import Founded, Hospitals
 from tests.federation.links import Desk, until
 
+pytestmark = pytest.mark.live
+
 
 @pytest.fixture
 def founded(tmp_path: Path) -> Iterator[Founded]:

@@ -17,6 +17,8 @@ from shared.errors import CharterError, FedwardError, PolicyError, UsageError
 from tests.federation.hospitals import Founded
 from tests.federation.links import Desk, free_port, until
 
+pytestmark = pytest.mark.live
+
 
 @pytest.fixture(scope="module")
 def founded(tmp_path_factory: pytest.TempPathFactory) -> Founded:

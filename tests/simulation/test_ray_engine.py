@@ -25,6 +25,8 @@ from simulation.federation import check_engine, make_grid, masked
 from simulation.ray_engine import RayGrid
 from tests.federation import toy
 
+pytestmark = pytest.mark.live
+
 NODES = {number: {"site": f"H{number}"} for number in range(1, 5)}
 
 
@@ -41,6 +43,7 @@ class Answers:
 def test_the_model_is_that_of_the_local_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(federation, "APP", toy.APP)
     models, weights, seen = {}, {}, {}
+    before = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
     for engine in federation.ENGINES:
         rules = toy.charter(plan={"rounds": 2}, privacy={"scores": "masked"}, deadline=30.0)
         made = toy.make_nodes(tmp_path / engine, rules, 3)
@@ -66,6 +69,8 @@ def test_the_model_is_that_of_the_local_engine(tmp_path: Path, monkeypatch: pyte
     assert len(set(models["ray"])) == 3  # every round changed the model
     assert seen["ray"] == seen["local"]
     assert {site for site, kind in seen["ray"] if kind == "train"} == {"H1", "H2", "H3"}
+    after = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
+    assert after == before, "another Ray of this process would look for a token that is gone"
 
 
 def test_a_hospital_at_work_is_not_waited_for_when_the_grid_closes() -> None:

@@ -96,7 +96,6 @@ NORMAL = (
     "US, corners",
     "CR, MONOCHROME1",
     "CT, report in its description",
-    "CT, size of a screen",
     "US, YBR_FULL",
     "US, only the palette shows it",
     "US, the palette hides it",
