@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?= runs/demo
 
-.PHONY: demo test test-deep test-live lint check benchmark privacy clean help
+.PHONY: demo test test-deep test-live proto lint check benchmark privacy clean help
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -30,6 +30,9 @@ test-deep: $(READY) ## five times as many random files; others with FEDWARD_RAND
 
 test-live: $(READY) ## a coordinator and three hospitals as processes of their own, disturbed and attacked in every way (about an hour)
 	$(BIN)/python -m pytest -q -m live tests
+
+proto: $(READY) ## the code for the audit exchange, from its .proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. compliance/proto/audit.proto
 
 lint: $(READY) ## style, types, floors
 	$(BIN)/ruff check .

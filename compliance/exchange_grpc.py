@@ -64,7 +64,7 @@ class Papers:
     authority: bytes
 
 
-class _Servicer(AuditExchangeServicer):  # type: ignore[misc]  # the generated class has no types
+class _Servicer(AuditExchangeServicer):
     def __init__(self, office: Office, members: Callable[[], Mapping[bytes, str]]) -> None:
         self._office, self._members = office, members
 
@@ -74,12 +74,12 @@ class _Servicer(AuditExchangeServicer):  # type: ignore[misc]  # the generated c
             context.abort(grpc.StatusCode.PERMISSION_DENIED, "the key of the certificate is no member's")
         try:
             return self._office.turn(site, request)
-        except PolicyError as error:
-            _LOG.warning("%s: %s", site, error.message)
-            context.abort(grpc.StatusCode.PERMISSION_DENIED, error.message)
         except FedwardError as error:
             _LOG.warning("%s: %s", site, error.message)
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.message)
+            denied = isinstance(error, PolicyError)
+            code = grpc.StatusCode.PERMISSION_DENIED if denied else grpc.StatusCode.FAILED_PRECONDITION
+            context.abort(code, error.message)
+            raise  # abort has raised already
 
 
 def _key_of(context: grpc.ServicerContext) -> bytes:
@@ -103,7 +103,7 @@ def serve(address: str, papers: Papers, members: Callable[[], Mapping[bytes, str
         UsageError: The address is in use, or the papers are none.
     """
     server = grpc.server(ThreadPoolExecutor(_THREADS), options=_LISTENING, maximum_concurrent_rpcs=4 * _THREADS)
-    add_AuditExchangeServicer_to_server(_Servicer(office, members), server)
+    add_AuditExchangeServicer_to_server(_Servicer(office, members), server)  # type: ignore[no-untyped-call]
     credentials = grpc.ssl_server_credentials(
         [(papers.key, papers.certificate)], root_certificates=papers.authority, require_client_auth=True
     )
@@ -130,7 +130,7 @@ class Caller:
         credentials = grpc.ssl_channel_credentials(papers.authority, papers.key, papers.certificate)
         self._address = address
         self._channel = grpc.secure_channel(address, credentials, options=_LIMITS)
-        self._stub = AuditExchangeStub(self._channel)
+        self._stub = AuditExchangeStub(self._channel)  # type: ignore[no-untyped-call]
 
     def turn(self, request: TurnRequest) -> TurnReply:
         """One turn.

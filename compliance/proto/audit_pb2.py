@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63ompliance/proto/audit.proto\x12\x10\x66\x65\x64ward.audit.v1\";\n\x05Proof\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\"X\n\x04Head\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x13\n\x0b\x65ndorsement\x18\x02 \x01(\x0c\x12\'\n\x06proofs\x18\x03 \x03(\x0b\x32\x17.fedward.audit.v1.Proof\"9\n\x0b\x43osignature\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0c\n\x04line\x18\x03 \x01(\x0c\"$\n\x04Seen\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"\x8d\x01\n\x0bTurnRequest\x12#\n\x03own\x18\x01 \x01(\x0b\x32\x16.fedward.audit.v1.Head\x12\x33\n\x0c\x63osignatures\x18\x02 \x03(\x0b\x32\x1d.fedward.audit.v1.Cosignature\x12$\n\x04seen\x18\x03 \x03(\x0b\x32\x16.fedward.audit.v1.Seen\"\x8a\x01\n\tTurnReply\x12&\n\x06others\x18\x01 \x03(\x0b\x32\x16.fedward.audit.v1.Head\x12\x33\n\x0c\x63osignatures\x18\x02 \x03(\x0b\x32\x1d.fedward.audit.v1.Cosignature\x12\x0e\n\x06wanted\x18\x03 \x03(\x04\x12\x10\n\x08\x63onflict\x18\x04 \x01(\t2S\n\rAuditExchange\x12\x42\n\x04Turn\x12\x1d.fedward.audit.v1.TurnRequest\x1a\x1b.fedward.audit.v1.TurnReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63ompliance/proto/audit.proto\x12\x10\x66\x65\x64ward.audit.v1\";\n\x05Proof\x12\x10\n\x08old_size\x18\x01 \x01(\x04\x12\x10\n\x08new_size\x18\x02 \x01(\x04\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\"X\n\x04Head\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x13\n\x0b\x65ndorsement\x18\x02 \x01(\x0c\x12\'\n\x06proofs\x18\x03 \x03(\x0b\x32\x17.fedward.audit.v1.Proof\"9\n\x0b\x43osignature\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0c\n\x04line\x18\x03 \x01(\x0c\"$\n\x04Seen\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"\x8d\x01\n\x0bTurnRequest\x12#\n\x03own\x18\x01 \x01(\x0b\x32\x16.fedward.audit.v1.Head\x12\x33\n\x0c\x63osignatures\x18\x02 \x03(\x0b\x32\x1d.fedward.audit.v1.Cosignature\x12$\n\x04seen\x18\x03 \x03(\x0b\x32\x16.fedward.audit.v1.Seen\"x\n\tTurnReply\x12&\n\x06others\x18\x01 \x03(\x0b\x32\x16.fedward.audit.v1.Head\x12\x33\n\x0c\x63osignatures\x18\x02 \x03(\x0b\x32\x1d.fedward.audit.v1.Cosignature\x12\x0e\n\x06wanted\x18\x03 \x03(\x04\x32S\n\rAuditExchange\x12\x42\n\x04Turn\x12\x1d.fedward.audit.v1.TurnRequest\x1a\x1b.fedward.audit.v1.TurnReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,8 +41,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEEN']._serialized_end=296
   _globals['_TURNREQUEST']._serialized_start=299
   _globals['_TURNREQUEST']._serialized_end=440
-  _globals['_TURNREPLY']._serialized_start=443
-  _globals['_TURNREPLY']._serialized_end=581
-  _globals['_AUDITEXCHANGE']._serialized_start=583
-  _globals['_AUDITEXCHANGE']._serialized_end=666
+  _globals['_TURNREPLY']._serialized_start=442
+  _globals['_TURNREPLY']._serialized_end=562
+  _globals['_AUDITEXCHANGE']._serialized_start=564
+  _globals['_AUDITEXCHANGE']._serialized_end=647
 # @@protoc_insertion_point(module_scope)

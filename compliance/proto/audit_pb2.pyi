@@ -55,13 +55,11 @@ class TurnRequest(_message.Message):
     def __init__(self, own: _Optional[_Union[Head, _Mapping]] = ..., cosignatures: _Optional[_Iterable[_Union[Cosignature, _Mapping]]] = ..., seen: _Optional[_Iterable[_Union[Seen, _Mapping]]] = ...) -> None: ...
 
 class TurnReply(_message.Message):
-    __slots__ = ("others", "cosignatures", "wanted", "conflict")
+    __slots__ = ("others", "cosignatures", "wanted")
     OTHERS_FIELD_NUMBER: _ClassVar[int]
     COSIGNATURES_FIELD_NUMBER: _ClassVar[int]
     WANTED_FIELD_NUMBER: _ClassVar[int]
-    CONFLICT_FIELD_NUMBER: _ClassVar[int]
     others: _containers.RepeatedCompositeFieldContainer[Head]
     cosignatures: _containers.RepeatedCompositeFieldContainer[Cosignature]
     wanted: _containers.RepeatedScalarFieldContainer[int]
-    conflict: str
-    def __init__(self, others: _Optional[_Iterable[_Union[Head, _Mapping]]] = ..., cosignatures: _Optional[_Iterable[_Union[Cosignature, _Mapping]]] = ..., wanted: _Optional[_Iterable[int]] = ..., conflict: _Optional[str] = ...) -> None: ...
+    def __init__(self, others: _Optional[_Iterable[_Union[Head, _Mapping]]] = ..., cosignatures: _Optional[_Iterable[_Union[Cosignature, _Mapping]]] = ..., wanted: _Optional[_Iterable[int]] = ...) -> None: ...

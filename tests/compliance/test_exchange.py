@@ -1,0 +1,295 @@
+"""The audit exchange: sites become each other's witnesses through a coordinator that nobody needs to believe."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from compliance.checkpoint import Quorum, Signed, satisfied
+from compliance.endorse import Endorsement, coordinator_origin, site_origin
+from compliance.exchange import Correspondent, Relay, Turned
+from compliance.exchange_grpc import Caller, Papers, serve
+from compliance.log import Action, AuditLog, Entry, Outcome
+from compliance.note import Signer
+from compliance.proto.audit_pb2 import Head, TurnReply, TurnRequest
+from compliance.trail import Trail
+from compliance.verify import cosigners
+from compliance.witness import Witness
+from server.authority import plan_of
+from server.members import Members
+from shared.certificates import read
+from shared.charter import Charter, CharterMember
+from shared.errors import PolicyError, ProtocolError
+from shared.link_keys import read_key
+from tests.federation import members as fed
+from tests.federation.links import HOST, Credentials, Desk, free_port
+
+SITES = ("H1", "H2", "H3")
+
+
+@dataclass
+class Party:
+    """One site, or the coordinator, with its log and its witness."""
+
+    name: str
+    folder: Path
+    signer: Signer
+    endorsement: Endorsement
+    charter: Charter
+    authority: Path
+    said: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Begin with what is on the disk alone."""
+        self.trail = Trail(self.folder, self.signer)
+        self.side = Correspondent(
+            self.trail,
+            self.endorsement,
+            lambda known: Witness(self.folder / "witness", self.signer, known),
+            lambda: self.charter,
+            lambda: read(self.authority, count=1)[0],
+            known=self.folder / "known",
+        )
+
+    def write(self, count: int = 3) -> None:
+        with AuditLog(self.folder / "log.jsonl", site=self.name, subject_key=b"k") as log:
+            log.append_many([Entry(Action.ROUND, Outcome.OK, round=number) for number in range(count)])
+
+    def publish(self, count: int = 3) -> Signed:
+        self.write(count)
+        return self.trail.checkpoint()
+
+    def turn(self, relay: Relay) -> Turned:
+        asked = self.side.offer()
+        done = self.side.take(asked, relay.turn(self.name, asked))
+        self.said += done.problems
+        return done
+
+    def cosigned(self) -> set[str]:
+        """Who has cosigned its newest checkpoint."""
+        newest = self.trail.newest()
+        assert newest is not None
+        return set(cosigners(newest.note, self.side.vouched().sites))
+
+
+@dataclass
+class World:
+    desk: Desk
+    parties: dict[str, Party]
+    shown: dict[str, Credentials]
+
+    @property
+    def relay(self) -> Relay:
+        return Relay(lambda: {name: one.signer.name for name, one in self.parties.items()})
+
+    def turns(self, relay: Relay, rounds: int = 3, *left_out: str) -> None:
+        for _ in range(rounds):
+            for name, party in self.parties.items():
+                if name not in left_out:
+                    party.turn(relay)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    desk = Desk.make(tmp_path)
+    identities = {site: Ed25519PrivateKey.generate() for site in SITES}
+    public = {site: key.public_key().public_bytes_raw() for site, key in identities.items()}
+    shown = {site: desk.admit(site, identities[site]) for site in SITES}
+    plan = plan_of(desk.coordinator)
+    members = tuple(CharterMember(site, public[site].hex()) for site in SITES)
+    charter = fed.masked(members, 3, {}, coordinator=plan)
+    authority = desk.coordinator.authority_path
+    parties = {}
+    for site in SITES:
+        signer = Signer(site_origin(site, public[site]), Ed25519PrivateKey.generate())
+        endorsed = Endorsement.make(signer.name, signer.public, identities[site])
+        parties[site] = Party(site, tmp_path / site, signer, endorsed, charter, authority)
+    signer = Signer(coordinator_origin(plan.name, plan.authority), Ed25519PrivateKey.generate())
+    endorsed = Endorsement.make(signer.name, signer.public, read_key(desk.coordinator.authority_key_path))
+    parties[plan.name] = Party(plan.name, tmp_path / "coordinator", signer, endorsed, charter, authority)
+    return World(desk, parties, shown)
+
+
+def test_every_site_has_a_quorum_after_three_turns(world: World) -> None:
+    relay = world.relay
+    for party in world.parties.values():
+        party.publish()
+    world.turns(relay)
+    for site in SITES:
+        party = world.parties[site]
+        newest = party.trail.newest()
+        assert newest is not None
+        assert len(party.cosigned()) == 2
+        assert satisfied(newest.note, Quorum(party.side.vouched().sites))[0]
+        assert not party.said
+    assert len(world.parties["hub"].cosigned()) == 3
+    for party in world.parties.values():  # the logs go on, and are proven to
+        party.publish(5)
+    world.turns(relay)
+    assert {len(world.parties[site].cosigned()) for site in SITES} == {2}
+    assert not [line for party in world.parties.values() for line in party.said]
+
+
+def test_a_log_that_runs_ahead_in_every_turn_is_cosigned_all_the_same(world: World) -> None:
+    relay = world.relay
+    for _ in range(6):
+        for party in world.parties.values():
+            party.publish(2)
+            party.turn(relay)
+    for site in SITES:
+        party = world.parties[site]
+        notes = [party.trail.at(size).note for size in party.trail.sizes()]
+        assert sum(satisfied(note, Quorum(party.side.vouched().sites))[0] for note in notes) >= 1
+        assert not party.said
+
+
+def test_who_lost_his_memory_goes_on_where_he_was(world: World) -> None:
+    """What a correspondent has on disk is enough: a process that is started again asks anew."""
+    relay = world.relay
+    for party in world.parties.values():
+        party.publish()
+    world.turns(relay)
+    world.parties["H2"].start()
+    for party in world.parties.values():
+        party.publish()
+    world.turns(world.relay, 5)  # and the coordinator was started again too
+    assert {len(world.parties[site].cosigned()) for site in SITES} == {2}
+
+
+def test_a_hospital_that_shows_two_histories_is_found_out_and_marked(world: World, tmp_path: Path) -> None:
+    relay, liar = world.relay, world.parties["H3"]
+    for party in world.parties.values():
+        party.publish()
+    world.turns(relay)
+    forged = tmp_path / "forged"
+    with AuditLog(forged / "log.jsonl", site="H3", subject_key=b"k") as log:
+        log.append_many([Entry(Action.TRAIN, Outcome.OK, round=number) for number in range(3)])
+    other = Trail(forged, liar.signer).checkpoint()
+    assert other.size == 3
+    asked = TurnRequest(own=Head(checkpoint=other.raw, endorsement=liar.side.offer().own.endorsement))
+    relay.turn("H3", asked)
+    done = world.parties["H1"].turn(relay)
+    assert [(one.action, one.outcome) for one in done.entries] == [(Action.WITNESS, Outcome.REFUSED)]
+    assert "two heads" in done.problems[0]
+    witness = Witness(world.parties["H1"].folder / "witness", world.parties["H1"].signer, {})
+    assert list(witness.marked()) == [liar.signer.name]
+    assert "before a person decides" in world.parties["H1"].turn(relay).problems[0]
+    assert not world.parties["H1"].turn(relay).problems, "it is said once"
+
+
+def test_a_party_shows_its_own_log_alone(world: World) -> None:
+    relay = world.relay
+    for party in world.parties.values():
+        party.publish()
+    with pytest.raises(PolicyError, match="the checkpoint is one of"):
+        relay.turn("H1", world.parties["H2"].side.offer())
+    with pytest.raises(PolicyError, match="has no log"):
+        relay.turn("H9", TurnRequest())
+    with pytest.raises(ProtocolError, match="is no checkpoint"):
+        relay.turn("H1", TurnRequest(own=Head(checkpoint=b"x")))
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "endorsement", "proofs", "cosignatures"])
+def test_a_coordinator_that_alters_what_it_carries_gets_nothing_cosigned(world: World, what: str) -> None:
+    relay = world.relay
+    for party in world.parties.values():
+        party.publish()
+    one = world.parties["H1"]
+    if what == "proofs":
+        world.turns(relay, 3)
+        for party in world.parties.values():
+            party.publish()
+            party.turn(relay)
+    elif what == "cosignatures":
+        world.turns(relay, 1)
+        world.turns(relay, 1, "H1")
+    else:
+        world.turns(relay, 1, "H1")
+    asked = one.side.offer()
+    reply = relay.turn("H1", asked)
+    before = one.cosigned()
+    spoilt(reply, what)
+    done = one.side.take(asked, reply)
+    assert done.problems
+    assert (done.cosigned, done.received) == (3 if what == "cosignatures" else 0, 0)
+    assert one.cosigned() == before
+    one.turn(relay)
+    one.turn(relay)
+    if what == "cosignatures":
+        assert len(one.cosigned()) == 2, "what was spoilt once keeps nobody from the next"
+
+
+def spoilt(reply: TurnReply, what: str) -> None:
+    for head in reply.others:
+        if what == "checkpoint":
+            head.checkpoint = head.checkpoint.replace(b"\n3\n", b"\n4\n")
+        elif what == "endorsement":
+            head.endorsement = head.endorsement.replace(b'"log_key":"', b'"log_key":"00')[:-3] + b'0"}'
+        elif what == "proofs":
+            for proof in head.proofs:
+                proof.hashes[0] = bytes(32)
+    for given in reply.cosignatures:
+        if what == "cosignatures":
+            given.line = given.line[:-9] + b"AAAAAAA=\n"
+
+
+def test_over_the_network_with_certificates_of_the_federation(world: World) -> None:
+    for party in world.parties.values():
+        party.publish()
+    with answered(world) as port, ExitStack() as stack:
+        callers = {site: caller(world, site, port) for site in SITES}
+        for one in callers.values():
+            stack.callback(one.close)
+        for _ in range(5):
+            threads = [threading.Thread(target=call, args=(world.parties[site], callers[site])) for site in SITES]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    assert {len(world.parties[site].cosigned()) for site in SITES} == {2}
+
+
+def test_strangers_are_not_answered(world: World) -> None:
+    world.parties["H1"].publish()
+    with answered(world) as port:
+        stranger = world.desk.credentials("H9")  # of the authority, and no member
+        one = Caller(f"{HOST}:{port}", papers(world, stranger))
+        with pytest.raises(ProtocolError, match="no member's"):
+            one.turn(TurnRequest())
+        one.close()
+        (elsewhere := world.desk.safe.parent / "elsewhere").mkdir()
+        shown = Desk.make(elsewhere).credentials("H1")
+        foreign = Caller(f"{HOST}:{port}", papers(world, shown))
+        with pytest.raises(ProtocolError, match="does not answer"):
+            foreign.turn(TurnRequest())
+        foreign.close()
+
+
+def call(party: Party, one: Caller) -> None:
+    asked = party.side.offer()
+    party.said += party.side.take(asked, one.turn(asked)).problems
+
+
+def papers(world: World, shown: Credentials) -> Papers:
+    key = shown.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return Papers(shown.certificate.read_bytes(), key, world.desk.coordinator.authority_path.read_bytes())
+
+
+def caller(world: World, site: str, port: int) -> Caller:
+    return Caller(f"{HOST}:{port}", papers(world, world.shown[site]))
+
+
+@contextmanager
+def answered(world: World) -> Iterator[int]:
+    one = world.desk.coordinator
+    own = Papers(one.gate_path.read_bytes(), one.gate_key_path.read_bytes(), one.authority_path.read_bytes())
+    with serve(f"{HOST}:{free_port()}", own, Members(one), world.relay) as port:
+        yield port
