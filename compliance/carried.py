@@ -21,7 +21,7 @@ from shared.certificates import pem
 from shared.charter import Charter
 from shared.errors import ProtocolError, UsageError
 from shared.faults import words_of
-from shared.files import write_json
+from shared.files import canonical_json, write_json
 
 MAX_FILE: Final = 1 << 20  # bytes
 _MAX_PROOFS: Final = 64
@@ -77,7 +77,7 @@ class _File(BaseModel):
         Raises:
             ProtocolError: The charter does not know him, or his endorsement does not hold.
         """
-        one = Endorsement.parse(canonical(self.endorsement))
+        one = Endorsement.parse(canonical_json(self.endorsement))
         try:
             certificate = x509.load_pem_x509_certificate(self.authority.encode()) if self.authority else None
         except ValueError as error:
@@ -117,15 +117,6 @@ class Answer(_File):
     have: _Size | None = None
 
 
-def canonical(value: object) -> str:
-    """``value`` as JSON again."""
-    return _Any(value=value).model_dump_json()[len('{"value":') : -1]
-
-
-class _Any(BaseModel):
-    value: Any
-
-
 def offer(
     trail: Trail, endorsement: Endorsement, authority: x509.Certificate | None = None, have: tuple[int, ...] = ()
 ) -> Offer:
@@ -137,9 +128,7 @@ def offer(
     """
     newest = trail.newest()
     if newest is None:
-        raise UsageError(
-            f"{trail.folder} has no checkpoint yet", hint="publish one: 'fedward audit checkpoints --publish'"
-        )
+        raise UsageError(f"{trail.folder} has no checkpoint yet", hint="run 'fedward audit checkpoints --publish'")
     wanted = {0, *cosigned_sizes(trail).values(), *have}
     sizes = sorted(size for size in wanted if size <= newest.size)[-_MAX_PROOFS:]
     proofs = []
@@ -155,7 +144,7 @@ def offer(
 
 
 def cosigned_sizes(trail: Trail) -> dict[str, int]:
-    """The greatest size that each witness has cosigned of this log, by its name, as far as its cosignature came back."""
+    """The greatest size that each witness has cosigned of this log, by name, as far as its cosignature came back."""
     found: dict[str, int] = {}
     for size in trail.sizes():
         for name, _, _ in trail.at(size).note.signatures:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -75,12 +74,6 @@ class Place:
     def witness_folder(self) -> Path:
         """What it has witnessed of others."""
         return self.audit / FOLDER
-
-    @property
-    def authority(self) -> x509.Certificate | None:
-        """The certificate of the coordinator's authority, where it lies here."""
-        path = self.folder / ("link/authority.pem" if self.site else "authority.pem")
-        return read(path, count=1)[0] if path.exists() else None
 
     @property
     def endorsement(self) -> Endorsement:

@@ -243,6 +243,15 @@ class Trail:
         """
         return nth_line(self.folder / LOG, index)
 
+    def require_leaf(self, index: int, line: bytes) -> None:
+        """Refuse a line that is not the one that the tree has for entry ``index``.
+
+        Raises:
+            RecordError: It was altered since it was published.
+        """
+        if leaf_hash(line) != self._tree.leaf(index):
+            raise RecordError(f"entry {index} of {self.folder / LOG} was altered since it was published", hint=_KEEP)
+
     def _proved(self, signed: Signed, prove: Callable[[], _Proof]) -> _Proof:
         with self._alone():
             try:

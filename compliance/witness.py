@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Final
 from urllib.parse import quote, unquote
 
 from compliance.checkpoint import Signed
-from compliance.log import Action, Entry, Outcome, Scalar
+from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
 from compliance.note import Signer, lines_of, write_note
 from compliance.verify import EMPTY_ROOT, Checkpoint, Key, Note, NotVerifiedError, root_from_consistency
 from shared.errors import PolicyError, ProtocolError, RecordError, UsageError
@@ -191,6 +191,11 @@ class Witness:
         seen = self.state(origin)
         return seen.size if seen else 0
 
+    def origins(self) -> list[str]:
+        """The logs that this witness has a state or a mark of."""
+        names = {unquote(path.stem) for kind in ("*.note", "*.split") for path in self._folder.glob(kind)}
+        return sorted(names)
+
     def marked(self) -> dict[str, str]:
         """The origins that showed two histories, each with the file of the evidence."""
         found = {}
@@ -223,7 +228,7 @@ class Witness:
         for row in rows:
             if row.get("action") == Action.WITNESS and row.get("outcome") == Outcome.OK:
                 detail = row.get("detail") or {}
-                if "decision" in detail:
+                if detail.get("decision") == Decision.ANEW:
                     newest.pop(str(detail.get("origin")), None)
                 elif "size" in detail:
                     newest[str(detail["origin"])] = int(detail["size"]), str(detail["root"])
@@ -232,25 +237,22 @@ class Witness:
             if seen is None or seen.size < size or (seen.size == size and seen.root.hex() != root):
                 raise self._set_back(origin, seen, size)
 
-    def decide(self, origin: str, decision: Decision, *, who: str, why: str) -> Entry:
-        """Take the mark off ``origin``; the evidence stays.
-
-        Returns:
-            What to append to the audit log, before anything is cosigned again.
+    def decide(self, log: AuditLog, origin: str, decision: Decision, *, who: str, why: str) -> None:
+        """Take the mark off ``origin``, once that is recorded in ``log``; the evidence stays.
 
         Raises:
             UsageError: It is not marked.
-            OutputError: The folder cannot be written.
+            RecordError: It cannot be recorded, so that the mark stays.
         """
         with self._alone():
             mark = self._mark_path(origin)
             if not mark.exists():
-                raise UsageError(f"{origin} is not marked", hint="see 'audit witness status'")
+                raise UsageError(f"{origin} is not marked", hint="see 'fedward audit witness status'")
+            detail = {"origin": origin, "decision": decision.value, "who": who, "why": why}
+            log.append(Entry(Action.WITNESS, Outcome.OK, detail=detail))
             if decision is Decision.ANEW:
                 self._state_path(origin).unlink(missing_ok=True)
             mark.unlink()
-        detail = {"origin": origin, "decision": decision.value, "who": who, "why": why}
-        return Entry(Action.WITNESS, Outcome.OK, detail=detail)
 
     def _checked(self, raw: bytes) -> Signed:
         try:
