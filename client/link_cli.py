@@ -34,8 +34,9 @@ def start_command(
 ) -> None:
     """Connect the node to the coordinator of its charter, and answer what it asks for, until SIGTERM or Ctrl-C.
 
-    The node calls the coordinator; nobody can call the node. Only what is installed here is run. A coordinator that
-    cannot be reached is tried again for ever, and a process that ends is started again after 1 to 60 s.
+    The node calls the coordinator; nobody can call the node. Only what is installed here is run. Beside the connection
+    that trains, a second one, at the port above, makes the members witnesses of each other's audit logs. A coordinator
+    that cannot be reached is tried again for ever, and a process that ends is started again after 1 to 60 s.
 
     HTTPS_PROXY, ALL_PROXY and NO_PROXY are followed; TLS is with the coordinator alone in any case.
 
@@ -68,7 +69,8 @@ def start_command(
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_HOME": str(folder.absolute() / "flower"),
         }
-        status = Supervisor([Child("link", command, quiet)], say=_say).run()
+        record = [sys.executable, "-P", "-m", "client.record_link", str(opened.folder.absolute())]
+        status = Supervisor([Child("link", command, quiet), Child("record", record, quiet)], say=_say).run()
     if status:
         raise typer.Exit(status)
 

@@ -54,6 +54,19 @@ class DevicePlan:
 
 
 @dataclass(frozen=True)
+class RecordPlan:
+    """Who must have seen this hospital's audit log before it trains, the ``[record]`` table.
+
+    Attributes:
+        witnesses: So many other hospitals must have cosigned one checkpoint; the coordinator does not count.
+        hours: And the newest such checkpoint may be so old.
+    """
+
+    witnesses: int = 2
+    hours: float = 24.0
+
+
+@dataclass(frozen=True)
 class HospitalPolicy:
     """What a hospital allows.
 
@@ -67,6 +80,7 @@ class HospitalPolicy:
         purposes: Only charters for one of these, word for word; None allows the node's own.
         countries: Only charters whose coordinator and members all say that they are in one of these; None: anywhere.
         device: Where networks run.
+        record: Who must have seen the audit log before a round of training; None asks for nobody.
     """
 
     require_masks: bool = True
@@ -78,6 +92,7 @@ class HospitalPolicy:
     purposes: tuple[str, ...] | None = None
     countries: tuple[str, ...] | None = None
     device: DevicePlan = DevicePlan()
+    record: RecordPlan | None = None
 
     @classmethod
     def load(cls, folder: Path, *, virtual: bool = False) -> Self:
@@ -162,6 +177,13 @@ class DeviceTable(_Strict):
     deterministic: bool = DevicePlan.deterministic
 
 
+class RecordTable(_Strict):
+    """The ``[record]`` table."""
+
+    witnesses: Annotated[int, Field(ge=1, le=100)] = RecordPlan.witnesses
+    hours: Annotated[float, Field(gt=0, le=10_000)] = RecordPlan.hours
+
+
 class PolicyForm(_Strict):
     """The file, entry by entry; None is what was left out."""
 
@@ -174,6 +196,7 @@ class PolicyForm(_Strict):
     purposes: Annotated[list[_Purpose], Field(min_length=1, max_length=100)] | None = None
     countries: Annotated[list[_Country], Field(min_length=1, max_length=250)] | None = None
     device: DeviceTable = DeviceTable()
+    record: RecordTable | None = None
 
 
 @functools.lru_cache(maxsize=256)
@@ -211,7 +234,9 @@ def _given(form: PolicyForm) -> dict[str, Any]:
     """What the file says, as plain values; what it leaves out keeps its default."""
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
-        for name in form.model_fields_set - {"device"}
+        for name in form.model_fields_set - {"device", "record"}
         if (value := getattr(form, name)) is not None
     }
+    if form.record is not None:
+        values["record"] = RecordPlan(form.record.witnesses, form.record.hours)
     return values | {"device": DevicePlan(form.device.use, form.device.deterministic)}

@@ -17,12 +17,14 @@ from client.cohort import Cohort, Split
 from client.eligible import eligible
 from client.paying import pay, require_no_budget
 from client.policy import affordable, decide, policy_of
+from client.record import check_shown, require_witnessed, shown
 from client.scoring import bounded, score
 from client.session import Session
 from client.training.device import computing, device
 from client.training.loop import TrainOutcome, price, train_round, usable
 from client.training.shared_sum import shared_sum
 from compliance.log import Action, Outcome, Scalar
+from compliance.trail import Occasion
 from shared.charter import Charter, PrivacyPlan, TaskPlan
 from shared.errors import PolicyError, ProtocolError
 from shared.header import Header
@@ -97,6 +99,7 @@ class Rounds:
 
     def _train(self, request: TrainRequest) -> RecordDict:
         session, header = self.session, request.header
+        require_witnessed(session.node)
         privacy = session.charter.privacy
         bench = self._prepare(request, training=True)
         names = TRAIN_SUMS if privacy.mode == "off" and session.charter.scores_leave else ()
@@ -128,7 +131,8 @@ class Rounds:
                 metrics = bounded(dict(zip(names, sums, strict=True)))
                 weight = float(sum(patient.slices for patient in bench.train)) if receipt is None else 1.0
                 body, done = _body(masking, update, weight, metrics)
-            reply = TrainReply(header, session.node.site, body).to_record()
+            record = shown(session, Occasion.ROUND_START)
+            reply = TrainReply(header, session.node.site, body, record).to_record()
         facts = {"steps": outcome.steps, "noise": outcome.noise, "unusable": outcome.unusable, **done}
         if outcome.micro_batch:
             facts["micro_batch"] = outcome.micro_batch
@@ -145,7 +149,8 @@ class Rounds:
             body: PlainSums | MaskedBody = PlainSums(sums)
             if masking is not None:
                 body, _ = masking.mask(masks.NO_UPDATE, 1.0, sums)
-            reply = EvaluateReply(header, session.node.site, body).to_record()
+            record = shown(session, Occasion.ROUND_START)
+            reply = EvaluateReply(header, session.node.site, body, record).to_record()
         return session.sent(Action.EVALUATE, header, reply, {"masked": masking is not None})
 
     def _prepare(self, request: TrainRequest | EvaluateRequest, *, training: bool) -> _Bench:
@@ -156,6 +161,7 @@ class Rounds:
             ProtocolError: The model is not what the header says, or not one for this network.
         """
         header = request.header
+        check_shown(self.session.node, request.record)
         # First without looking at any image, as if there were patients enough; then with those that there are.
         self._decide(header, None, training=training)
         bench = self._bench(header.task)

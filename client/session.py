@@ -14,13 +14,14 @@ from typing import IO, Final, Protocol, Self, TypeVar
 from flwr.app import RecordDict
 
 from client.node import Node
+from compliance.checkpoint import head_of
 from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
 from shared.charter import Charter
 from shared.errors import BudgetError, FedwardError, PolicyError, ProtocolError, RecordError, UsageError
 from shared.files import locked
 from shared.header import Header
 from shared.records import record_bytes
-from shared.wire import Refusal, RefusalCode
+from shared.wire import Refusal, RefusalCode, record_in
 
 LOCK = "session.lock"
 """Held by the process that answers for a node."""
@@ -116,6 +117,7 @@ class Session:
             request = read(content)
             header = request.header
             received: dict[str, Scalar] = {"bytes": record_bytes(content), "model": header.model}
+            received |= head_of(record_in(content))
             self.log.append(self.entry(Action.MESSAGE_IN, Outcome.OK, header, received))
             self._require_run(header)
             return act(request)

@@ -7,9 +7,10 @@ checks them is :mod:`compliance.verify`, which needs nothing of fedward.
 from dataclasses import dataclass
 from functools import cached_property
 
+from compliance.log import Scalar
 from compliance.note import Signer, write_note
 from compliance.verify import Checkpoint, Key, Note, NotVerifiedError, cosigners, signed_checkpoint
-from shared.errors import RecordError
+from shared.errors import ProtocolError, RecordError
 
 
 @dataclass(frozen=True)
@@ -91,3 +92,20 @@ def satisfied(note: Note, policy: Quorum) -> tuple[bool, str]:
         return False, str(error)
     names = ", ".join(seen) or "nobody"
     return len(seen) >= policy.needed, f"cosigned by {names}: {len(seen)} of {policy.needed} that are needed"
+
+
+def head_of(shown: str) -> dict[str, Scalar]:
+    """What an entry of another log says of a checkpoint that came with a message; nothing where there was none.
+
+    Only its form is looked at: who signed it is the witnesses' question.
+
+    Raises:
+        ProtocolError: It is no checkpoint.
+    """
+    if not shown:
+        return {}
+    try:
+        found = Checkpoint.parse(Note.parse(shown.encode()).text)
+    except NotVerifiedError as error:
+        raise ProtocolError(f"the message carries no checkpoint: {error}", hint="send the note as it is") from error
+    return {"log": found.origin, "log_size": found.size, "log_root": found.root.hex()}

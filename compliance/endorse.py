@@ -6,7 +6,7 @@ needs nothing but its charter to know whose checkpoint it cosigns, and the log k
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -217,14 +217,38 @@ def vouched(
     Raises:
         ProtocolError: An endorsement does not hold, or ``authority`` is not the charter's.
     """
-    known = origins(charter)
-    members = {site_origin(one.name, bytes.fromhex(one.identity)): one for one in charter.members if one.identity}
+    identities = {one.name: bytes.fromhex(one.identity) for one in charter.members if one.identity}
+    above = next((origin for origin, name in origins(charter).items() if name not in identities), "")
+    return vouched_by(identities, endorsements, above, lambda: _authority_key(charter, authority), now=now)
+
+
+def vouched_by(
+    identities: Mapping[str, bytes],
+    endorsements: Iterable[Endorsement],
+    above: str = "",
+    authority: Callable[[], ec.EllipticCurvePublicKey] | None = None,
+    *,
+    now: datetime | None = None,
+) -> Vouched:
+    """As :func:`vouched`, where the parties are named one by one.
+
+    Args:
+        identities: Raw identity keys by site.
+        endorsements: As they came.
+        above: The origin of the coordinator's log; empty where there is none.
+        authority: The key that vouches for that.
+        now: The time; the clock's where None.
+
+    Raises:
+        ProtocolError: An endorsement does not hold.
+    """
+    members = {site_origin(name, identity): identity for name, identity in identities.items()}
     found: dict[str, Endorsement] = {}
     for one in sorted(endorsements, key=lambda each: each.created):
-        if (member := members.get(one.origin)) is not None:
-            voucher: _Voucher = Ed25519PublicKey.from_public_bytes(bytes.fromhex(member.identity))
-        elif one.origin in known:
-            voucher = _authority_key(charter, authority)
+        if (identity := members.get(one.origin)) is not None:
+            voucher: _Voucher = Ed25519PublicKey.from_public_bytes(identity)
+        elif above and one.origin == above and authority is not None:
+            voucher = authority()
         else:
             continue
         one.check(one.origin, voucher, now=now)

@@ -8,23 +8,20 @@ together, and the same texts go by file (``fedward audit witness export | import
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from cryptography import x509
-
 from compliance.checkpoint import Signed
-from compliance.endorse import Endorsement, Vouched, vouched
+from compliance.endorse import Endorsement, Vouched
 from compliance.log import Entry
 from compliance.note import lines_of
 from compliance.proto.audit_pb2 import Cosignature, Head, Proof, Seen, TurnReply, TurnRequest
 from compliance.trail import Trail
 from compliance.verify import COSIGNATURE, Checkpoint, Key, Note, NotVerifiedError
 from compliance.witness import ConflictError, InconsistentError, Witness
-from shared.charter import Charter
 from shared.errors import FedwardError, PolicyError, ProtocolError, RecordError
 from shared.files import canonical_json, private_folder
 
@@ -151,8 +148,7 @@ class Correspondent:
         trail: Its own log's checkpoints.
         endorsement: Of its own log key.
         witness: Made anew for every turn from the log keys that are vouched for by then.
-        charter: The pinned one, read anew for every turn.
-        authority: The certificate of the coordinator's authority, where there is a coordinator.
+        vouch: Tells of endorsements which log keys the federation's parties vouch for, at this moment.
         known: Folder in which the endorsements that were believed are kept.
     """
 
@@ -161,13 +157,12 @@ class Correspondent:
         trail: Trail,
         endorsement: Endorsement,
         witness: Callable[[Mapping[str, Key]], Witness],
-        charter: Callable[[], Charter],
-        authority: Callable[[], x509.Certificate | None],
+        vouch: Callable[[Iterable[Endorsement]], Vouched],
         *,
         known: Path,
     ) -> None:
         self._trail, self._endorsement, self._make = trail, endorsement, witness
-        self._charter, self._authority, self._known = charter, authority, known
+        self._vouch, self._known = vouch, known
         self._endorsements = believed(known)
         self._wanted: tuple[int, ...] = ()
         self._pending: dict[tuple[str, int], str] = {}
@@ -219,7 +214,7 @@ class Correspondent:
     def vouched(self) -> Vouched:
         """The log keys that the parties of the pinned charter vouched for, as far as they have shown them."""
         own = {self._endorsement.origin: self._endorsement}
-        return vouched(self._charter(), (self._endorsements | own).values(), self._authority())
+        return self._vouch((self._endorsements | own).values())
 
     def _witness(self) -> Witness:
         return self._make(self.vouched().logs)
@@ -233,8 +228,8 @@ class Correspondent:
             before = self._endorsements.get(one.origin)
             if before is not None and before.created >= one.created:
                 return
-            if one.origin not in vouched(self._charter(), [one], self._authority()).logs:
-                return  # of nobody in the charter
+            if one.origin not in self._vouch([one]).logs:
+                return  # of nobody in the federation
             private_folder(self._known)
             one.save(self._known / f"{quote(one.origin, safe='')}.json")
             self._endorsements[one.origin] = one

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Protocol
 
 import grpc
@@ -62,6 +63,20 @@ class Papers:
     certificate: bytes
     key: bytes
     authority: bytes
+
+    @classmethod
+    def read(cls, certificate: Path, key: Path, authority: Path) -> "Papers":
+        """The papers in these files.
+
+        Raises:
+            UsageError: One cannot be read.
+        """
+        try:
+            return cls(certificate.read_bytes(), key.read_bytes(), authority.read_bytes())
+        except OSError as error:
+            raise UsageError(
+                f"cannot read {error.filename}: {error.strerror}", hint="join again, or restore it from a copy"
+            ) from error
 
 
 class _Servicer(AuditExchangeServicer):

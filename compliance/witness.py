@@ -198,10 +198,7 @@ class Witness:
 
     def marked(self) -> dict[str, str]:
         """The origins that showed two histories, each with the file of the evidence."""
-        found = {}
-        for path in sorted(self._folder.glob("*.split")):
-            found[unquote(path.name.removesuffix(".split"))] = path.read_text(encoding="utf-8").strip()
-        return found
+        return split_logs(self._folder)
 
     def entry(self, origin: str) -> Entry:
         """What this witness has seen of ``origin``, for the site's own log: there it is witnessed by the others.
@@ -336,6 +333,14 @@ class Witness:
         private_folder(self._folder)
         with locked(self._folder / "lock", "another process of this site is cosigning", patience=_PATIENCE):
             yield
+
+
+def split_logs(folder: Path) -> dict[str, str]:
+    """The origins that showed the witness in ``folder`` two histories, each with the file of the evidence."""
+    found = {}
+    for path in sorted(folder.glob("*.split")):
+        found[unquote(path.name.removesuffix(".split"))] = path.read_text(encoding="utf-8").strip()
+    return found
 
 
 def _leads(given: Signed, size: int, root: bytes, proof: Sequence[bytes]) -> bool:

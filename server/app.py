@@ -57,6 +57,7 @@ class Settings:
         checkpoint: Whether to keep in ``checkpoint/`` of the output what another process needs to go on with it.
         resume: Whether to go on with a run that was kept so, and to leave out tasks that are finished; keeps a
             checkpoint too.
+        publish: Gives the newest checkpoint of the audit log, which every round shows the sites; None: none is shown.
     """
 
     charter: Path
@@ -69,6 +70,7 @@ class Settings:
     plain: bool = False
     checkpoint: bool = False
     resume: bool = False
+    publish: Callable[[], str] | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Settings":
@@ -192,7 +194,14 @@ def run_task(grid: Grid, settings: Settings, *, on_round: OnRound | None = None)
     )
     with AuditLog(settings.log, site="coordinator", purpose=charter.purpose, subject_key=b"") as log:
         training = FederatedTraining(
-            charter, task, run=settings.run, layout=layout, log=log, on_round=on_round, checkpoint=checkpoint
+            charter,
+            task,
+            run=settings.run,
+            layout=layout,
+            log=log,
+            on_round=on_round,
+            checkpoint=checkpoint,
+            publish=settings.publish,
         )
         log.append(begin)
         members = frozenset(member.name for member in charter.members) if charter.masking else None

@@ -13,7 +13,7 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -62,6 +62,9 @@ class AbsentError(LinkError):
     """Too few sites are connected; the message names those that are not."""
 
 
+Once = TypeVar("Once", int, str)
+
+
 class Line(Protocol):
     """The coordinator's line to its sites, and all else that its run depends on from outside."""
 
@@ -93,8 +96,8 @@ class Line(Protocol):
             LinkError: The link does not work.
         """
 
-    def once(self, name: str, make: Callable[[], int]) -> int:
-        """A number from outside, such as a time: what ``make`` gave when the run came here first."""
+    def once(self, name: str, make: Callable[[], Once]) -> Once:
+        """Something from outside, such as a time: what ``make`` gave when the run came here first."""
 
     def go_on(self) -> bool:
         """Whether to begin again where a run has ended in an error: only where it has been resumed since."""
@@ -236,7 +239,7 @@ class Exchange:
         for site, failure in away.items():
             yield lost[site][-1] if lost.get(site) else Arrival(site, None, failure)
 
-    def once(self, name: str, make: Callable[[], int]) -> int:
+    def once(self, name: str, make: Callable[[], Once]) -> Once:
         """See :class:`Line`; there was nobody here before."""
         return make()
 

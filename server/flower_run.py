@@ -68,6 +68,7 @@ def train(coordinator: Coordinator, run: RunFolder, job: Work) -> None:
     if job.name != run.name:
         raise ProtocolError(f"the task is of run {job.name}, not of {run.name}", hint="resume the run")
     from server.app import Settings, run_tasks  # noqa: PLC0415  # seconds, in which this process must be heard of
+    from server.record import published  # noqa: PLC0415  # as above
 
     settings = Settings(
         charter=run.charter_path,
@@ -78,6 +79,7 @@ def train(coordinator: Coordinator, run: RunFolder, job: Work) -> None:
         poll=POLL,
         checkpoint=True,
         resume=run.resumed,
+        publish=lambda: published(coordinator),
     )
     current = [""]
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from flwr.app import Array, RecordDict
 
-from server.exchange import Arrival, Exchange, Sending, is_lost, nobody, usable
+from server.exchange import Arrival, Exchange, Once, Sending, is_lost, nobody, usable
 from server.sealed import (
     PRIVATE_FOLDER,
     DamagedError,
@@ -261,9 +261,10 @@ class Journaled:
             page.close(failures)
         yield from page.arrivals()
 
-    def once(self, name: str, make: Callable[[], int]) -> int:
+    def once(self, name: str, make: Callable[[], Once]) -> Once:
         """See :class:`server.exchange.Line`."""
-        return int(self._now.value(name, make))
+        found: Once = self._now.value(name, make)
+        return found
 
     def go_on(self) -> bool:
         """See :class:`server.exchange.Line`."""

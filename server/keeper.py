@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
+from compliance.exchange_grpc import PORT_STEP
 from server.coordinator import PRIVATE, Coordinator
 from server.gate import HEALTH, SECRET_HEADER, bound
 from server.within import connected
@@ -27,12 +28,13 @@ _LOCK: Final = "lock"
 _GLANCE: Final = 1.0  # seconds in which who only looks at the lock has looked
 
 
-def keep(folder: Path, *, listen: str | None = None, health: int | None = None) -> int:
+def keep(folder: Path, *, listen: str | None = None, audit_listen: str | None = None, health: int | None = None) -> int:
     """Keep the coordinator in ``folder`` running until SIGTERM or SIGINT; in the main thread of a process.
 
     Args:
         folder: The coordinator's.
         listen: ``IP:PORT`` of the gate; None for the port of its address on all addresses of this machine.
+        audit_listen: ``IP:PORT`` of the audit exchange; None for the port above the gate's, at the same address.
         health: Port of the health service on 127.0.0.1, or None.
 
     Returns:
@@ -48,20 +50,27 @@ def keep(folder: Path, *, listen: str | None = None, health: int | None = None) 
     coordinator = Coordinator.open(folder)
     coordinator.secret()
     place = listen or f"{EVERYWHERE}:{Address.parse(coordinator.address).port}"
-    try:
-        address = Address.parse(place)
-    except ValueError as error:
-        raise UsageError(f"--listen {place}: {error}", hint="for example 0.0.0.0:8443") from error
+    address = _address("--listen", place)
+    audit = audit_listen or str(Address(address.host, address.port + PORT_STEP))
+    beside = _address("--audit-listen", audit)
     private_folder(coordinator.superlink_folder)
     _check_gate(coordinator)
     with alone(coordinator), contextlib.ExitStack() as stack:
-        bound(address.host, address.port).close()  # said now, and not by a part that is started again and again
+        for one in (address, beside):
+            bound(one.host, one.port).close()  # said now, and not by a part that is started again and again
         stack.callback(_clear, coordinator)
-        supervisor = Supervisor(children(coordinator, place), say=say)
+        supervisor = Supervisor(children(coordinator, place, audit), say=say)
         if health is not None:
             stack.enter_context(serve(health, lambda: serving(coordinator)))
         with _told(coordinator, place, lambda: supervisor.pids, say):
             return supervisor.run()
+
+
+def _address(option: str, text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except ValueError as error:
+        raise UsageError(f"{option} {text}: {error}", hint="for example 0.0.0.0:8443") from error
 
 
 def _check_gate(coordinator: Coordinator) -> None:
@@ -81,13 +90,14 @@ def _clear(coordinator: Coordinator) -> None:
             path.unlink(missing_ok=True)
 
 
-def children(coordinator: Coordinator, listen: str) -> list[Child]:
-    """The two parts, in the order in which they start."""
+def children(coordinator: Coordinator, listen: str, audit: str) -> list[Child]:
+    """The three parts, in the order in which they start."""
     environment, folder = coordinator.environment(), str(coordinator.folder.resolve())
     python = (sys.executable, "-P", "-m")
     return [
         Child("link", (*python, "server.flower_link", folder, listen), environment),
         Child("executor", (*python, "server.executor", folder), environment),
+        Child("audit", (*python, "server.record_link", folder, audit), environment),
     ]
 
 

@@ -36,6 +36,12 @@ def start(
         str | None,
         typer.Option(metavar="IP:PORT", help="Where the gate listens. Default: the port of the address, everywhere."),
     ] = None,
+    audit_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IP:PORT", help="Where the audit exchange listens. Default: the port above the gate's, beside it."
+        ),
+    ] = None,
     health: Annotated[
         int | None,
         typer.Option(min=1, max=65535, metavar="PORT", help="Answer questions about its health there, on 127.0.0.1."),
@@ -44,7 +50,8 @@ def start(
     """Run the coordinator in the foreground until SIGTERM or Ctrl-C: the link to the hospitals, and what carries out
     runs.
 
-    Only the gate can be reached from outside, with TLS 1.3 and a certificate of a member. What is started is kept
+    Only the gate and the audit exchange can be reached from outside, by TLS and with a certificate of a member;
+    hospitals look for the exchange at the port above that of the coordinator's address. What is started is kept
     running; a run that was under way when the coordinator ended is not gone on with until 'fedward server resume'.
 
     Exit status 0: it was asked to end. 2: a value is wrong, or the address is in use. 5: DIR cannot be written. 6:
@@ -52,7 +59,7 @@ def start(
     """
     from server.keeper import keep
 
-    raise typer.Exit(keep(folder, listen=listen, health=health))
+    raise typer.Exit(keep(folder, listen=listen, audit_listen=audit_listen, health=health))
 
 
 def run(

@@ -166,7 +166,7 @@ class MaskedAggregation:
         self, request: TrainRequest | EvaluateRequest, size: int, names: tuple[str, ...]
     ) -> tuple[PhaseRecord, Outcome]:
         """A round, and if it fails once more under other keys."""
-        trail = _Trail(request.header)
+        trail, request = _Trail(request.header), replace(request, record=self._phases.shown())
         for attempt in itertools.count(1):
             trail.header = replace(request.header, attempt=attempt)
             again = replace(request, header=trail.header)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import RecordDict
 
+from compliance.checkpoint import head_of
 from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
 from server.exchange import AbsentError, Arrival, Line
 from server.history import PhaseRecord, Traffic
@@ -16,7 +17,7 @@ from server.tally import add_sums
 from shared.errors import ProtocolError
 from shared.header import Header
 from shared.records import record_bytes
-from shared.wire import EvaluateReply, Refusal, TrainReply, kind_of
+from shared.wire import EvaluateReply, Refusal, TrainReply, kind_of, record_in
 from shared.wire_masks import MaskReply
 
 # Reads and checks the answer of a site, takes it in, and returns its sums.
@@ -33,6 +34,7 @@ class _Phase:
     refused: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
+    shown: dict[str, str] = field(default_factory=dict)  # the checkpoint of its log that each site showed
     up: int = 0
     sums: dict[str, float] = field(default_factory=dict)
 
@@ -62,12 +64,26 @@ class Phases:
         log: The coordinator's audit log.
         deadline: Seconds that a phase waits for answers.
         declined: Sites that have refused this run before.
+        publish: Gives the newest checkpoint of ``log``, a signed note; None shows the sites none.
     """
 
-    def __init__(self, line: Line, log: AuditLog, deadline: float, declined: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        line: Line,
+        log: AuditLog,
+        deadline: float,
+        *,
+        declined: Iterable[str] = (),
+        publish: Callable[[], str] | None = None,
+    ) -> None:
         self.line = line
+        self._publish = publish
         self._log, self._deadline = log, deadline
         self._unwilling = dict.fromkeys(declined, "")
+
+    def shown(self) -> str:
+        """The checkpoint of the coordinator's log that all sites are shown in the round under way; may be empty."""
+        return self.line.once("record", self._publish) if self._publish else ""
 
     @property
     def declined(self) -> tuple[str, ...]:
@@ -125,7 +141,7 @@ class Phases:
         for arrival in self.line.ask(contents, kind, self._deadline, enough=enough, sending=sending):
             self._hear(arrival, phase, take)
         record = phase.close(kind, sum(sizes.values()))
-        self._log.append_many(list(_heard(record, header, kind, phase.kept)))
+        self._log.append_many(list(_heard(record, header, kind, phase)))
         return record
 
     def _hear(self, arrival: Arrival, phase: _Phase, take: Take) -> None:
@@ -148,6 +164,7 @@ class Phases:
                 else:
                     add_sums(phase.sums, take(content, site))
                     phase.answered.append(site)
+                    phase.shown[site] = record_in(content)
             except ProtocolError as error:
                 phase.dropped[site] = error.message
 
@@ -187,8 +204,11 @@ def trouble(record: PhaseRecord) -> str:
     return "; ".join(parts)
 
 
-def _heard(record: PhaseRecord, header: Header, kind: str, kept: Collection[str]) -> Iterable[Entry]:
-    """What stands in the record of a phase; ``kept`` came to an earlier process, which may have died before this."""
+def _heard(record: PhaseRecord, header: Header, kind: str, phase: _Phase) -> Iterable[Entry]:
+    """What stands in the record of a phase; what is ``kept`` came to an earlier process, which may have died before.
+
+    It has the checkpoint of each hospital's log that came with its answer, so that the two records hold each other.
+    """
     rows = [(site, Outcome.OK, "") for site in record.answered]
     rows += [(site, Outcome.REFUSED, reason) for site, reason in record.refused.items()]
     rows += [(site, Outcome.FAILED, reason) for site, reason in record.dropped.items()]
@@ -197,6 +217,7 @@ def _heard(record: PhaseRecord, header: Header, kind: str, kept: Collection[str]
         facts: dict[str, Scalar] = {"phase": kind, "site": site}
         if reason:
             facts["reason"] = reason
-        if site in kept:
+        if site in phase.kept:
             facts["kept"] = True
+        facts |= head_of(phase.shown.get(site, ""))
         yield entry(Action.MESSAGE_IN, outcome, header, facts)

@@ -85,6 +85,7 @@ class FederatedTraining:
         log: The coordinator's audit log.
         on_round: Called after every round, for progress.
         checkpoint: Where the run is kept, so that another process can go on with it; None keeps nothing.
+        publish: Gives the newest checkpoint of ``log``, which every round shows the sites.
 
     Raises:
         CharterError: A checkpoint is asked for where there are no masks.
@@ -100,6 +101,7 @@ class FederatedTraining:
         log: AuditLog,
         on_round: OnRound | None = None,
         checkpoint: Checkpoint | None = None,
+        publish: Callable[[], str] | None = None,
     ) -> None:
         if checkpoint and charter.masking is None:
             raise CharterError(
@@ -108,7 +110,7 @@ class FederatedTraining:
             )
         self._checkpoint = checkpoint
         self._charter, self._plan, self._layout, self._log = charter, charter.task(task), layout, log
-        self._on_round = on_round
+        self._on_round, self._publish = on_round, publish
         self._header = Header(charter.id, charter.sha256, run, 0, 1, task, "0" * 64)
         self._rounds: list[RoundRecord] = []
         self._failed: PhaseRecord | None = None
@@ -153,7 +155,11 @@ class FederatedTraining:
         saved = checkpoint.load() if checkpoint else None
         self._rounds = list(saved.rounds) if saved else []
         phases = Phases(
-            journaled or exchange, self._log, self._charter.deadline, declined=saved.declined if saved else ()
+            journaled or exchange,
+            self._log,
+            self._charter.deadline,
+            declined=saved.declined if saved else (),
+            publish=self._publish,
         )
         aggregation = self._aggregation(phases, exchange)
         work = _Work.of(plan, initial, saved)

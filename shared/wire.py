@@ -7,21 +7,17 @@ the ``body``: masked, or, between virtual hospitals alone, in the clear. The oth
 
 import hashlib
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 from flwr.app import RecordDict
 from pydantic import Field
 
 from shared.files import canonical_json
 from shared.header import Form, Header, HeaderForm, check_sha256, check_site, read_form
 from shared.records import (
-    MAX_PARAMETERS,
     bad_message,
-    printable,
     raw_bytes,
     raw_floats,
     read_arrays,
@@ -31,13 +27,16 @@ from shared.records import (
     to_records,
 )
 from shared.vector import Flat, Vector
+from shared.wire_checks import MAX_METRICS, check_metrics, check_vector
 
 MAX_EXACT = 2**20  # bytes of integer buffers
-MAX_METRICS = 64
 MAX_WEIGHT = 1_000_000.0  # slices; more at one hospital is a mistake or an attack
 MAX_REASON = 300
-
-_METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
+_RECORD = (
+    r"^(fedward/[!-~]{3,100}\n[0-9]{1,19}\n[A-Za-z0-9+/]{43}=\n\n"
+    r"(\u2014 [!-~]{3,110} [A-Za-z0-9+/]{8,200}={0,2}\n){1,4})?$"
+)
+"""A signed note of one checkpoint (https://c2sp.org/tlog-checkpoint), or nothing."""
 
 TRAIN_SUMS = ("loss", "samples")
 """Names of the sums of a round of training without differential privacy; with it there are none."""
@@ -61,10 +60,10 @@ class PlainBody:
 
     def __post_init__(self) -> None:
         """Refuse what cannot enter a sum."""
-        _check_vector("update", self.update)
+        check_vector("update", self.update)
         if not (math.isfinite(self.weight) and 0 < self.weight <= MAX_WEIGHT):
             raise bad_message(f"the weight {self.weight!r} is not above 0 and at most {MAX_WEIGHT:.0f}")
-        _check_metrics(self.metrics)
+        check_metrics(self.metrics)
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class PlainSums:
 
     def __post_init__(self) -> None:
         """Refuse what cannot enter a sum."""
-        _check_metrics(self.sums)
+        check_metrics(self.sums)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,17 +102,19 @@ class _ModelRequest:
         model: The global model.
         masking: What the masks of the answer are for (:class:`shared.secagg.round_messages.RoundTask`); empty where the
             answer is to be in the clear.
+        record: The newest checkpoint of the coordinator's audit log, a signed note; may be empty.
     """
 
     header: Header
     layout: str
     model: Flat
     masking: bytes = b""
+    record: str = ""
     kind: ClassVar[str]
 
     def __post_init__(self) -> None:
         check_sha256("layout", self.layout)
-        _check_vector("model", self.model.vector)
+        check_vector("model", self.model.vector)
         if len(self.model.exact) > MAX_EXACT:
             raise bad_message(f"{len(self.model.exact)} bytes of integer buffers are more than {MAX_EXACT}")
 
@@ -122,14 +123,19 @@ class _ModelRequest:
         arrays = {"model": raw_floats(self.model.vector), "exact": raw_bytes(self.model.exact)}
         if self.masking:
             arrays["masking"] = raw_bytes(self.masking)
-        return to_records({"kind": self.kind, "header": vars(self.header), "layout": self.layout}, arrays)
+        return to_records(self._structure, arrays)
+
+    @property
+    def _structure(self) -> dict[str, object]:
+        return {"kind": self.kind, "header": vars(self.header), "layout": self.layout, "record": self.record}
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of everything in the request but the model and the masking, for the latter's ``config``."""
-        return hashlib.sha256(
-            canonical_json({"kind": self.kind, "header": vars(self.header), "layout": self.layout})
-        ).digest()
+        """SHA-256 of everything in the request but the model and the masking, for the latter's ``config``.
+
+        So all hospitals whose masks go into one sum were shown one checkpoint of the coordinator's log.
+        """
+        return hashlib.sha256(canonical_json(self._structure)).digest()
 
 
 class TrainRequest(_ModelRequest):
@@ -164,11 +170,15 @@ class EvaluateRequest(_ModelRequest):
 
 @dataclass(frozen=True, eq=False)
 class TrainReply:
-    """A hospital's answer to a :class:`TrainRequest`: the header it answers, who answers, and the body."""
+    """A hospital's answer to a :class:`TrainRequest`: the header it answers, who answers, and the body.
+
+    ``record`` is the newest checkpoint of its audit log, a signed note; it may be empty.
+    """
 
     header: Header
     site: str
     body: Body
+    record: str = ""
     kind: ClassVar[str] = "train.reply"
 
     def __post_init__(self) -> None:
@@ -178,10 +188,9 @@ class TrainReply:
         """The reply as Flower records."""
         body = self.body
         if isinstance(body, MaskedBody):
-            return _masked(self.kind, self.header, self.site, body)
+            return _masked(self, body)
         plain = {"type": "plain", "weight": body.weight, "metrics": dict(body.metrics)}
-        structure = {"kind": self.kind, "header": vars(self.header), "site": self.site, "body": plain}
-        return to_records(structure, {"update": raw_floats(body.update)})
+        return to_records(_answer(self, plain), {"update": raw_floats(body.update)})
 
     @classmethod
     def from_record(cls, record: RecordDict) -> "TrainReply":
@@ -193,9 +202,9 @@ class TrainReply:
         form = read_form(record, _TrainReplyForm, cls.kind)
         header = form.header.read()
         if isinstance(form.body, _MaskedForm):
-            return cls(header, form.site, _read_masked(record))
+            return cls(header, form.site, _read_masked(record), form.record)
         update = read_vector(read_arrays(record, {"update"})["update"])
-        return cls(header, form.site, PlainBody(update, float(form.body.weight), form.body.metrics))
+        return cls(header, form.site, PlainBody(update, float(form.body.weight), form.body.metrics), form.record)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,11 +215,13 @@ class EvaluateReply:
         header: What it belongs to.
         site: Who answers.
         body: Additive statistics over the held-out slices of the site (``Sums.values`` of the task), or their masks.
+        record: As that of a :class:`TrainReply`.
     """
 
     header: Header
     site: str
     body: PlainSums | MaskedBody
+    record: str = ""
     kind: ClassVar[str] = "evaluate.reply"
 
     def __post_init__(self) -> None:
@@ -219,9 +230,8 @@ class EvaluateReply:
     def to_record(self) -> RecordDict:
         """The reply as Flower records."""
         if isinstance(self.body, MaskedBody):
-            return _masked(self.kind, self.header, self.site, self.body)
-        plain = {"type": "plain", "sums": dict(self.body.sums)}
-        return to_records({"kind": self.kind, "header": vars(self.header), "site": self.site, "body": plain}, {})
+            return _masked(self, self.body)
+        return to_records(_answer(self, {"type": "plain", "sums": dict(self.body.sums)}), {})
 
     @classmethod
     def from_record(cls, record: RecordDict) -> "EvaluateReply":
@@ -233,9 +243,9 @@ class EvaluateReply:
         form = read_form(record, _EvaluateReplyForm, cls.kind)
         header = form.header.read()
         if isinstance(form.body, _MaskedForm):
-            return cls(header, form.site, _read_masked(record))
+            return cls(header, form.site, _read_masked(record), form.record)
         read_arrays(record, set())
-        return cls(header, form.site, PlainSums(form.body.sums))
+        return cls(header, form.site, PlainSums(form.body.sums), form.record)
 
 
 @dataclass(frozen=True)
@@ -293,9 +303,20 @@ def kind_of(record: RecordDict) -> str:
     return kind
 
 
+def record_in(content: RecordDict) -> str:
+    """The checkpoint that a request or an answer carries, not checked; empty where it carries none.
+
+    Raises:
+        ProtocolError: There is no structure.
+    """
+    found = read_structure(content).get("record", "")
+    return found if isinstance(found, str) else ""
+
+
 # --- the form of the structure (pydantic at the edge) -----------------------------------------------------------------
 
 
+_Record = Annotated[str, Field(pattern=_RECORD)]
 _Metrics = Annotated[dict[str, float], Field(max_length=MAX_METRICS)]
 
 
@@ -303,6 +324,7 @@ class _ModelRequestForm(Form):
     kind: str
     header: HeaderForm
     layout: str
+    record: _Record
 
 
 class _PlainForm(Form):
@@ -325,6 +347,7 @@ class _TrainReplyForm(Form):
     header: HeaderForm
     site: str
     body: Annotated[_PlainForm | _MaskedForm, Field(discriminator="type")]
+    record: _Record
 
 
 class _EvaluateReplyForm(Form):
@@ -332,6 +355,7 @@ class _EvaluateReplyForm(Form):
     header: HeaderForm
     site: str
     body: Annotated[_PlainSumsForm | _MaskedForm, Field(discriminator="type")]
+    record: _Record
 
 
 class _RefusalForm(Form):
@@ -342,7 +366,7 @@ class _RefusalForm(Form):
     reason: str
 
 
-def _read_model_request(record: RecordDict, kind: str) -> tuple[Header, str, Flat, bytes]:
+def _read_model_request(record: RecordDict, kind: str) -> tuple[Header, str, Flat, bytes, str]:
     form = read_form(record, _ModelRequestForm, kind)
     masked = "masking" in record.get("arrays", {})
     arrays = read_arrays(record, {"model", "exact"} | ({"masking"} if masked else set()))
@@ -350,35 +374,17 @@ def _read_model_request(record: RecordDict, kind: str) -> tuple[Header, str, Fla
     if masked and not masking:
         raise bad_message("its masking is empty")
     model = Flat(read_vector(arrays["model"]), read_bytes(arrays["exact"]))
-    return form.header.read(), form.layout, model, masking
+    return form.header.read(), form.layout, model, masking, form.record
 
 
-def _masked(kind: str, header: Header, site: str, body: MaskedBody) -> RecordDict:
-    structure = {"kind": kind, "header": vars(header), "site": site, "body": {"type": "masked"}}
-    return to_records(structure, {"upload": raw_bytes(body.upload)})
+def _answer(reply: TrainReply | EvaluateReply, body: dict[str, object]) -> dict[str, object]:
+    head = {"kind": reply.kind, "header": vars(reply.header), "site": reply.site}
+    return {**head, "body": body, "record": reply.record}
+
+
+def _masked(reply: TrainReply | EvaluateReply, body: MaskedBody) -> RecordDict:
+    return to_records(_answer(reply, {"type": "masked"}), {"upload": raw_bytes(body.upload)})
 
 
 def _read_masked(record: RecordDict) -> MaskedBody:
     return MaskedBody(read_bytes(read_arrays(record, {"upload"})["upload"]))
-
-
-# --- checks -----------------------------------------------------------------------------------------------------------
-
-
-def _check_vector(name: str, vector: Vector) -> None:
-    if vector.dtype != np.float32 or vector.ndim != 1 or not 0 < vector.size <= MAX_PARAMETERS:
-        raise bad_message(f"its {name} is not a vector of 1 to {MAX_PARAMETERS} float32 numbers")
-    if not np.isfinite(vector).all():
-        raise bad_message(
-            f"its {name} has numbers that are not finite", "leave this hospital out and look at its training"
-        )
-
-
-def _check_metrics(metrics: Mapping[str, float]) -> None:
-    if len(metrics) > MAX_METRICS:
-        raise bad_message(f"it has more than {MAX_METRICS} metrics")
-    for name, value in metrics.items():
-        if not _METRIC.fullmatch(name):
-            raise bad_message(f"'{printable(name)}' is not the name of a metric")
-        if not (math.isfinite(value) and abs(value) <= 1e15):
-            raise bad_message(f"its metric '{name}' is {value!r}")

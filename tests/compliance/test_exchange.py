@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from compliance.checkpoint import Quorum, Signed, satisfied
-from compliance.endorse import Endorsement, coordinator_origin, site_origin
+from compliance.endorse import Endorsement, coordinator_origin, site_origin, vouched
 from compliance.exchange import Correspondent, Relay, Turned
 from compliance.exchange_grpc import Caller, Papers, serve
 from compliance.log import Action, AuditLog, Entry, Outcome
@@ -54,8 +54,7 @@ class Party:
             self.trail,
             self.endorsement,
             lambda known: Witness(self.folder / "witness", self.signer, known),
-            lambda: self.charter,
-            lambda: read(self.authority, count=1)[0],
+            lambda found: vouched(self.charter, found, read(self.authority, count=1)[0]),
             known=self.folder / "known",
         )
 

@@ -37,8 +37,15 @@ PATIENCE = 40.0
 
 
 def free_port() -> int:
-    with socket.create_server((HOST, 0)) as taken:
-        return int(taken.getsockname()[1])
+    """A port that is free, as is the one above it, where the audit exchange will be."""
+    while True:
+        with socket.create_server((HOST, 0)) as taken:
+            port = int(taken.getsockname()[1])
+            try:
+                socket.create_server((HOST, port + 1)).close()
+            except OSError:
+                continue
+            return port
 
 
 def until(true: Callable[[], object], seconds: float = PATIENCE, what: str = "it did not happen in time") -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 from client.ledger_file import read_book
 from compliance.log import entries
+from tests.federation.links import free_port
 
 HOUSE = Path(__file__).parents[2]
 SITES = ("H1", "H2", "H3")
@@ -53,12 +54,6 @@ local_lr = 0.1
 evaluate_every = 2
 """
 FEDWARD = [sys.executable, "-P", "-c", "from shared.cli import main; main()"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -180,6 +175,7 @@ class Standing:
         """Start the coordinator, or a hospital by its name."""
         if name == "coordinator":
             arguments = ("server", "start", str(self.server), "--listen", f"127.0.0.1:{listen or self.port}")
+            arguments += ("--audit-listen", f"127.0.0.1:{self.port + 1}")
         else:
             arguments = ("node", "start", str(self.node(name)))
         service = Service(name, arguments, self.root / f"{name}.log", prefix, env).start()

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.live.standing import SITES, Standing, Wire, descendants, fedward, free_port, wait_until
+from tests.federation.links import free_port
+from tests.live.standing import SITES, Standing, Wire, descendants, fedward, wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 

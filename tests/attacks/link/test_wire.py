@@ -18,7 +18,8 @@ from shared.charter import Charter
 from tests.attacks.link.conftest import Side, silence
 from tests.attacks.link.fleet import member
 from tests.attacks.link.insider import Insider
-from tests.live.standing import SITES, Standing, free_port, wait_until
+from tests.federation.links import free_port
+from tests.live.standing import SITES, Standing, wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(1200)]
 

@@ -1,0 +1,120 @@
+"""This hospital's audit log as the others see it, and whether they have seen enough of it.
+
+A round begins only with a log that others hold to what it said (45 CFR 164.312(c)(1), integrity): where the hospital's
+policy asks for witnesses, their cosignatures must be there and fresh; and where any log of the federation showed two
+histories, nothing is trained before a person has decided.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+
+from client.node import Node
+from client.policy_file import RecordPlan, policy_of
+from client.session import Session
+from compliance import party
+from compliance.endorse import Endorsement, Vouched, vouched
+from compliance.exchange import Correspondent, believed
+from compliance.place import Place
+from compliance.trail import Occasion
+from compliance.verify import Note, NotVerifiedError
+from compliance.witness import split_logs
+from shared.certificates import read
+from shared.errors import ProtocolError, RecordError
+
+_STALE: Final = "see 'fedward audit witness status', and the coordinator's 'fedward server status'"
+
+
+def correspondent(node: Node) -> Correspondent:
+    """This hospital's side of the audit exchange.
+
+    Raises:
+        FedwardError: A key is missing or damaged, or something cannot be written.
+    """
+    return party.correspondent(Place.open(node.folder), lambda found: vouched_here(node, found))
+
+
+def vouched_here(node: Node, endorsements: Iterable[Endorsement]) -> Vouched:
+    """The log keys that the parties of the pinned charter vouch for.
+
+    Raises:
+        FedwardError: One does not hold, or no charter is pinned.
+    """
+    return vouched(node.charter, endorsements, _authority(node))
+
+
+def _authority(node: Node) -> x509.Certificate | None:
+    return read(node.authority, count=1)[0] if node.authority.exists() else None
+
+
+def shown(session: Session, occasion: Occasion) -> str:
+    """The checkpoint that goes with an answer, published now where one is due; empty for a virtual hospital.
+
+    Raises:
+        RecordError: The log was altered, or cannot be read.
+    """
+    if session.node.virtual:
+        return ""
+    place = Place.open(session.node.folder)
+    if not (place.audit / "endorsement.json").exists() or place.trail.due(len(session.log), occasion):
+        return party.published(place)
+    newest = place.trail.newest()
+    return party.bare(newest) if newest else ""
+
+
+def check_shown(node: Node, text: str) -> None:
+    """Refuse a request whose checkpoint the coordinator's log key did not sign, where that key is known here.
+
+    Raises:
+        ProtocolError: It did not.
+    """
+    charter = node.charter
+    if not text or node.virtual or charter.coordinator is None:
+        return
+    keys = vouched_here(node, believed(node.folder / "audit" / party.KNOWN).values())
+    note = Note.parse(text.encode())
+    origin = note.text.partition("\n")[0]
+    own = next((key for name, key in keys.logs.items() if name.split("/")[1] == charter.coordinator.name), None)
+    if own is None:
+        return  # not met yet
+    try:
+        signed = note.of(own)
+    except NotVerifiedError as error:
+        raise ProtocolError(f"the coordinator's checkpoint does not hold: {error}") from error
+    if origin != own.name or signed is None:
+        raise ProtocolError("the request carries a checkpoint that is not one of the coordinator's log")
+
+
+def require_witnessed(node: Node, *, now: datetime | None = None) -> None:
+    """Refuse to go on where too few have seen this log, if the policy asks for that, or where a log was split.
+
+    Raises:
+        RecordError: It is so.
+        PolicyError: The policy cannot be read.
+    """
+    place = Place.open(node.folder)
+    if split := split_logs(place.witness_folder):
+        raise RecordError(
+            f"{next(iter(split))} showed two histories of its log",
+            hint="decide with 'fedward audit witness decide' once it is known what happened; the evidence is kept",
+        )
+    plan = policy_of(node).record
+    if plan is not None:
+        _require_fresh(node, place, plan, now or datetime.now(UTC))
+
+
+def _require_fresh(node: Node, place: Place, plan: RecordPlan, now: datetime) -> None:
+    found = None
+    if (place.audit / "endorsement.json").exists():
+        keys = party.keys_of(place, lambda given: vouched_here(node, given))
+        found = party.newest_witnessed(place.trail, keys, plan.witnesses)
+    if found is None:
+        raise RecordError(f"{plan.witnesses} other sites have not cosigned this log yet", hint=_STALE)
+    if now - found[1] > timedelta(hours=plan.hours):
+        raise RecordError(
+            f"the newest checkpoint that {plan.witnesses} other sites cosigned is of {found[1]:%Y-%m-%d %H:%M} UTC, "
+            f"and the policy allows {plan.hours:g} hours",
+            hint=_STALE,
+        )
