@@ -14,7 +14,7 @@ from cryptography import x509
 from client.node import Node
 from client.policy_file import RecordPlan, policy_of
 from client.session import Session
-from compliance import party
+from compliance import shown
 from compliance.endorse import Endorsement, Vouched, vouched
 from compliance.exchange import Correspondent, believed
 from compliance.place import Place
@@ -33,7 +33,7 @@ def correspondent(node: Node) -> Correspondent:
     Raises:
         FedwardError: A key is missing or damaged, or something cannot be written.
     """
-    return party.correspondent(Place.open(node.folder), lambda found: vouched_here(node, found))
+    return shown.correspondent(Place.open(node.folder), lambda found: vouched_here(node, found))
 
 
 def vouched_here(node: Node, endorsements: Iterable[Endorsement]) -> Vouched:
@@ -49,7 +49,7 @@ def _authority(node: Node) -> x509.Certificate | None:
     return read(node.authority, count=1)[0] if node.authority.exists() else None
 
 
-def shown(session: Session, occasion: Occasion) -> str:
+def checkpoint_for(session: Session, occasion: Occasion) -> str:
     """The checkpoint that goes with an answer, published now where one is due; empty for a virtual hospital.
 
     Raises:
@@ -59,9 +59,9 @@ def shown(session: Session, occasion: Occasion) -> str:
         return ""
     place = Place.open(session.node.folder)
     if not (place.audit / "endorsement.json").exists() or place.trail.due(len(session.log), occasion):
-        return party.published(place)
+        return shown.published(place)
     newest = place.trail.newest()
-    return party.bare(newest) if newest else ""
+    return shown.bare(newest) if newest else ""
 
 
 def check_shown(node: Node, text: str) -> None:
@@ -73,7 +73,7 @@ def check_shown(node: Node, text: str) -> None:
     charter = node.charter
     if not text or node.virtual or charter.coordinator is None:
         return
-    keys = vouched_here(node, believed(node.folder / "audit" / party.KNOWN).values())
+    keys = vouched_here(node, believed(node.folder / "audit" / shown.KNOWN).values())
     note = Note.parse(text.encode())
     origin = note.text.partition("\n")[0]
     own = next((key for name, key in keys.logs.items() if name.split("/")[1] == charter.coordinator.name), None)
@@ -108,8 +108,8 @@ def require_witnessed(node: Node, *, now: datetime | None = None) -> None:
 def _require_fresh(node: Node, place: Place, plan: RecordPlan, now: datetime) -> None:
     found = None
     if (place.audit / "endorsement.json").exists():
-        keys = party.keys_of(place, lambda given: vouched_here(node, given))
-        found = party.newest_witnessed(place.trail, keys, plan.witnesses)
+        keys = shown.keys_of(place, lambda given: vouched_here(node, given))
+        found = shown.newest_witnessed(place.trail, keys, plan.witnesses)
     if found is None:
         raise RecordError(f"{plan.witnesses} other sites have not cosigned this log yet", hint=_STALE)
     if now - found[1] > timedelta(hours=plan.hours):

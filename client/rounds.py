@@ -17,7 +17,7 @@ from client.cohort import Cohort, Split
 from client.eligible import eligible
 from client.paying import pay, require_no_budget
 from client.policy import affordable, decide, policy_of
-from client.record import check_shown, require_witnessed, shown
+from client.record import check_shown, checkpoint_for, require_witnessed
 from client.scoring import bounded, score
 from client.session import Session
 from client.training.device import computing, device
@@ -131,7 +131,7 @@ class Rounds:
                 metrics = bounded(dict(zip(names, sums, strict=True)))
                 weight = float(sum(patient.slices for patient in bench.train)) if receipt is None else 1.0
                 body, done = _body(masking, update, weight, metrics)
-            record = shown(session, Occasion.ROUND_START)
+            record = checkpoint_for(session, Occasion.ROUND_START)
             reply = TrainReply(header, session.node.site, body, record).to_record()
         facts = {"steps": outcome.steps, "noise": outcome.noise, "unusable": outcome.unusable, **done}
         if outcome.micro_batch:
@@ -149,7 +149,7 @@ class Rounds:
             body: PlainSums | MaskedBody = PlainSums(sums)
             if masking is not None:
                 body, _ = masking.mask(masks.NO_UPDATE, 1.0, sums)
-            record = shown(session, Occasion.ROUND_START)
+            record = checkpoint_for(session, Occasion.ROUND_START)
             reply = EvaluateReply(header, session.node.site, body, record).to_record()
         return session.sent(Action.EVALUATE, header, reply, {"masked": masking is not None})
 

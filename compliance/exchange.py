@@ -114,6 +114,9 @@ class Relay:
 def _show(shelf: _Shelf, origin: str, own: Head) -> None:
     if len(own.checkpoint) > MAX_NOTE or len(own.endorsement) > MAX_ENDORSEMENT:
         raise ProtocolError("the checkpoint or the endorsement is too long", hint="send them as they are")
+    if not own.checkpoint:
+        shelf.head, shelf.size, shelf.proofs = own, 0, {}
+        return
     try:
         found = Checkpoint.parse(Note.parse(own.checkpoint).text)
     except NotVerifiedError as error:
@@ -174,14 +177,13 @@ class Correspondent:
         Raises:
             RecordError: Its own log was altered, or its newest checkpoint.
         """
-        request = TurnRequest()
-        if (newest := self._trail.newest()) is not None:
-            own = Head(checkpoint=newest.raw, endorsement=canonical_json(self._endorsement.as_json()))
+        own = Head(endorsement=canonical_json(self._endorsement.as_json()))
+        if (newest := self._trail.newest()) is not None:  # who has no log yet is a witness all the same
+            own.checkpoint = newest.raw
             for size in [one for one in self._wanted if 0 < one < newest.size][:MAX_OFFERED]:
                 hashes = self._trail.consistency(size, newest.size)
                 own.proofs.append(Proof(old_size=size, new_size=newest.size, hashes=hashes))
-            request.own.CopyFrom(own)
-        witness = self._witness()
+        request, witness = TurnRequest(own=own), self._witness()
         for origin in self._endorsements:
             if size := witness.size(origin):
                 request.seen.append(Seen(origin=origin, size=size))
@@ -237,6 +239,8 @@ class Correspondent:
             problems.append(error.message)
 
     def _cosign(self, witness: Witness, head: Head, entries: list[Entry], problems: list[str]) -> bool:
+        if not head.checkpoint:
+            return False
         try:
             text = Note.parse(bytes(head.checkpoint)).text
             checkpoint = Checkpoint.parse(text)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from compliance import party
+from compliance import shown
 from compliance.endorse import Endorsement, Vouched, coordinator_origin, site_origin, vouched_by
 from compliance.exchange import Correspondent
 from compliance.place import Place
@@ -19,7 +19,7 @@ def published(coordinator: Coordinator) -> str:
         RecordError: The log was altered or cannot be read.
         FedwardError: The log key cannot be used.
     """
-    return party.published(Place.open(coordinator.folder))
+    return shown.published(Place.open(coordinator.folder))
 
 
 def correspondent(coordinator: Coordinator) -> Correspondent:
@@ -28,7 +28,7 @@ def correspondent(coordinator: Coordinator) -> Correspondent:
     Raises:
         FedwardError: A key or a certificate is missing or damaged.
     """
-    return party.correspondent(Place.open(coordinator.folder), lambda found: vouched_here(coordinator, found))
+    return shown.correspondent(Place.open(coordinator.folder), lambda found: vouched_here(coordinator, found))
 
 
 def vouched_here(coordinator: Coordinator, endorsements: Iterable[Endorsement]) -> Vouched:
