@@ -300,26 +300,31 @@ class Trail:
 
     def _rebuild(self, newest: Signed | None) -> int:
         """Make the tiles anew from the log, once it is shown that it goes on from ``newest``."""
-        stop, wanted = self._settled(), newest.size if newest else 0
-        try:
-            with reading(self.folder / LOG) as stream:
-                found = read_log(stream, [wanted], stop)
-        except NotVerifiedError as error:
-            raise RecordError(f"{self.folder / LOG} {error}", hint=_KEEP) from error
-        if found.entries < wanted:
-            raise RecordError(
-                f"{self.folder / LOG} has {found.entries} entries, and {wanted} were published: it was cut off, or is "
-                "an older copy",
-                hint=_KEEP,
-            )
-        if newest is not None and found.roots[wanted] != newest.root:
-            raise RecordError(
-                f"{self.folder / LOG} was rewritten: its first {wanted} entries are not those that were published",
-                hint=_KEEP,
-            )
+        stop = self._settled()
+        if newest is not None:
+            self._require(newest, stop)
         self._tree.clear()
         self._read_on(0, GENESIS, stop)
         return self._tree.size
+
+    def _require(self, newest: Signed, stop: int) -> None:
+        """Refuse a log that does not go on from ``newest``, and touch nothing: what lies there is evidence."""
+        try:
+            with reading(self.folder / LOG) as stream:
+                found = read_log(stream, [newest.size], stop)
+        except NotVerifiedError as error:
+            raise RecordError(f"{self.folder / LOG} {error}", hint=_KEEP) from error
+        if found.entries < newest.size:
+            raise RecordError(
+                f"{self.folder / LOG} has {found.entries} entries, {newest.size} were published: it was cut off "
+                "or is an older copy",
+                hint=_KEEP,
+            )
+        if found.roots[newest.size] != newest.root:
+            raise RecordError(
+                f"{self.folder / LOG} was rewritten: its first {newest.size} entries are not those published",
+                hint=_KEEP,
+            )
 
     def _read_on(self, place: int, head: str, stop: int) -> None:
         def leaves() -> Iterator[bytes]:
