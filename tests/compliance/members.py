@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from compliance.note import read_log_key
 from compliance.place import Place, establish
 from shared.certificates import Authority, pem
 from shared.charter import Charter
-from shared.charter_plans import CharterMember
+from shared.charter_plans import CharterMember, MaskingPlan
 from shared.link_keys import make_key
 
 DRAFT = Path(__file__).parents[2] / "simulation" / "charters" / "demo.toml"
@@ -50,6 +51,10 @@ def identity(place: Place) -> str:
 
 
 def charter_of(places: Sequence[Place]) -> Charter:
-    """A charter of these sites."""
-    members = tuple(CharterMember(place.name, identity(place)) for place in places)
-    return dataclasses.replace(Charter.load(DRAFT), purpose="tests", members=members)
+    """A charter of these sites, and of as many more as masks need."""
+    members = [CharterMember(place.name, identity(place)) for place in places]
+    for number in range(4 - len(members)):
+        key = Ed25519PrivateKey.from_private_bytes(bytes([number + 1]) * 32)
+        members.append(CharterMember(f"X{number}", key.public_key().public_bytes_raw().hex()))
+    draft = Charter.load(DRAFT)
+    return dataclasses.replace(draft, purpose="tests", members=tuple(members), masking=MaskingPlan(threshold=3))
