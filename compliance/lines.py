@@ -37,7 +37,7 @@ def write_all(stream: IO[bytes], data: bytes) -> None:
 
 
 def cut_torn_line(stream: IO[bytes], start: int) -> int:
-    """Cut a last line without a line end, behind byte ``start``: its write never finished, so nothing was done under it.
+    """Cut a last line without an end, behind byte ``start``: its write never finished, so nothing was done under it.
 
     Returns:
         How many bytes were cut.
