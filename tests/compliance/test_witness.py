@@ -256,3 +256,13 @@ def test_what_it_has_seen_stands_in_an_entry_without_any_path(witness: Witness, 
     assert set(entry.detail or {}) == {"origin", "size", "root"}
     with pytest.raises(UsageError, match="nothing of"):
         witness.entry("fedward/H9/0000000000000000")
+
+
+def test_lines_of_strangers_under_a_note_are_not_kept(tmp_path: Path, witness: Witness, log: Twofaced) -> None:
+    """Else whoever carries a note could make the state of its log too long to be read again."""
+    junk = "".join(f"\u2014 stranger/{n} AAAAAAA=\n" for n in range(99)).encode()
+    assert holds(witness.submit(10, log.proof(10, 20), log.head(20) + junk), log.head(20))
+    seen = witness.state(log.signer.name)
+    assert seen is not None
+    assert [name for name, _, _ in seen.note.signatures] == [log.signer.name, OWN.name]
+    assert holds(witness.submit(20, log.proof(20, 30), log.head(30)), log.head(30))
