@@ -10,7 +10,7 @@ import pytest
 
 from compliance.log import AuditLog
 from compliance.trail import Occasion, Publishing, Trail
-from compliance.verify import root_from_inclusion
+from compliance.verify import read_log, root_from_inclusion
 from shared.errors import RecordError, UsageError
 from tests.compliance.recording import fill, flips, signer, trail_of
 
@@ -218,3 +218,39 @@ def fill_one(log: AuditLog) -> None:
     from compliance.log import Action, Entry, Outcome
 
     log.append(Entry(Action.INGEST, Outcome.OK))
+
+
+def changed_tiles(folder: Path) -> int:
+    """Alter a hash in every begun tile."""
+    begun = [path for path in (folder / "tiles").rglob("*") if path.parent.suffix == ".p"]
+    for path in begun:
+        raw = path.read_bytes()
+        path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    return len(begun)
+
+
+@pytest.mark.parametrize("living", [True, False])
+def test_a_tile_that_is_altered_does_not_get_into_the_next_head(tmp_path: Path, *, living: bool) -> None:
+    trail = trail_of(tmp_path, 300)
+    trail.inclusion(299, 300)
+    assert changed_tiles(tmp_path) == 2
+    path = fill(tmp_path, 2)
+    signed = (trail if living else Trail(tmp_path, signer())).checkpoint()
+    with path.open("rb") as stream:
+        assert read_log(stream).roots[302] == signed.root
+
+
+def test_what_tiles_have_beyond_the_last_head_is_not_believed(tmp_path: Path) -> None:
+    """A process is killed after it wrote tiles and before it published; then somebody alters a hash in between."""
+    trail = trail_of(tmp_path, 3)
+    path = fill(tmp_path, 5)
+    ahead = Trail(tmp_path, signer())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trail, "_store", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ahead.checkpoint()
+    tile = tmp_path / "tiles" / "0" / "000.p" / "8"
+    raw = tile.read_bytes()
+    tile.write_bytes(raw[: 5 * 32] + bytes(32) + raw[6 * 32 :])
+    with path.open("rb") as stream:
+        assert trail.checkpoint().root == read_log(stream).roots[8]
