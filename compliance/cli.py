@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from compliance import export_cli
 from compliance.log import verify
 from shared.console import emit_json, plural, say
 from shared.errors import UsageError
@@ -40,3 +41,6 @@ def verify_logs(
         say(f"{path}: verified, {plural(one.entries, 'entry', 'entries')}, head {one.head}")
         if one.torn:
             say(f"{path}: {one.torn} bytes follow of an entry that was never finished; the next one to write cuts them")
+
+
+export_cli.mount(app)
