@@ -1,9 +1,10 @@
 """FHIR R4 (4.0.1) ``AuditEvent`` resources, one an entry.
 
 Codes, agents and entities follow the conventions of IHE BALP (Basic Audit Log Patterns): DICOM families as ``type``,
-role codes of CID 402 on agents, patient entities of type 1 and role 1, others of type 2. No ``meta.profile`` is claimed:
-BALP's patterns are for RESTful exchanges and for disclosures, and ask for network addresses and references to Patient
-resources; the record has neither. A subject is named by ``what.identifier`` alone, a keyed digest, never by a reference.
+role codes of CID 402 on agents, patient entities of type 1 and role 1, others of type 2. No ``meta.profile`` is
+claimed: BALP's patterns are for RESTful exchanges and for disclosures, and ask for network addresses and references to
+Patient resources; the record has neither. A subject is named by ``what.identifier`` alone, a keyed digest, and never by
+a reference.
 """
 
 import json

@@ -225,10 +225,13 @@ def checkpoint(log: Path) -> str:
     path = log.parent / "checkpoint"
     try:
         with path.open("rb") as stream:
-            return stream.read(MAX_CHECKPOINT).decode()
+            text = stream.read(MAX_CHECKPOINT + 1).decode()
     except FileNotFoundError:
         return ""
     except OSError as error:
         raise RecordError(f"cannot read the checkpoint {path}: {error.strerror}", hint="check the path") from error
-    except ValueError as error:
-        raise RecordError(f"{path} is no checkpoint", hint="restore it from a copy, or put it aside") from error
+    except ValueError:
+        text = ""
+    if not 0 < len(text) <= MAX_CHECKPOINT:
+        raise RecordError(f"{path} is no checkpoint", hint="restore it from a copy, or put it aside")
+    return text

@@ -1,10 +1,10 @@
 """Audit messages to a syslog collector over TLS: PS3.15 A.6, RFC 5424 messages in RFC 5425 frames.
 
 Neither syslog nor TCP acknowledges a message. So messages go in batches, each over a connection of its own that ends
-with our TLS close_notify; a batch counts as taken in once the receiver closes in turn, without a reset: it had then read
-all of it. What can still be lost is what a receiver read and did not keep. What can come twice is a batch whose
-connection was cut: each message carries its leaf hash and, as ``sequenceId``, its number in the log, so that it can be
-told.
+with our TLS close_notify; a batch counts as taken in once the receiver closes in turn, without a reset: it had then
+read all of it. What can still be lost is what a receiver read and did not keep. What can come twice is a batch whose
+connection was cut: each message carries its leaf hash and, as ``sequenceId``, its number in the log plus one, so that
+it can be told.
 """
 
 import itertools
