@@ -1,10 +1,10 @@
 """Audit messages to a syslog collector over TLS: PS3.15 A.6, RFC 5424 messages in RFC 5425 frames.
 
 Neither syslog nor TCP acknowledges a message. So messages go in batches, each over a connection of its own that ends
-with our TLS close_notify; a batch counts as taken in once the receiver closes in turn, without a reset: it had then
-read all of it. What can still be lost is what a receiver read and did not keep. What can come twice is a batch whose
-connection was cut: each message carries its leaf hash and, as ``sequenceId``, its number in the log plus one, so that
-it can be told.
+with our TLS close_notify; a batch counts as taken in once the receiver closes in turn, its system has acknowledged
+every byte, and it sent no alert and no reset: it had then read all of it. What can still be lost is what a receiver
+read and did not keep. What can come twice is a batch whose connection was cut: each message carries its leaf hash and,
+as ``sequenceId``, its number in the log plus one, so that it can be told.
 """
 
 import itertools
@@ -21,6 +21,7 @@ from typing import Final
 
 from compliance.export.dicom import message
 from compliance.export.events import outcome_of
+from compliance.export.line import Line
 from compliance.export.reading import Reader, Record
 from shared.errors import ProtocolError, RecordError, UsageError
 from shared.files import locked, private_folder, write_json
@@ -245,36 +246,11 @@ def _pending(reader: Reader, place: Place) -> Iterator[Record]:
 
 
 def _deliver(frames: Iterable[bytes], receiver: Receiver, context: ssl.SSLContext, seconds: float) -> None:
-    """Send one batch and wait until the receiver has read it."""
-    with _troubles(receiver, seconds):
-        plain = socket.create_connection((receiver.host, receiver.port), timeout=seconds)
-        try:
-            with context.wrap_socket(plain, server_hostname=receiver.host) as line:
-                for one in frames:
-                    line.sendall(one)
-                _close(line, seconds)
-        finally:
-            plain.close()
-
-
-def _close(line: ssl.SSLSocket, seconds: float) -> None:
-    """Say that nothing more comes, and wait for the receiver's own close (RFC 5425, section 4.4).
-
-    An end without close_notify is taken too, where it comes behind ours: many receivers just close. One that dies with
-    messages unread resets the connection, which is an error here. An end before ours is one as well.
-    """
-    line.settimeout(0.0)
-    try:
-        early = line.recv(1)
-    except ssl.SSLWantReadError:
-        early = None
-    if early is not None:
-        raise ConnectionAbortedError("it closed, or answered, before all was sent")
-    line.settimeout(seconds)
-    try:
-        line.unwrap()
-    except ssl.SSLEOFError:
-        return
+    """Send one batch and wait until the receiver has read it (RFC 5425, section 4.4)."""
+    with _troubles(receiver, seconds), Line(receiver.host, receiver.port, context, seconds) as line:
+        for one in frames:
+            line.send(one)
+        line.finish()
 
 
 @contextmanager

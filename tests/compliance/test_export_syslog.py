@@ -1,6 +1,7 @@
 """Audit messages to a collector over TLS: nothing is lost, whatever happens to the connection."""
 
 import json
+import socket
 import ssl
 import time
 from pathlib import Path
@@ -253,3 +254,58 @@ def test_this_machines_name_fits_a_header(monkeypatch: pytest.MonkeyPatch) -> No
     assert syslog.this_host() == ("prfrechner" + "x" * 300)[:255]
     monkeypatch.setattr("socket.gethostname", lambda: "")
     assert syslog.this_host() == "-"
+
+
+class Late(Collector):
+    """Refuses a client without a certificate only once it has everything: the alert comes behind our close_notify."""
+
+    def _take(self, plain: socket.socket, cut: int | None) -> None:
+        time.sleep(0.3)
+        super()._take(plain, cut)
+
+
+def test_a_refusal_that_comes_late_is_no_close(tmp_path: Path, authority: Authority, pair: tuple[Path, Path]) -> None:
+    log = filled(tmp_path, actions=(Action.TRAIN,))
+    for _ in range(3):
+        with Late(pair, clients=authority.ca) as collector, pytest.raises(ProtocolError):
+            send(log, collector, authority.ca, tmp_path)
+        assert not (tmp_path / "state.json").exists()
+
+
+class Deserter(Collector):
+    """Shakes hands and is gone, without an alert."""
+
+    def _take(self, plain: socket.socket, cut: int | None) -> None:
+        self._context.wrap_socket(plain, server_side=True).close()
+
+
+def test_a_receiver_that_is_gone_after_the_handshake_has_taken_nothing_in(
+    tmp_path: Path, authority: Authority, pair: tuple[Path, Path]
+) -> None:
+    log = filled(tmp_path, actions=(Action.TRAIN,))
+    for _ in range(20):
+        with Deserter(pair) as collector, pytest.raises(ProtocolError):
+            send(log, collector, authority.ca, tmp_path)
+        assert not (tmp_path / "state.json").exists()
+
+
+class Chatty(Collector):
+    """Answers, as no syslog receiver does."""
+
+    def _keep(self, data: bytearray) -> None:
+        super()._keep(data)
+        self.line.sendall(b"ok")
+
+    def _take(self, plain: socket.socket, cut: int | None) -> None:
+        with self._context.wrap_socket(plain, server_side=True) as self.line:
+            while self.line.recv(1024):
+                pass
+            self._keep(bytearray())
+
+
+def test_a_server_that_answers_is_no_syslog_receiver(
+    tmp_path: Path, authority: Authority, pair: tuple[Path, Path]
+) -> None:
+    log = filled(tmp_path, actions=(Action.TRAIN,))
+    with Chatty(pair) as collector, pytest.raises(ProtocolError, match="answered"):
+        send(log, collector, authority.ca, tmp_path)
