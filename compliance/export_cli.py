@@ -49,7 +49,7 @@ _EPILOG: Final = (
 
 
 def export(
-    log: Annotated[Path, typer.Argument(help="The audit log (log.jsonl).")],
+    log: Annotated[Path, typer.Argument(help="The audit log (log.jsonl), or the folder of a node or a coordinator.")],
     to: Annotated[str, typer.Option("--to", help="A file, or syslog+tls://HOST:PORT.")],
     form: Annotated[
         Form | None,
@@ -75,9 +75,7 @@ def export(
     A file is written whole or not at all. Beside it, FILE.leaves.jsonl says what was exported of what, and for each
     entry its leaf index and leaf hash (RFC 6962), by which a checkpoint can prove it.
     """
-    if not log.is_file():
-        raise UsageError(f"there is no audit log {log}", hint="name a log.jsonl, or the audit.jsonl of a report")
-    reader = Reader(log, _selection(since, until, action or [], run or []))
+    reader = Reader(_found(log), _selection(since, until, action or [], run or []))
     if to.startswith(f"{syslog.SCHEME}:"):
         if bundle or overwrite or form not in {None, Form.DICOM}:
             raise UsageError("a syslog receiver gets DICOM audit messages", hint="leave out --format and --bundle")
@@ -90,6 +88,14 @@ def export(
     if bundle and form is not Form.FHIR:
         raise UsageError("only FHIR has bundles", hint="add --format fhir")
     _to_file(reader, Path(to), form or Form.JSONL, bundle=bundle, overwrite=overwrite, json=json)
+
+
+def _found(log: Path) -> Path:
+    """The log's file: ``log``, or the one in that folder or in its ``audit/``."""
+    places = (log, log / "log.jsonl", log / "audit" / "log.jsonl")
+    if file := next((path for path in places if path.is_file()), None):
+        return file
+    raise UsageError(f"there is no audit log {log}", hint="name a log.jsonl, or the audit.jsonl of a report")
 
 
 def _selection(since: str, until: str, actions: list[str], runs: list[str]) -> Selection:

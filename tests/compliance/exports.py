@@ -59,6 +59,13 @@ def record(row: dict[str, Any]) -> Record:
     return Record.of(row, canonical_json(row))
 
 
+def named(action: str) -> Record:
+    """An entry of an act that this version may not know."""
+    head = {"v": 1, "seq": 0, "time": "2026-11-01T08:00:00.000000Z", "site": "H1", "action": action, "outcome": "ok"}
+    who = {"actor": {"type": "software", "id": "fedward"}, "purpose": "research", "run": "", "round": None}
+    return record(head | who | {"subject": {"kind": "patient", "digest": "ab"}, "detail": {}, "prev": "0" * 64})
+
+
 def export(*words: object) -> Result:
     return CliRunner().invoke(app, ["export", *map(str, words)])
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from lxml import etree
 
 from compliance.export.dicom import message
+from compliance.export.events import EVENTS
 from compliance.log import Action
-from tests.compliance.exports import NOTE, ROWS, export, filled, record, records
+from tests.compliance.exports import NOTE, ROWS, export, filled, named, record, records
 
 SCHEMA = etree.RelaxNG.from_rnc_string(
     (Path(__file__).parent / "data" / "audit-message.rnc").read_text(encoding="utf-8")
@@ -59,6 +60,12 @@ def test_every_act_in_every_outcome_is_a_valid_message(tmp_path: Path, action: A
     events = [one.find("EventIdentification") for one in found]
     assert [one.get("EventOutcomeIndicator") for one in events] == ["0", "0", "8", "4", "0"]
     assert {one.findall("EventTypeCode")[-1].get("csd-code") for one in events} == {action.value}
+
+
+@pytest.mark.parametrize("name", [*EVENTS, "moon.landing"])
+def test_every_name_of_the_table_makes_a_valid_message(name: str) -> None:
+    event = checked(message(named(name))).find("EventIdentification")
+    assert event.findall("EventTypeCode")[-1].get("csd-code") == name
 
 
 def test_a_message_says_who_when_and_where_it_stands_in_the_log(tmp_path: Path) -> None:

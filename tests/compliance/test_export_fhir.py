@@ -13,9 +13,10 @@ from fhir.resources.R4B.auditevent import AuditEvent
 from fhir.resources.R4B.bundle import Bundle
 from hypothesis import given, settings
 
+from compliance.export.events import EVENTS
 from compliance.export.fhir import resource
 from compliance.log import Action
-from tests.compliance.exports import NOTE, ROWS, export, filled, record, records
+from tests.compliance.exports import NOTE, ROWS, export, filled, named, record, records
 
 
 def entity(found: dict[str, Any], name: str) -> dict[str, str]:
@@ -31,6 +32,12 @@ def test_every_act_in_every_outcome_is_a_valid_resource(tmp_path: Path, action: 
         assert json.loads(again.model_dump_json(exclude_none=True)).keys() == one.keys()
     assert [one["outcome"] for one in found] == ["0", "0", "8", "4", "0"]
     assert {one["subtype"][-1]["code"] for one in found} == {action.value}
+
+
+@pytest.mark.parametrize("name", [*EVENTS, "moon.landing"])
+def test_every_name_of_the_table_makes_a_valid_resource(name: str) -> None:
+    AuditEvent.model_validate_json(json.dumps(found := resource(named(name))))
+    assert found["subtype"][-1]["code"] == name
 
 
 def test_a_resource_says_who_when_why_and_where_it_stands_in_the_log(tmp_path: Path) -> None:

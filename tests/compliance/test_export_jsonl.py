@@ -81,6 +81,13 @@ def test_taken_and_left_out_are_always_the_whole(tmp_path: Path, data: st.DataOb
     assert set(out.read_bytes().splitlines()) <= {record.line for record in found}
 
 
+def test_a_log_is_found_in_the_folder_of_a_node(tmp_path: Path) -> None:
+    log = filled(tmp_path / "node", actions=(Action.TRAIN,))
+    for number, place in enumerate((tmp_path / "node", tmp_path / "node" / "audit")):
+        assert export(place, "--to", tmp_path / str(number)).exit_code == 0
+        assert (tmp_path / str(number)).read_bytes() == log.read_bytes()
+
+
 def test_an_empty_log_is_an_empty_file(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     log.touch()
