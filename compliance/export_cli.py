@@ -65,7 +65,7 @@ def export(
     certificate: Annotated[Path | None, typer.Option(help="Syslog: our certificate, PEM.")] = None,
     key: Annotated[Path | None, typer.Option(help="Syslog: its key, PEM, mode 0600.")] = None,
     state: Annotated[
-        Path | None, typer.Option(help="Syslog: remembers what was taken in. [default: exports/ beside the log]")
+        Path | None, typer.Option(help="Syslog: remembers what was taken in; without it, exports/ beside the log.")
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Syslog: seconds for one step.")] = syslog.SECONDS,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

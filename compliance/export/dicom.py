@@ -61,7 +61,7 @@ def _identification(root: ET.Element, record: Record, event: Event) -> None:
         root,
         "EventIdentification",
         EventActionCode=event.action,
-        EventDateTime=record.time.isoformat().replace("+00:00", "Z"),
+        EventDateTime=record.stamp,
         EventOutcomeIndicator=outcome_of(record.outcome),
     )
     _code(found, "EventID", event.family)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,19 +87,17 @@ class Record:
     """One entry of the log, as the forms need it.
 
     Attributes:
+        row: It as it stands in the log.
         index: Its number, which is the index of its leaf.
-        line: Its bytes in the log, without the line end.
         time: When it was written.
-        stamp: The same as it stands in the log.
         actor: Kind and name of who acted.
         subject: Kind and digest of what it was done to, or None.
         detail: Facts, name by name.
     """
 
+    row: Mapping[str, Any]
     index: int
-    line: bytes
     time: datetime
-    stamp: str
     site: str
     actor: tuple[str, str]
     action: str
@@ -110,13 +109,23 @@ class Record:
     detail: Mapping[str, Scalar]
     prev: str
 
+    @cached_property
+    def line(self) -> bytes:
+        """Its bytes in the log without the line end: a log takes no line that is not canonical."""
+        return canonical_json(self.row)
+
     @property
+    def stamp(self) -> str:
+        """When it was written, as an entry says it: UTC, microseconds, Z."""
+        return self.time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+    @cached_property
     def leaf(self) -> str:
         """The hash of its leaf, 64 hexadecimal digits."""
         return leaf_hash(self.line)
 
     @classmethod
-    def of(cls, row: Mapping[str, Any], line: bytes) -> "Record":
+    def of(cls, row: Mapping[str, Any]) -> "Record":
         """The record of one row.
 
         Raises:
@@ -126,10 +135,9 @@ class Record:
             when = datetime.fromisoformat(row["time"])
             subject = row["subject"]
             found = cls(
+                row=row,
                 index=int(row["seq"]),
-                line=line,
                 time=when,
-                stamp=row["time"],
                 site=row["site"],
                 actor=(row["actor"]["type"], row["actor"]["id"]),
                 action=row["action"],
@@ -192,16 +200,15 @@ class Reader:
             RecordError: It cannot be read, or does not verify; what was yielded before it did.
         """
         self.entries, self.taken, self.head = 0, 0, GENESIS
-        line = b""
+        record = None
         for row in entries(self.log):
-            line = canonical_json(row)  # the log takes no line of another form, so these are its bytes
             self.entries += 1
-            record = Record.of(row, line)
+            record = Record.of(row)
             if self.selection.takes(record):
                 self.taken += 1
                 yield record
-        if self.entries:
-            self.head = hashlib.sha256(line + b"\n").hexdigest()
+        if record:
+            self.head = hashlib.sha256(record.line + b"\n").hexdigest()
 
     def summary(self, form: str) -> dict[str, object]:
         """What was exported of what, for the record beside it."""

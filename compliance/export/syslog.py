@@ -99,9 +99,8 @@ def _no_password() -> str:
 def frame(record: Record, checkpoint: str = "", host: str = "-") -> bytes:
     """The syslog message of ``record`` behind its count of octets (RFC 5425, section 4.3)."""
     severity = _NOTICE if outcome_of(record.outcome) == "0" else _WARNING
-    stamp = record.time.isoformat(timespec="microseconds").replace("+00:00", "Z")
     data = f'[meta sequenceId="{record.index % _MAX_SEQUENCE + 1}"]'
-    header = f"<{_FACILITY * 8 + severity}>1 {stamp} {host} fedward - {_MSGID} {data} "
+    header = f"<{_FACILITY * 8 + severity}>1 {record.stamp} {host} fedward - {_MSGID} {data} "
     whole = header.encode("ascii") + _BOM + message(record, checkpoint)
     return str(len(whole)).encode("ascii") + b" " + whole
 

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 from compliance.cli import app
 from compliance.export.reading import Reader, Record
 from compliance.log import Action, AuditLog, Entry, Outcome
-from shared.files import canonical_json
 
 KEY = bytes(range(32))
 ORIGIN = "fedward/H1/0123456789abcdef"
@@ -56,7 +55,7 @@ def records(path: Path) -> list[Record]:
 
 
 def record(row: dict[str, Any]) -> Record:
-    return Record.of(row, canonical_json(row))
+    return Record.of(row)
 
 
 def named(action: str) -> Record:

@@ -1,7 +1,8 @@
 """FHIR AuditEvent.
 
-Validated with the R4B (4.3.0) models of fhir.resources: from its version 7 on the library has no R4 (4.0.1) models, and
-AuditEvent and Bundle are the same in both (R4B changed resources for medication and evidence).
+Validated with the R4B (4.3.0) models of fhir.resources 8: its R4 (4.0.1) models ended with version 6, which wants
+pydantic 1. AuditEvent and Bundle have the same elements in both: R4B changed evidence, medication definitions and
+subscriptions.
 """
 
 import json

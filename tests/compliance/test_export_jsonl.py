@@ -1,17 +1,21 @@
 """The entries as they are, all or chosen, and the file beside them that says which."""
 
+import errno
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from compliance.export.dicom import message
+from compliance.export.fhir import resource
 from compliance.export.reading import Reader, clean, instant, leaf_hash
 from compliance.log import Action, AuditLog, Entry, Outcome, verify
 from shared.errors import OutputError, RecordError, UsageError
-from tests.compliance.exports import KEY, NOTE, beside, export, filled, records
+from tests.compliance.exports import KEY, NOTE, beside, export, filled, named, record, records
 
 
 def test_a_leaf_hash_is_that_of_rfc_6962() -> None:
@@ -206,3 +210,23 @@ def test_help_says_the_exit_codes(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = export("--help").output
     assert "Exit codes" in shown
     assert all(option in shown for option in ("--to", "--format", "--since", "--bundle", "--certificate", "--state"))
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = filled(tmp_path, actions=(Action.TRAIN,))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    found = export(log, "--to", tmp_path / "out" / "log.jsonl").exception
+    assert isinstance(found, OutputError)
+    assert "free some space" in found.hint
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("form", ["fhir", "dicom"])
+def test_a_time_in_another_zone_is_told_in_utc(form: str) -> None:
+    row = dict(named("train").row) | {"time": "2026-11-01T09:00+01:00"}
+    made = json.dumps(resource(record(row))) if form == "fhir" else message(record(row)).decode()
+    assert "2026-11-01T08:00:00.000000Z" in made
