@@ -1,6 +1,7 @@
 """``fedward audit export``: the audit log in the forms that others read."""
 
 import json as json_module
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from compliance.export.reading import Reader, Record, Selection, checkpoint, ins
 from compliance.log import Action
 from shared.console import emit_json, plural, say
 from shared.errors import UsageError
-from shared.files import atomic_file
+from shared.files import atomic_file, output_errors
 
 BESIDE: Final = ".leaves.jsonl"
 
@@ -67,7 +68,7 @@ def export(
     state: Annotated[
         Path | None, typer.Option(help="Syslog: remembers what was taken in; without it, exports/ beside the log.")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Syslog: seconds for one step.")] = syslog.SECONDS,
+    timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Syslog: seconds for one step.")] = syslog.SECONDS,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Export LOG, verifying it from its first line on. A selection says how many entries it left out.
@@ -93,9 +94,13 @@ def export(
 def _found(log: Path) -> Path:
     """The log's file: ``log``, or the one in that folder or in its ``audit/``."""
     places = (log, log / "log.jsonl", log / "audit" / "log.jsonl")
-    if file := next((path for path in places if path.is_file()), None):
-        return file
-    raise UsageError(f"there is no audit log {log}", hint="name a log.jsonl, or the audit.jsonl of a report")
+    try:
+        file = next((path for path in places if path.is_file()), None)
+    except OSError as error:
+        raise UsageError(f"cannot look for the audit log {log}: {error.strerror}", hint="check the path") from error
+    if file is None:
+        raise UsageError(f"there is no audit log {log}", hint="name a log.jsonl, or the audit.jsonl of a report")
+    return file
 
 
 def _selection(since: str, until: str, actions: list[str], runs: list[str]) -> Selection:
@@ -109,14 +114,18 @@ def _selection(since: str, until: str, actions: list[str], runs: list[str]) -> S
 
 
 def _to_file(reader: Reader, path: Path, form: Form, *, bundle: bool, overwrite: bool, json: bool) -> None:
+    if not path.name:
+        raise UsageError(f"'{path}' is no file", hint="name one with --to")
     beside = path.with_name(path.name + BESIDE)
-    for one in (path, beside):
-        if one.exists() and one.samefile(reader.log):
-            raise UsageError(f"{one} is the audit log itself", hint="choose another file")
-        if one.is_dir() or (one.exists() and not overwrite):
-            raise UsageError(f"{one} is there already", hint="choose another file, or add --overwrite")
+    with output_errors(path):
+        for one in (path, beside):
+            if one.exists() and one.samefile(reader.log):
+                raise UsageError(f"{one} is the audit log itself", hint="choose another file")
+            if one.is_dir() or (one.exists() and not overwrite):
+                raise UsageError(f"{one} is there already", hint="choose another file, or add --overwrite")
     make = fhir.bundle if bundle else _MAKERS[form]
     with (
+        output_errors(path),
         tempfile.TemporaryFile() as leaves,
         atomic_file(path, mode=0o600, durable=True) as stream,
         atomic_file(beside, mode=0o600, durable=True) as side,
@@ -156,6 +165,8 @@ def _to_receiver(
     json: bool,
 ) -> None:
     ca, certificate, key = files
+    if math.isnan(timeout):
+        raise UsageError("--timeout is no number", hint="give seconds")
     if ca is None:
         raise UsageError("a syslog receiver needs --ca", hint="name the authority of its certificate, a PEM file")
     name = f"{receiver.host}_{receiver.port}.json".replace(":", "-")

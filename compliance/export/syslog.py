@@ -277,3 +277,5 @@ def _troubles(receiver: Receiver, seconds: float) -> Iterator[None]:
             f"the connection to the receiver {receiver} failed: {error.strerror or error}",
             hint="check its address and that it runs" + again,
         ) from error
+    except ValueError as error:  # of the name: a label too long, a leading dot
+        raise UsageError(f"'{receiver.host}' is no name of a machine", hint="check the address") from error

@@ -135,6 +135,8 @@ def test_what_is_no_checkpoint_is_not_passed_on(tmp_path: Path, content: bytes) 
         ("--to", "new", "--since", "2026-11-01T08:00:00"),
         ("--to", "new", "--since", "2026-11-02", "--until", "2026-11-02"),
         ("--to", "there"),
+        ("--to", ""),
+        ("--to", "/"),
         ("--to", "folder"),
         ("--to", "audit/log.jsonl", "--overwrite"),
         ("--to", "link", "--overwrite"),
@@ -170,6 +172,8 @@ def test_a_missing_log_and_a_folder_that_may_not_be_written(tmp_path: Path) -> N
     log = filled(tmp_path, actions=(Action.TRAIN,))
     (tmp_path / "file").touch()
     assert isinstance(export(log, "--to", tmp_path / "file" / "out").exception, OutputError)
+    assert isinstance(export(log, "--to", tmp_path / ("x" * 300)).exception, OutputError)
+    assert isinstance(export(tmp_path / ("x" * 300), "--to", tmp_path / "out").exception, UsageError)
 
 
 def test_an_entry_that_is_being_written_is_not_exported(tmp_path: Path) -> None:

@@ -170,6 +170,15 @@ def test_nobody_listening_is_told_in_one_line(tmp_path: Path, authority: Authori
     assert "\n" not in str(found)
 
 
+@pytest.mark.parametrize(("host", "options"), [(".example", ()), ("x" * 70, ()), ("127.0.0.1", ("--timeout", "nan"))])
+def test_what_is_no_name_or_no_time_is_wrong_use(
+    tmp_path: Path, authority: Authority, host: str, options: tuple[str, ...]
+) -> None:
+    log = filled(tmp_path, actions=(Action.TRAIN,))
+    found = export(log, "--to", f"syslog+tls://{host}", "--ca", authority.ca, *options).exception
+    assert isinstance(found, UsageError)
+
+
 def test_another_log_in_its_place_is_not_sent_behind_the_first(
     tmp_path: Path, authority: Authority, pair: tuple[Path, Path]
 ) -> None:
