@@ -86,9 +86,10 @@ class Line:
         """
         self._plain.settimeout(0.0)
         with contextlib.suppress(BlockingIOError):
-            self._take(self._plain.recv(_CHUNK))
-        if self._ended():
-            raise ConnectionAbortedError("it closed before all was sent")
+            while True:  # TLS 1.3 has sent tickets for later sessions, with its end behind them if it came
+                self._take(self._plain.recv(_CHUNK))
+                if self._ended():
+                    raise ConnectionAbortedError("it closed before all was sent")
         with contextlib.suppress(ssl.SSLWantReadError):
             self._tls.unwrap()
         self._plain.settimeout(self._seconds)

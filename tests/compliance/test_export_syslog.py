@@ -3,15 +3,17 @@
 import json
 import socket
 import ssl
+import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from compliance.export import syslog
+from compliance.export.line import Line
 from compliance.export.reading import Reader, Selection
 from compliance.log import Action, AuditLog, Entry, Outcome
 from shared.errors import PolicyError, ProtocolError, RecordError, UsageError
@@ -318,3 +320,56 @@ def test_a_server_that_answers_is_no_syslog_receiver(
     log = filled(tmp_path, actions=(Action.TRAIN,))
     with Chatty(pair) as collector, pytest.raises(ProtocolError, match="answered"):
         send(log, collector, authority.ca, tmp_path)
+
+
+class Early(Collector):
+    """Closes at once, and would read later."""
+
+    def _take(self, plain: socket.socket, cut: int | None) -> None:
+        with self._context.wrap_socket(plain, server_side=True) as line:
+            line.shutdown(socket.SHUT_WR)
+            self._done.wait(5)
+
+
+class Stuck(Collector):
+    """Reads nothing, so that most of what comes stays with the sender, and then closes its own direction."""
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        return self
+
+    def _take(self, plain: socket.socket, cut: int | None) -> None:
+        with self._context.wrap_socket(plain, server_side=True) as line:
+            time.sleep(0.5)
+            line.shutdown(socket.SHUT_WR)
+            self._done.wait(5)
+
+
+def test_an_end_in_front_of_ours_is_no_answer_to_it(authority: Authority, pair: tuple[Path, Path]) -> None:
+    with Early(pair) as collector, Line("127.0.0.1", collector.port, syslog.tls_context(authority.ca), 5.0) as line:
+        time.sleep(0.2)
+        with pytest.raises(ConnectionAbortedError, match="before all was sent"):
+            line.finish()
+
+
+def test_an_end_with_bytes_on_the_way_is_not_taken_for_all_read(authority: Authority, pair: tuple[Path, Path]) -> None:
+    with Stuck(pair) as collector, Line("127.0.0.1", collector.port, syslog.tls_context(authority.ca), 5.0) as line:
+        line.send(bytes(100_000))
+        with pytest.raises(ConnectionAbortedError, match="before it had read all"):
+            line.finish()
+
+
+def test_what_is_no_tls_and_what_says_nothing_end_in_time(tmp_path: Path, authority: Authority) -> None:
+    log = filled(tmp_path, actions=(Action.TRAIN,))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        words = (log, "--to", f"syslog+tls://127.0.0.1:{silent.getsockname()[1]}", "--ca", authority.ca)
+        assert isinstance(found := export(*words, "--timeout", "0.3").exception, ProtocolError)
+        assert "took nothing in" in found.message
+    with socket.create_server(("127.0.0.1", 0)) as plain:
+        words = (log, "--to", f"syslog+tls://127.0.0.1:{plain.getsockname()[1]}", "--ca", authority.ca)
+        answer = threading.Thread(target=lambda: plain.accept()[0].sendall(b"220 mail.example\r\n"))
+        answer.start()
+        assert isinstance(found := export(*words, "--timeout", "2").exception, ProtocolError)
+        answer.join()
+        assert "no TLS" in found.message
