@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from compliance import hold_cli, witness_cli
+from compliance import export_cli, hold_cli, witness_cli
 from compliance.checking import Checked, audit_folder, check, key_of, reading_trail
 from compliance.note import parse_key
 from compliance.place import Place, establish
@@ -19,6 +19,7 @@ from shared.errors import UsageError
 app = typer.Typer(
     help="The audit log: what was done, in an order that cannot be changed unnoticed.", no_args_is_help=True
 )
+export_cli.mount(app)
 hold_cli.mount(app)
 witness_cli.mount(app)
 
