@@ -32,7 +32,6 @@ from shared.files import canonical_json, sync_folder
 VERSION = 1
 GENESIS = "0" * 64
 _BLOCK = 1 << 16  # bytes
-
 Scalar = str | int | float | bool | None
 
 
@@ -59,6 +58,9 @@ class Action(StrEnum):
     RUN_END = "run.end"
     ROUND = "round"
     REFUSAL = "refusal"
+    INCIDENT_OPEN = "incident.open"
+    INCIDENT_UPDATE = "incident.update"
+    INCIDENT_NOTICE = "incident.notice"
 
 
 class Outcome(StrEnum):
