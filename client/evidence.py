@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from client.budget_words import figure
 from client.charge import Charge
 from client.ledger import history_of
 from client.ledger_file import Book, read_book
@@ -204,7 +205,7 @@ def _method(node: Node, profile: str) -> Figure:
     if not found:
         return Figure(
             "Method (45 CFR 164.514(b))",
-            "no determination was needed: evidence for the removal under (b)(2)(i), none for actual knowledge",
+            "no determination was needed: evidence for the removal under (b)(2)(i), and nothing of actual knowledge",
             "reports/**/deid.json: no expert",
         )
     words = [
@@ -283,7 +284,7 @@ def _spent(charges: Sequence[Charge], book: Book) -> tuple[str, ...]:
     delta = accounting.default_delta(most) if book.budget is None else book.budget.delta
     mechanisms = history_of(Book(charges=tuple(charges)))
     try:
-        epsilon = f"{accounting.epsilon(mechanisms, delta)[0]:.3g}"
+        epsilon = figure(accounting.epsilon(mechanisms, delta)[0])
     except BudgetError:
         epsilon = "no finite value"
     return str(len(charges)), str(sum(charge.steps for charge in charges)), epsilon, f"{delta:g}"

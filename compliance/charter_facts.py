@@ -11,7 +11,7 @@ def recipients(charter: Charter | None, own: str) -> list[Figure]:
     if charter is None:
         return [
             Figure("Recipients (Art. 30(1)(d))", None, NOT_PINNED),
-            Figure("Transfers to third countries (Art. 30(1)(e))", None, NOT_PINNED),
+            Figure("Countries of recipients (Art. 30(1)(e))", None, NOT_PINNED),
             Figure("Security measures (Art. 30(1)(g))", None, NOT_PINNED),
         ]
     others = [one.name for one in charter.members if one.name != own]
@@ -68,7 +68,8 @@ def operations(charter: Charter | None) -> list[Figure]:
     tasks = ", ".join(f"{plan.name} ({plan.rounds} rounds)" for plan in charter.tasks)
     return [
         Figure("Processing operations (Art. 35(7)(a))", f"training of {tasks}", "charter.toml: [[task]]"),
-        Figure("Charter", f"{charter.id}, SHA-256 {charter.sha256}", "charter.toml"),
+        Figure("Charter", charter.id, "charter.toml: id"),
+        Figure("SHA-256 of the charter", charter.sha256, "charter.toml, in canonical form"),
         Figure("Fewest hospitals in a round", str(charter.min_sites), "charter.toml: min_sites"),
         Figure("Fewest patients of a hospital in training", str(charter.min_patients), "charter.toml: min_patients"),
         Figure("Privacy of patients", privacy(charter), "charter.toml: [privacy]"),

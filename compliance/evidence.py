@@ -6,8 +6,8 @@ controls. Each figure names the file that says so. What is not known is *not rec
 where it stands, and again at the top.
 """
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -73,6 +73,36 @@ class Chapter:
 
 
 @dataclass(frozen=True)
+class Line:
+    """A figure as the page has it.
+
+    Attributes:
+        what: What it is about.
+        values: Each value with the parties that have it; one without a name where all have the same.
+        source: Where it stands.
+    """
+
+    what: str
+    values: tuple[tuple[str, str | None], ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page has of a topic for one party, or for several side by side.
+
+    Attributes:
+        name: The party's, or those of all.
+        lines: The figures.
+        tables: The tables, those of several parties with a column of names.
+    """
+
+    name: str
+    lines: tuple[Line, ...]
+    tables: tuple[Table, ...]
+
+
+@dataclass(frozen=True)
 class IncidentFound:
     """An incident in short, with small numbers of people suppressed.
 
@@ -93,6 +123,11 @@ class IncidentFound:
     people: str
     pending: tuple[str, ...]
     overdue: int
+
+    @property
+    def waiting(self) -> int:
+        """How many duties nobody has done, or decided not to be any."""
+        return len(self.pending)
 
 
 @dataclass(frozen=True)
@@ -117,9 +152,10 @@ class Evidence:
     matrix: Matrix
     faults: tuple[str, ...]
 
-    def with_topic(self, topic: Topic) -> tuple[Chapter, ...]:
-        """Those who say something about a topic."""
-        return tuple(one for one in self.chapters if one.figures(topic) or one.tables(topic))
+    def shown(self, topic: Topic) -> tuple[Shown, ...]:
+        """What the page has of a topic: the party, and the parts of a simulation side by side."""
+        groups = (self.chapters[:1], self.chapters[1:])
+        return tuple(_shown(group, topic) for group in groups if any(map(_says(topic), group)))
 
     def require_verified(self) -> None:
         """See that all of the record verifies.
@@ -224,6 +260,44 @@ def _due(due: datetime | None) -> str:
 def _without(text: str, folder: Path) -> str:
     """A message without the path of the folder, which may name people or projects."""
     return text.replace(f"{folder}/", "").replace(str(folder), "the folder")
+
+
+def _says(topic: Topic) -> Callable[[Chapter], bool]:
+    return lambda one: bool(one.figures(topic) or one.tables(topic))
+
+
+def _shown(group: Sequence[Chapter], topic: Topic) -> Shown:
+    """Equal values once, others with the names of who has them; tables with equal heads as one."""
+    values: dict[str, dict[str | None, list[str]]] = {}
+    sources: dict[str, str] = {}
+    tables: dict[str, Table] = {}
+    for one in group:
+        for figure in one.figures(topic):
+            values.setdefault(figure.what, {}).setdefault(figure.value, []).append(one.name)
+            sources.setdefault(figure.what, figure.source)
+        for table in one.tables(topic):
+            mine = table if len(group) == 1 else _named(table, one.name)
+            before = tables.get(table.caption)
+            tables[table.caption] = replace(before, rows=before.rows + mine.rows) if before else mine
+    lines = tuple(
+        Line(what, _by_name(found, len(group)), where)
+        for (what, found), where in zip(values.items(), sources.values(), strict=True)
+    )
+    return Shown(", ".join(one.name for one in group), lines, tuple(tables.values()))
+
+
+def _by_name(found: Mapping[str | None, Sequence[str]], parties: int) -> tuple[tuple[str, str | None], ...]:
+    """Values with the names of who has them; without names where all have the same, or where the name is the value."""
+    if all([value] == list(names) for value, names in found.items()):
+        return (("", ", ".join(value for value in found if value)),)
+    return tuple(("" if len(names) == parties else ", ".join(names), value) for value, names in found.items())
+
+
+def _named(table: Table, name: str) -> Table:
+    """The table with a first column of the party's name."""
+    rows = tuple((name, *row) for row in table.rows)
+    wide = frozenset(place + 1 for place in table.wide)
+    return replace(table, columns=("Hospital", *table.columns), rows=rows, wide=wide)
 
 
 def _chapter(one: Chapter) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The pages of ``fedward compliance``: the evidence report and the matrix, in light, dark and on A4."""
 
+import re
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +16,7 @@ from shared.files import private_folder, write_bytes, write_json
 PAGE: Final = "evidence.html"
 JSON: Final = "evidence.json"
 PRIVATE: Final = 0o600
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _KINDS: Final = {
     Kind.HOSPITAL: "a hospital's node",
     Kind.COORDINATOR: "a coordinator",
@@ -56,6 +58,7 @@ def render(found: Evidence) -> str:
         found=found,
         topics=Topic,
         kind=_KINDS[found.party.kind],
+        whose="this simulation" if found.party.kind is Kind.SIMULATION else found.party.name,
         matrix=found.matrix,
         counts=counts(found.matrix.rows),
         entries=sum(log.entries or 0 for log in found.logs),
@@ -77,6 +80,7 @@ def _render(name: str, **values: object) -> str:
     templates = page.environment("compliance")
     templates.globals.update(count=page.count, plural=page.plural, not_recorded=NOT_RECORDED)
     templates.filters["visible"] = page.visible
+    templates.tests["digest"] = lambda value: _DIGEST.fullmatch(str(value)) is not None
     templates.tests["match_law"] = lambda name, law: str(name).startswith(f"{law}-")
     style, style_hash = page.style((files("compliance") / "templates" / "evidence.css").read_text("utf-8"))
     return templates.get_template(name).render(style=style, style_hash=style_hash, **values)

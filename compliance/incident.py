@@ -135,6 +135,8 @@ class Incidents:
         with self._alone():
             one = self.get(name)
             _ = duty_of(one, duty)
+            if at is not None and at < min(one.breach.aware, one.breach.discovered):
+                raise UsageError(f"{at.isoformat()} is before the breach was known", hint="give the time of the notice")
             given: dict[str, Any] = {"duty": duty, "act": act, "at": at, "why": why or None}
             return self._append(name, Action.INCIDENT_NOTICE, one.heads, kind="notice", who=who, **given)
 

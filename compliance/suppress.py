@@ -38,4 +38,4 @@ def split(parts: Mapping[str, int], least: int = LEAST) -> tuple[dict[str, str],
 
 def belonging(number: int, patients: int, least: int = LEAST) -> str:
     """A number of studies or files, suppressed where it belongs to too few patients."""
-    return shown(patients, least) if suppressed(patients, least) else str(number)
+    return f"suppressed (of fewer than {least} patients)" if suppressed(patients, least) else str(number)
