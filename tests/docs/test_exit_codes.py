@@ -29,6 +29,11 @@ def test_every_error_stands_in_the_table_with_its_code() -> None:
     "words",
     [
         "audit verify {}",
+        "compliance incident list {}",
+        "compliance incident open {} --who A --aware 2026-01-01T00:00:00Z",
+        "compliance incident open {node} --who A --aware 2026-01-01T00:00:00Z --affected H1=@{}",
+        "compliance matrix --tests {}",
+        "compliance report {} --out {out}",
         "data synthesize {out} --sites nowhere",
         "node budget show {}",
         "node budget set {} --epsilon 3 --who A --why B",
