@@ -5,7 +5,8 @@ Numbers of patients are suppressed below ten, or below ``min_patients`` of the h
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,8 @@ from shared.charter import Charter
 from shared.errors import BudgetError, PolicyError
 
 _LOG: Final = Path("audit") / "log.jsonl"
+_MANY: Final = frozenset({Action.MESSAGE_OUT, Action.SECURE_AGGREGATION})
+"""Kinds of entries that say nothing here but that they were made."""
 Row = Mapping[str, Any]
 
 
@@ -57,21 +60,57 @@ def facts_of(node: Node) -> Facts:
         RecordError: Its audit log or a ledger does not verify.
         FedwardError: Another file is damaged.
     """
-    path = node.folder / _LOG
-    rows = list(entries(path)) if path.exists() else []
+    log = _Log.read(node.folder / _LOG)
+    rows = log.rows
     charter = node.charter if node.pinned else None
     policy = _policy(node)
     least = max(LEAST, policy.min_patients if policy else 0)
     return Facts(
         figures={
             Topic.PROCESSING: _processing(node, charter, least),
-            Topic.DPIA: [*operations(charter), *_assessment(node, rows, policy)],
+            Topic.DPIA: [*operations(charter), *_assessment(node, log, policy)],
             Topic.DEIDENTIFICATION: _deidentification(node, rows, _patients(node), least),
             Topic.PRIVACY: _privacy_figures(node, rows),
         },
-        tables={Topic.PRIVACY: _ledgers(node, rows), Topic.LINEAGE: _lineage(rows)},
+        tables={Topic.PRIVACY: _ledgers(node, rows), Topic.LINEAGE: _lineage(log)},
         least=least,
     )
+
+
+@dataclass(frozen=True)
+class _Log:
+    """What is kept of an audit log: most of a long one are messages and steps of secure aggregation.
+
+    Attributes:
+        rows: The other entries, in order.
+        heard: Of the messages that came, the first of each run and task, and the newest that brought a model.
+        span: Times of the first and the last entry; empty where there is none.
+    """
+
+    rows: tuple[Row, ...] = ()
+    heard: Mapping[tuple[str, str], tuple[Row, Row]] = field(default_factory=dict)
+    span: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> "_Log":
+        """The log of a node.
+
+        Raises:
+            RecordError: It does not verify.
+        """
+        rows: list[Row] = []
+        heard: dict[tuple[str, str], tuple[Row, Row]] = {}
+        first = last = ""
+        for row in entries(path) if path.exists() else ():
+            last = _day(row)
+            first = first or last
+            if row["action"] == Action.MESSAGE_IN:
+                key = (str(row["run"]), str((row.get("detail") or {}).get("task")))
+                first_of, newest = heard.get(key, (row, row))
+                heard[key] = (first_of, row if (row.get("detail") or {}).get("model") else newest)
+            elif row["action"] not in _MANY:
+                rows.append(row)
+        return cls(tuple(rows), heard, (first, last) if first else ())
 
 
 def _policy(node: Node) -> HospitalPolicy | None:
@@ -127,7 +166,8 @@ def _processing(node: Node, charter: Charter | None, least: int) -> list[Figure]
 # --- the assessment ---------------------------------------------------------------------------------------------------
 
 
-def _assessment(node: Node, rows: Sequence[Row], policy: HospitalPolicy | None) -> list[Figure]:
+def _assessment(node: Node, log: _Log, policy: HospitalPolicy | None) -> list[Figure]:
+    rows = log.rows
     sources = sorted({str(row["detail"].get("source")) for row in rows if row["action"] == Action.INGEST})
     refused = sum(row["outcome"] == Outcome.REFUSED for row in rows)
     own = (node.folder / "policy.toml").exists()
@@ -143,9 +183,9 @@ def _assessment(node: Node, rows: Sequence[Row], policy: HospitalPolicy | None) 
         Figure("Id of the assessment (Art. 35; PIPL Art. 55, 56)", None, "no file of fedward has it"),
         Figure("The hospital's own policy", said, "policy.toml"),
         Figure("Where images come from", ", ".join(sources) or None, "audit/log.jsonl: ingest, source"),
-        Figure("Requests refused", str(refused) if rows else None, "audit/log.jsonl: outcome refused"),
-        Figure("Record begins", _day(rows[0]) if rows else None, "audit/log.jsonl: first entry"),
-        Figure("Record ends", _day(rows[-1]) if rows else None, "audit/log.jsonl: last entry"),
+        Figure("Requests refused", str(refused) if log.span else None, "audit/log.jsonl: outcome refused"),
+        Figure("Record begins", log.span[0] if log.span else None, "audit/log.jsonl: first entry"),
+        Figure("Record ends", log.span[1] if log.span else None, "audit/log.jsonl: last entry"),
         Figure("Virtual hospital", "yes: synthetic patients only" if node.virtual else "no", "node.json: virtual"),
     ]
 
@@ -293,11 +333,15 @@ def _spent(charges: Sequence[Charge], book: Book) -> tuple[str, ...]:
 # --- lineage ----------------------------------------------------------------------------------------------------------
 
 
-def _lineage(rows: Iterable[Row]) -> list[Table]:
+def _lineage(log: _Log) -> list[Table]:
     """Which runs this hospital's patients were in, and which charters it followed."""
-    runs: dict[tuple[str, str], dict[str, Any]] = {}
+    runs: dict[tuple[str, str], dict[str, Any]] = {
+        key: {"train": 0, "evaluate": 0, "model": newest["detail"].get("model"), "day": _day(first)}
+        for key, (first, newest) in log.heard.items()
+        if key[0] and "task" in (first.get("detail") or {})
+    }
     pins: list[tuple[str | None, ...]] = []
-    for row in rows:
+    for row in log.rows:
         detail = row.get("detail") or {}
         if row["action"] == Action.CHARTER_PIN and row["outcome"] == Outcome.OK:
             pins.append((_day(row), str(detail.get("federation")), str(detail.get("charter"))))
@@ -308,8 +352,6 @@ def _lineage(rows: Iterable[Row]) -> list[Table]:
         )
         if row["outcome"] == Outcome.OK and row["action"] in {Action.TRAIN, Action.EVALUATE}:
             one[row["action"]] += 1
-        if row["action"] == Action.MESSAGE_IN and detail.get("model"):
-            one["model"] = str(detail["model"])
     lines = tuple(
         (run, task, str(one["train"]), str(one["evaluate"]), one["day"], one["model"])
         for (run, task), one in runs.items()

@@ -219,10 +219,12 @@ def _log(path: Path, folder: Path) -> LogFound:
         return LogFound(name, fault="there is none: nothing was recorded, or it was taken away")
     try:
         found = verify(path)
-        times = [str(row.get("time")) for row in entries(path)]
+        first = last = ""
+        for row in entries(path):
+            last = str(row.get("time"))
+            first = first or last
     except RecordError as error:
         return LogFound(name, fault=_without(error.message, folder))
-    first, last = (times[0], times[-1]) if times else ("", "")
     checkpoint = _checkpoint(path.with_name("checkpoint"))
     return LogFound(name, found.entries, found.head, first, last, found.torn, "", checkpoint)
 
