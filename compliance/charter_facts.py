@@ -1,18 +1,27 @@
 """What a charter says to the record of processing and to the assessment, in words."""
 
+from typing import Final
+
 from compliance.party import Figure
 from shared.charter import Charter
 
-NOT_PINNED = "charter.toml: there is none"
+_CONTROLLER: Final = (
+    "Recipients (Art. 30(1)(d))",
+    "Countries of recipients (Art. 30(1)(e))",
+    "Security measures (Art. 30(1)(g))",
+)
+_PROCESSOR: Final = ("Recipients", "Countries of recipients (Art. 30(2)(c))", "Security measures (Art. 30(2)(d))")
+NOT_PINNED: Final = "charter.toml: there is none"
 
 
-def recipients(charter: Charter | None, own: str) -> list[Figure]:
-    """Recipients, transfers and security measures (GDPR Art. 30(1)(d), (e), (g))."""
+def recipients(charter: Charter | None, own: str, *, processor: bool = False) -> list[Figure]:
+    """Recipients, transfers and security measures (GDPR Art. 30(1)(d), (e), (g); of a processor 30(2)(c), (d))."""
+    to, countries_of, secured_by = _PROCESSOR if processor else _CONTROLLER
     if charter is None:
         return [
-            Figure("Recipients (Art. 30(1)(d))", None, NOT_PINNED),
-            Figure("Countries of recipients (Art. 30(1)(e))", None, NOT_PINNED),
-            Figure("Security measures (Art. 30(1)(g))", None, NOT_PINNED),
+            Figure(to, None, NOT_PINNED),
+            Figure(countries_of, None, NOT_PINNED),
+            Figure(secured_by, None, NOT_PINNED),
         ]
     others = [one.name for one in charter.members if one.name != own]
     whom = "the coordinator" + (f" {charter.coordinator.name}" if charter.coordinator else "")
@@ -24,17 +33,17 @@ def recipients(charter: Charter | None, own: str) -> list[Figure]:
     said = ", ".join(countries) + (f"; not said by {', '.join(silent)}" if silent else "")
     return [
         Figure(
-            "Recipients (Art. 30(1)(d))",
+            to,
             f"{whom}: {what}; {', '.join(others) or 'members'}: the models made from them",
             "charter.toml: [coordinator], [[member]], [secure_aggregation]",
         ),
         Figure(
-            "Countries of recipients (Art. 30(1)(e))",
+            countries_of,
             f"{said} (as the charter says; nobody proves it)" if countries else None,
             "charter.toml: country of coordinator and members",
         ),
-        Figure("Safeguards of transfers (Art. 30(1)(e), 49)", None, "no file of fedward has them"),
-        Figure("Security measures (Art. 30(1)(g))", measures(charter), "charter.toml; in detail: the controls below"),
+        Figure("Safeguards of transfers (Art. 49(1))", None, "no file of fedward has them"),
+        Figure(secured_by, measures(charter), "charter.toml; in detail: the controls below"),
     ]
 
 

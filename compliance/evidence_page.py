@@ -58,7 +58,7 @@ def render(found: Evidence) -> str:
         found=found,
         topics=Topic,
         kind=_KINDS[found.party.kind],
-        whose="this simulation" if found.party.kind is Kind.SIMULATION else found.party.name,
+        whose=_whose(found),
         matrix=found.matrix,
         counts=counts(found.matrix.rows),
         entries=sum(log.entries or 0 for log in found.logs),
@@ -74,6 +74,13 @@ def render_matrix(found: Matrix, *, made: datetime | None = None) -> str:
     """The matrix as a page of its own."""
     when = (made or datetime.now(UTC)).astimezone(UTC)
     return _render("matrix.html", matrix=found, counts=counts(found.rows), made=when)
+
+
+def _whose(found: Evidence) -> str:
+    name, kind = found.party.name, found.party.kind
+    if kind is Kind.HOSPITAL:
+        return name
+    return f"this {kind}" if kind is Kind.SIMULATION or name == kind else f"the coordinator {name}"
 
 
 def _render(name: str, **values: object) -> str:

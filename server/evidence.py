@@ -51,7 +51,7 @@ def _facts(coordinator: Coordinator) -> Facts:
             "summing of updates, and the models made from the sums" if charter else None,
             "runs/: the newest charter.toml",
         ),
-        *recipients(charter, coordinator.name),
+        *recipients(charter, coordinator.name, processor=True),
         Figure("Processing agreements (Art. 28(3))", None, "no file of fedward has them"),
     ]
     privacy = [Figure("Privacy ledgers", "every hospital keeps its own; the coordinator has none", "no file")]
@@ -61,7 +61,9 @@ def _facts(coordinator: Coordinator) -> Facts:
             Topic.DPIA: operations(charter),
             Topic.DEIDENTIFICATION: [
                 Figure(
-                    "De-identification", "no image and no header comes to a coordinator", "charter.toml; message types"
+                    "De-identification",
+                    "no image and no header comes to a coordinator",
+                    "no file: no message has a place for one",
                 )
             ],
             Topic.PRIVACY: privacy,
