@@ -59,6 +59,9 @@ class Action(StrEnum):
     REFUSAL = "refusal"
     WITNESS = "witness"
     LEGAL_HOLD = "legal.hold"
+    INCIDENT_OPEN = "incident.open"
+    INCIDENT_UPDATE = "incident.update"
+    INCIDENT_NOTICE = "incident.notice"
 
 
 class Outcome(StrEnum):

@@ -109,6 +109,7 @@ def test_rounds_and_sites_draw_different_batches(node: Path, tmp_path: Path) -> 
     assert len({TrainReply.from_record(reply).body.update.tobytes() for reply in replies}) == 3
 
 
+@pytest.mark.control("HIPAA-164.312-b-audit")
 def test_everything_is_recorded_before_it_is_done(node: Path) -> None:
     train(node)
     assert acts(node) == [("message.in", "ok"), ("train", "started"), ("train", "ok"), ("message.out", "started")]
@@ -152,6 +153,7 @@ def test_under_differential_privacy_neither_counts_nor_losses_leave(private: Pat
     assert dict(reply.body.metrics) == {}
 
 
+@pytest.mark.control("GDPR-25-budget")
 def test_the_charge_is_durable_before_the_training(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(*_: object, **__: object) -> None:
         raise MemoryError("in the middle of the round")
@@ -198,6 +200,7 @@ def set_budget(folder: Path, epsilon: float, patients: int = 9) -> None:
     budget.set_budget(Node.open(folder), Budget(epsilon, 1e-5, patients), who="Ada", why="a test")
 
 
+@pytest.mark.control("GDPR-25-budget")
 def test_a_real_hospital_without_a_budget_trains_nothing_under_privacy(real: Path) -> None:
     refusal = refused(train(real, header(PRIVATE)))
     assert (refusal.code, refusal.reason) == ("policy", "this hospital has set no privacy budget")
@@ -230,6 +233,7 @@ def test_what_the_budget_does_not_cover_is_refused_and_told_to_nobody_but_the_ho
     ]
 
 
+@pytest.mark.control("GDPR-25-budget")
 def test_a_real_hospital_with_a_budget_trains_nothing_without_privacy(real: Path) -> None:
     Node.open(real).pin(RULES)
     TrainReply.from_record(train(real))
@@ -291,6 +295,7 @@ def evaluate(folder: Path, request: Header) -> RecordDict:
     return send(folder, EvaluateRequest(request, LAYOUT.sha256, MODEL).to_record(), "evaluate")
 
 
+@pytest.mark.control("MODEL-held-out")
 def test_an_evaluation_scores_the_model_of_the_request_on_held_out_patients_alone(node: Path) -> None:
     train(node)  # leaves another model in the session's network
     reply = EvaluateReply.from_record(evaluate(node, header(round=0)))
@@ -308,6 +313,7 @@ def test_an_evaluation_scores_the_model_of_the_request_on_held_out_patients_alon
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.control("GDPR-29-pinned-charter")
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -338,6 +344,7 @@ def test_a_charter_that_is_pinned_between_two_requests_counts_for_the_second(nod
     assert TrainReply.from_record(train(node, header(PRIVATE))).body.weight == 1.0
 
 
+@pytest.mark.control("GDPR-5-1-b-purpose")
 def test_another_purpose_or_too_few_patients_are_refused(tmp_path: Path) -> None:
     folder = toy.make_node(tmp_path / "H1", "H1", RULES)
     described = json.loads((folder / "node.json").read_text())
@@ -349,6 +356,7 @@ def test_another_purpose_or_too_few_patients_are_refused(tmp_path: Path) -> None
     assert "too few patients" in refused(train(ct)).reason
 
 
+@pytest.mark.control("HIPAA-164.312-c-integrity")
 def test_a_model_of_another_layout_or_digest_is_refused(node: Path) -> None:
     assert "layout" in refused(train(node, layout="0" * 64)).reason
     assert "header names" in refused(train(node, header(model="0" * 64))).reason
@@ -383,6 +391,7 @@ def test_an_unexpected_error_is_told_by_its_type_and_never_by_its_text(
     assert verify(node / "audit" / "log.jsonl").entries == 5
 
 
+@pytest.mark.control("HIPAA-164.312-b-audit")
 def test_a_hospital_that_cannot_record_does_nothing(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[bool] = []
     monkeypatch.setattr(rounds, "train_round", lambda *_, **__: trained.append(True))

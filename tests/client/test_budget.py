@@ -173,6 +173,7 @@ def test_what_is_no_budget_is_wrong_use_and_changes_nothing(node: Node, words: s
     assert not (node.folder / "privacy").exists()
 
 
+@pytest.mark.control("HIPAA-164.312-a2i-users")
 def test_nobody_and_no_reason_set_no_budget(node: Node) -> None:
     with pytest.raises(UsageError, match="--why"):
         run("set", node.folder, "--epsilon", 3, "--patients", 9, "--who", "Ada", "--why", " ")

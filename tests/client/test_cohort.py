@@ -79,6 +79,7 @@ def test_the_label_lies_on_its_own_slice(cohort: Cohort) -> None:
                     assert image[label == 3].mean() > image[label == 1].mean()
 
 
+@pytest.mark.control("GDPR-5-1-c-minimisation")
 def test_reading_the_cohort_needs_no_dicom(released: Path, tmp_path: Path, log: AuditLog) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(released, copy)
@@ -96,6 +97,7 @@ def test_what_is_cached_is_not_read_again(
     assert build_cohort(released, tmp_path / "cohort", log=log).entries == first.entries
 
 
+@pytest.mark.control("MODEL-held-out")
 def test_a_patient_is_on_one_side_with_all_studies(cohort: Cohort) -> None:
     train, held = set(cohort.patients(Split.TRAIN)), set(cohort.patients(Split.HELD_OUT))
     assert not train & held
@@ -104,6 +106,7 @@ def test_a_patient_is_on_one_side_with_all_studies(cohort: Cohort) -> None:
     assert max(len(entry.studies) for entry in cohort.entries) > 1
 
 
+@pytest.mark.control("MODEL-held-out")
 @given(
     known=st.dictionaries(st.text(min_size=1), st.sampled_from(Split), max_size=20),
     new=st.sets(st.text(min_size=1), max_size=20),
@@ -148,6 +151,7 @@ def test_nothing_usable_is_one_line_that_says_why(tmp_path: Path, log: AuditLog)
     assert not (tmp_path / "cohort" / "index.json").exists()
 
 
+@pytest.mark.control("HIPAA-164.312-c-integrity", "MODEL-provenance")
 def test_a_damaged_cache_or_index_is_said(cohort: Cohort) -> None:
     entry = cohort.entries[0]
     (cohort.folder / "images" / entry.studies[0].file).write_bytes(b"not tensors")
@@ -179,6 +183,7 @@ def test_a_broken_file_among_the_released_is_named(released: Path, tmp_path: Pat
         build_cohort(copy, tmp_path / "cohort", log=log)
 
 
+@pytest.mark.control("GDPR-5-1-c-minimisation")
 def test_the_index_holds_no_header_but_the_pseudonym(cohort: Cohort, released: Path) -> None:
     text = (cohort.folder / "index.json").read_text()
     uids = {str(pydicom.dcmread(path, stop_before_pixels=True).StudyInstanceUID) for path in released.rglob("*.dcm")}

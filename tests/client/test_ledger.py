@@ -93,6 +93,7 @@ def test_reading_takes_no_lock_and_changes_nothing(path: Path) -> None:
 # --- the budget -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.control("GDPR-25-budget")
 def test_what_the_budget_does_not_cover_is_refused_and_not_charged(path: Path) -> None:
     with Ledger(path) as ledger:
         ledger.set_budget(Budget(1.0, 1e-5, 16), who="Ada", why="a pilot")

@@ -55,6 +55,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- a crash, a full disk, two at once --------------------------------------------------------------------------------
 
 
+@pytest.mark.control("GDPR-25-budget")
 def test_killed_in_the_middle_of_training_the_round_stays_charged(path: Path) -> None:
     """kill -9 while patients are being read: every round of which training has begun is on file."""
     process = subprocess.Popen(
@@ -197,6 +198,7 @@ def refusal(path: Path, acknowledged: Acknowledged) -> str:
     return one.value.message
 
 
+@pytest.mark.control("HIPAA-164.312-c-integrity")
 def test_every_changed_byte_is_seen(path: Path) -> None:
     acknowledged = fill(path, charges=1)
     raw = path.read_bytes()
@@ -307,6 +309,7 @@ def test_a_reader_follows_no_link_and_waits_for_no_pipe(path: Path, tmp_path: Pa
             read_book(place)
 
 
+@pytest.mark.control("HIPAA-164.312-a1-keys")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o644])
 def test_a_ledger_that_others_may_read_or_write_is_refused_for_reading_and_for_charging(path: Path, mode: int) -> None:
     acknowledged = fill(path)

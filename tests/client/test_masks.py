@@ -129,6 +129,7 @@ def test_a_readable_answer_is_refused_where_the_charter_asks_for_masks(three: Fe
     assert (refusal.code, "masked updates" in refusal.reason) == ("policy", True)
 
 
+@pytest.mark.control("GDPR-25-masks")
 def test_a_real_hospital_never_answers_in_the_clear(tmp_path: Path) -> None:
     rules = toy.charter()
     folder = toy.make_node(tmp_path / "H1", "H1", rules)

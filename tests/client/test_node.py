@@ -16,6 +16,7 @@ def make(folder: Path) -> Node:
     return Node.create(folder, site="H1", purpose=toy.PURPOSE)
 
 
+@pytest.mark.control("HIPAA-164.312-a1-keys")
 def test_a_new_node_has_keys_that_only_its_owner_can_read(tmp_path: Path) -> None:
     node = make(tmp_path / "node")
     for name in KEYS:
@@ -134,6 +135,7 @@ def test_a_folder_that_is_no_node_is_told_as_one(tmp_path: Path, text: str | Non
     assert caught.value.hint
 
 
+@pytest.mark.control("HIPAA-164.312-a1-keys")
 def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
     node = make(tmp_path)
     (tmp_path / "keys" / "audit.key").chmod(0o644)
@@ -156,6 +158,7 @@ def test_a_charter_is_pinned_as_it_is_and_found_again(tmp_path: Path) -> None:
     assert Node.open(tmp_path).charter == rules
 
 
+@pytest.mark.control("GDPR-5-1-b-purpose")
 def test_a_charter_with_another_purpose_is_not_pinned(tmp_path: Path) -> None:
     node = make(tmp_path)
     with pytest.raises(PolicyError, match="purpose"):

@@ -30,6 +30,7 @@ def test_what_the_pinned_charter_asks_for_is_done() -> None:
     assert judge(replace(HEADER, round=0), training=False)[0]
 
 
+@pytest.mark.control("GDPR-29-pinned-charter")
 @pytest.mark.parametrize(
     ("header", "terms", "reason"),
     [
@@ -55,6 +56,7 @@ def test_a_charter_that_differs_in_privacy_alone_is_another_charter() -> None:
     assert not judge(replace(HEADER, charter=weaker.sha256))[0]
 
 
+@pytest.mark.control("GDPR-29-pinned-charter")
 def test_a_request_has_no_field_in_which_it_could_ask_for_less_privacy() -> None:
     names = {field.name for field in fields(Header)}
     assert names == {"federation", "charter", "run", "round", "attempt", "task", "model", "protocol"}

@@ -62,6 +62,7 @@ def test_a_virtual_hospital_without_one_asks_for_nothing(tmp_path: Path) -> None
     assert "task toy" in judged(virtual, toy.charter())
 
 
+@pytest.mark.control("GDPR-29-pinned-charter")
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -87,6 +88,7 @@ def test_a_limit_that_is_lifted_is_lifted_alone(node: Node) -> None:
     assert "differential privacy" in judged(node, toy.charter())
 
 
+@pytest.mark.control("GDPR-5-1-b-purpose")
 def test_a_charter_for_another_purpose_than_the_nodes_is_refused_whatever_the_policy_says(node: Node) -> None:
     other = replace(AGREED, purpose="marketing")
     assert "purpose" in judged(write(node, 'purposes = ["marketing"]'), other)
@@ -109,6 +111,7 @@ def in_countries(*, coordinator: str | None, members: list[str | None]) -> Chart
     return replace(AGREED, members=who, coordinator=link)
 
 
+@pytest.mark.control("GDPR-44-recipients")
 @pytest.mark.parametrize(
     ("coordinator", "members", "reason"),
     [
@@ -209,6 +212,7 @@ def test_patients_that_ingest_took_in_since_are_in_the_next_round_also_of_a_sess
     close_sessions()
 
 
+@pytest.mark.control("GDPR-7-3-withdrawal")
 def test_who_is_not_eligible_is_in_no_round_and_none_of_their_images_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,6 +287,7 @@ def test_a_damaged_file_allows_nothing_and_says_what_to_mend(node: Node, text: s
     assert caught.value.hint
 
 
+@pytest.mark.control("HIPAA-164.312-a1-keys")
 def test_a_file_that_others_may_change_allows_nothing(node: Node) -> None:
     write(node, "")
     (node.folder / "policy.toml").chmod(0o664)

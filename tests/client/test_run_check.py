@@ -30,6 +30,7 @@ def test_agents_and_everything_else_that_is_no_server_app_are_refused(kind: str)
     assert "no server app" in check(kind=kind)
 
 
+@pytest.mark.control("GDPR-32-own-code")
 @pytest.mark.parametrize("fab", [b"", APP + b"\n", APP[:-1], build("1.0", {"shared/a.py": b"b"}), build("1.1", {})])
 def test_any_other_app_is_refused_and_both_are_named(fab: bytes) -> None:
     reason = check(fab=fab)

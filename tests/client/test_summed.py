@@ -25,6 +25,7 @@ def summed(path: Path) -> Summed:
     return found
 
 
+@pytest.mark.control("GDPR-25-masks")
 def test_another_set_over_a_round_that_was_unmasked_is_refused(summed: Summed) -> None:
     for act in (summed.check, summed.revealed):
         with pytest.raises(PolicyError, match="the difference of two sums"):

@@ -44,6 +44,7 @@ def test_the_log_goes_on_where_it_ended(tmp_path: Path) -> None:
     assert verify(path).entries == 4
 
 
+@pytest.mark.control("HIPAA-164.312-b-audit")
 def test_an_act_is_recorded_before_and_after(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     with open_log(path) as log, log.act(Entry(Action.TRAIN, Outcome.STARTED)) as detail:
@@ -113,6 +114,7 @@ def test_a_log_that_changes_under_its_writer_is_written_no_more(tmp_path: Path, 
         assert path.read_bytes() == found
 
 
+@pytest.mark.control("HIPAA-164.312-c-integrity")
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_no_byte_can_change_unseen(tmp_path: Path, data: st.DataObject) -> None:
@@ -128,6 +130,7 @@ def test_no_byte_can_change_unseen(tmp_path: Path, data: st.DataObject) -> None:
         verify(path)
 
 
+@pytest.mark.control("HIPAA-164.312-c-integrity")
 @pytest.mark.parametrize("change", ["drop", "swap", "insert", "repeat"])
 def test_lines_cannot_be_dropped_swapped_inserted_or_repeated(tmp_path: Path, change: str) -> None:
     path = tmp_path / "log.jsonl"
@@ -185,6 +188,7 @@ def test_a_torn_last_line_is_cut_and_the_cut_is_recorded(tmp_path: Path) -> None
     assert verify(path).entries == 3
 
 
+@pytest.mark.control("HIPAA-164.312-b-audit")
 def test_on_a_full_disk_nothing_is_half_written_and_the_act_does_not_happen(tmp_path: Path) -> None:
     """A file-size limit stands for the full disk: the write fails with an error of the same family."""
     code = f"""
@@ -212,6 +216,7 @@ sys.exit(7)
     assert verify(tmp_path / "log.jsonl").entries in {1, 2}
 
 
+@pytest.mark.control("HIPAA-164.312-b-audit")
 def test_kill_minus_nine_leaves_a_log_that_verifies_and_holds_what_was_acknowledged(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     code = f"""
@@ -233,6 +238,7 @@ while True:
         assert len(log) >= acknowledged
 
 
+@pytest.mark.control("HIPAA-164.312-b-audit")
 def test_a_subject_stands_as_a_keyed_digest(tmp_path: Path) -> None:
     with open_log(tmp_path / "a.jsonl") as log:
         digest = log.digest("H1-12345")

@@ -1,5 +1,6 @@
 """An image holds its own room and what lies below it: shown with the Dockerfiles' own build steps, in plain folders."""
 
+import json
 import os
 import re
 import subprocess
@@ -15,7 +16,10 @@ from tests.docker import recipes
 from tests.docker.installed import install
 
 IMAGES = {"hospital": "client", "coordinator": "server"}
-GROUPS = {"hospital": {"audit", "charter", "node"}, "coordinator": {"audit", "charter", "server"}}
+GROUPS = {
+    "hospital": {"audit", "charter", "compliance", "node"},
+    "coordinator": {"audit", "charter", "compliance", "server"},
+}
 STRANGERS = {
     "hospital": ("server", "simulation", "nilearn", "nibabel"),
     "coordinator": ("client", "simulation", "pydicom", "highdicom", "pynetdicom", "dicomweb_client", "opacus", "gdcm"),
@@ -73,6 +77,16 @@ def test_the_command_has_its_own_groups_alone(built: dict[str, Built], image: st
     shown = built[image].run("fedward", "--help")
     commands = shown[shown.index("Commands") :]
     assert set(re.findall(r"^│ ([a-z]+) ", commands, re.MULTILINE)) == GROUPS[image]
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_matrix_of_controls_is_there_without_the_code_of_the_other_end_and_without_tests(
+    built: dict[str, Built], image: str
+) -> None:
+    told = json.loads(built[image].run("fedward", "compliance", "matrix", "--json"))
+    assert told["tests"] is None
+    assert told["faults"] == []
+    assert {one["tests"] for one in told["controls"]} == {None}
 
 
 @pytest.mark.parametrize("image", IMAGES)

@@ -101,6 +101,7 @@ def test_a_link_stays_a_link(draft: Path, tmp_path: Path) -> None:
     assert "H1" in draft.read_text()
 
 
+@pytest.mark.control("HIPAA-164.312-d-authentication")
 def test_another_key_than_the_one_that_was_read_out_is_not_let_in(draft: Path, tmp_path: Path) -> None:
     _, real = asked(tmp_path, "H1")
     forged = asked(tmp_path, "H1", key=66)
@@ -133,6 +134,7 @@ def test_nobody_is_a_member_twice(draft: Path, tmp_path: Path) -> None:
     refused(UsageError, "is already that of H2", draft, asked(tmp_path, "H2"), asked(tmp_path, "H3", key=2))
 
 
+@pytest.mark.control("GDPR-5-1-b-purpose")
 def test_another_purpose_is_not_let_in(draft: Path, tmp_path: Path) -> None:
     refused(PolicyError, "'marketing'", draft, asked(tmp_path, "H1", purpose="marketing"))
 

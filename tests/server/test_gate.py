@@ -151,6 +151,7 @@ def answered(desk: Desk, context: ssl.SSLContext) -> bytes:
         return b""
 
 
+@pytest.mark.control("HIPAA-164.312-d-authentication")
 def test_without_a_certificate_there_is_no_connection(desk: Desk) -> None:
     context = ssl.create_default_context(cafile=str(desk.coordinator.authority_path))
     assert answered(desk, context) == b""
@@ -175,6 +176,7 @@ def test_anothers_authority_an_expired_certificate_and_the_gates_own_are_none(
         until(lambda why=why: why in desk.gate_log(), what=desk.gate_log())
 
 
+@pytest.mark.control("HIPAA-164.312-e-transmission")
 def test_older_versions_of_tls_and_no_tls_are_not_spoken(desk: Desk, beta: Credentials) -> None:
     assert answered(desk, beta.context(desk.coordinator.authority_path, ssl.TLSVersion.TLSv1_2)) == b""
     with socket.create_connection((HOST, desk.port), timeout=10) as plain:
@@ -208,6 +210,7 @@ def test_a_member_that_is_taken_out_is_refused_on_the_connection_that_it_has(des
         until(lambda: client.get("/health").status_code == 403)
 
 
+@pytest.mark.control("HIPAA-164.312-d-authentication")
 def test_the_key_of_the_request_must_be_that_of_the_certificate(
     desk: Desk, alpha: Credentials, beta: Credentials
 ) -> None:

@@ -52,6 +52,7 @@ def test_the_masked_model_is_that_of_a_plain_run(tmp_path: Path) -> None:
             assert phase is None or dict(phase.sums) == pytest.approx(dict(same.sums), rel=1e-4)
 
 
+@pytest.mark.control("GDPR-25-masks")
 def test_no_answer_shows_a_number_of_one_hospital(tmp_path: Path) -> None:
     wire = Wire()
     one_round(tmp_path).run(wire)
@@ -229,6 +230,7 @@ def test_a_spoilt_header_is_caught_and_the_round_repeated(tmp_path: Path) -> Non
     assert len(phase.notes) == 1
 
 
+@pytest.mark.control("AIACT-12-logging")
 def test_everybodys_record_verifies_and_names_the_steps(tmp_path: Path) -> None:
     federation = one_round(tmp_path)
     federation.run()
@@ -265,6 +267,7 @@ def with_patients(federation: Federation) -> Federation:
     return federation
 
 
+@pytest.mark.control("GDPR-25-masks")
 def test_a_round_is_not_summed_again_without_one_hospital(tmp_path: Path) -> None:
     federation = one_round(tmp_path)
     first = federation.run()
@@ -316,6 +319,7 @@ def replaced(kind: str, site: str, by: str) -> Wire:
     return Wire(change=change)
 
 
+@pytest.mark.control("HIPAA-164.312-d-authentication")
 def test_an_answer_that_another_hospital_signed_is_not_counted(tmp_path: Path) -> None:
     phase = one_round(tmp_path).run(replaced(CONFIRM, "H3", by="H2")).history.rounds[1].train
     assert phase is not None

@@ -18,6 +18,7 @@ from tests.federation.scripted import LAYOUT, MODEL, WEIGHTS
 CARD = ModelCard("test", "a" * 64, "run-1", "toy", 3, ("H1", "H2"), "off", LAYOUT.size, LAYOUT.digest(MODEL))
 
 
+@pytest.mark.control("HIPAA-164.312-c-integrity", "MODEL-change")
 def test_weights_and_description_belong_together(tmp_path: Path, log: AuditLog) -> None:
     path = write_model(tmp_path / "out", WEIGHTS, CARD, log=log)
     loaded = safetensors.numpy.load_file(path)
@@ -41,6 +42,7 @@ def test_a_full_disk_leaves_neither(tmp_path: Path, log: AuditLog, monkeypatch: 
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.control("AIACT-11-documentation")
 def test_an_unfinished_replacement_never_passes_for_the_earlier_model(
     tmp_path: Path, log: AuditLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,6 +53,7 @@ def test_an_unfinished_replacement_never_passes_for_the_earlier_model(
     assert not (tmp_path / "out" / "model.json").exists()
 
 
+@pytest.mark.control("AIACT-12-logging")
 def test_what_cannot_be_recorded_is_not_written(tmp_path: Path, log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compliance.log.os.fsync", _no_space)
     with pytest.raises(RecordError):

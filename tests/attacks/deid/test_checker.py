@@ -116,6 +116,7 @@ SWITCHED_OFF: dict[str, tuple[Change, Kind]] = {
 }
 
 
+@pytest.mark.control("HIPAA-164.514-b2-checker")
 @pytest.mark.parametrize("profile", ["basic", "safe-harbor", "research"])
 @pytest.mark.parametrize("rule", SWITCHED_OFF)
 def test_an_engine_with_a_rule_switched_off_is_caught(
@@ -130,6 +131,7 @@ def test_what_the_engine_made_passes(profiles: dict[str, Profile], tmp_path: Pat
     assert not findings(profiles[profile], tmp_path, lambda _: None)
 
 
+@pytest.mark.control("HIPAA-164.514-b2-C-dates")
 def test_dates_that_moved_apart_are_caught(profiles: dict[str, Profile], tmp_path: Path) -> None:
     """Intervals count: two dates of one patient move by the same days."""
 
@@ -140,6 +142,7 @@ def test_dates_that_moved_apart_are_caught(profiles: dict[str, Profile], tmp_pat
     assert findings(profiles["research"], tmp_path, change) == {Kind.DATE}
 
 
+@pytest.mark.control("HIPAA-164.514-b2-checker")
 def test_an_engine_that_does_nothing_is_caught(profiles: dict[str, Profile]) -> None:
     content = data(original())
     for profile in profiles.values():
@@ -165,6 +168,7 @@ def test_names_of_every_character_set(profiles: dict[str, Profile], tmp_path: Pa
     assert Finding(Kind.KNOWN, 0x00181020) in found
 
 
+@pytest.mark.control("HIPAA-164.514-b2-checker")
 def test_a_hit_quarantines_the_file_with_kind_and_tag(
     profiles: dict[str, Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def cases(draw: st.DrawFn) -> tuple[tuple[str, str, str], bytes, list[bytes]]:
     return (family, given_name, number), data(dataset), [one.encode() for one in (family, given_name, number)]
 
 
+@pytest.mark.control("HIPAA-164.514-b2-identifiers")
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=cases())
 @pytest.mark.parametrize("profile", [Profile.load("basic")], ids=["basic"])

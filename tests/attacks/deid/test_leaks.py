@@ -77,6 +77,7 @@ def everywhere(dataset: FileDataset, planted: Dataset, depth: int) -> None:
             dataset.update(nested(planted, depth, top[start:] + top[:start]))
 
 
+@pytest.mark.control("HIPAA-164.514-b2-identifiers")
 @pytest.mark.parametrize("implicit", [False, True], ids=["explicit", "implicit"])
 @pytest.mark.parametrize("depth", [0, 1, 3, 8])
 @pytest.mark.parametrize("profile", ["basic", "safe-harbor", "research"])
@@ -120,6 +121,7 @@ def text_attributes() -> list[tuple[int, str]]:
     return [(tag, entry[0]) for tag, entry in DicomDictionary.items() if entry[0] in characters]
 
 
+@pytest.mark.control("HIPAA-164.514-b2-identifiers")
 @pytest.mark.parametrize("value", TELLING)
 @pytest.mark.parametrize("profile", ["basic", "research"])
 def test_known_identifiers_in_every_text_attribute_of_the_dictionary(tmp_path: Path, profile: str, value: str) -> None:
@@ -176,6 +178,7 @@ NAMES = {
 }
 
 
+@pytest.mark.control("HIPAA-164.514-b2-identifiers")
 @pytest.mark.parametrize("character_set", NAMES)
 def test_names_in_every_script(tmp_path: Path, character_set: str) -> None:
     hospital = Hospital(tmp_path, Profile.load("basic"))
@@ -223,6 +226,7 @@ def test_umlauts_spelt_out_are_the_same_name(tmp_path: Path) -> None:
     assert hospital.datasets()[0].SoftwareVersions == "REMOVED"
 
 
+@pytest.mark.control("HIPAA-164.514-b2-C-dates")
 @pytest.mark.parametrize("value", ["built 2019-07-21", "for Dr. House", "call +44 20 7946 0123", "a@hospital.example"])
 def test_what_looks_like_a_date_a_number_or_an_address(tmp_path: Path, value: str) -> None:
     """Nobody's header says it, yet it does not look like a version or a kernel."""
@@ -320,6 +324,7 @@ def _group_length_and_padding() -> bytes:
     return element(0xFFFCFFFC, b"OB", SECRET)
 
 
+@pytest.mark.control("HIPAA-164.514-b2-identifiers")
 @pytest.mark.parametrize("profile", ["basic", "research"])
 @pytest.mark.parametrize(
     "hidden",

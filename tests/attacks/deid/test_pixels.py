@@ -111,6 +111,7 @@ CHOSEN = tuple(CASES) if DEEP else NORMAL
 CHOSEN_CLEAN = tuple(CLEAN) if DEEP else ("US", "DX", "ES", "US, RLE")
 
 
+@pytest.mark.control("HIPAA-164.514-b2-burned-in")
 @pytest.mark.parametrize("name", CHOSEN)
 def test_burned_in_text_does_not_come_out(name: str) -> None:
     judge(outcome(name))

@@ -65,6 +65,7 @@ def held_or(outcome: Outcome, check: Callable[[], None]) -> None:
         assert outcome.record.reason
 
 
+@pytest.mark.control("HIPAA-164.514-b2-burned-in")
 @pytest.mark.parametrize("kind", ["DX", "CT"])
 @pytest.mark.parametrize("stored_as", ["plain", *STREAMS])
 def test_bits_above_bits_stored(kind: str, stored_as: str) -> None:
@@ -96,6 +97,7 @@ def test_bits_below_the_picture(kind: str) -> None:
     held_or(done, lambda: np.testing.assert_array_equal(words(done) & 0xF, 0))
 
 
+@pytest.mark.control("HIPAA-164.514-b2-burned-in")
 @pytest.mark.parametrize("group", [0x6000, 0x6002, 0x601E])
 def test_overlays(group: int) -> None:
     """PS3.3 C.9.2: one bit per pixel beside the picture, and its label and description in words."""

@@ -138,6 +138,7 @@ def test_an_honest_run_is_answered(trial: Trial) -> None:
     trial.check_honest()
 
 
+@pytest.mark.control("GDPR-32-own-code")
 def test_another_bundle_is_refused_and_never_looked_into(trial: Trial) -> None:
     made = dict(fabs.forged(trial.trace))
     before = len(trial.refusals())
@@ -270,6 +271,7 @@ def requests(trial: Trial) -> dict[str, tuple[str, RecordDict]]:
     }
 
 
+@pytest.mark.control("GDPR-29-pinned-charter")
 def test_a_request_beyond_the_charter_is_refused(trial: Trial) -> None:
     run = trial.evil.run(bundle(), trial.config)
     asked = {name: trial.evil.send(run, "H1", content, kind) for name, (kind, content) in requests(trial).items()}

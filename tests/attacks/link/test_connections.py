@@ -31,6 +31,7 @@ def strangers(found: Iterator[Connect], ports: set[int]) -> set[Connect]:
     }
 
 
+@pytest.mark.control("HIPAA-164.312-e-transmission")
 def test_every_python_process_of_a_run_asks_for_the_coordinator_alone(side: Side, tmp_path: Path) -> None:
     standing = side.standing
     outs = {name: tmp_path / f"{name}.connects" for name in ("coordinator", *SITES)}

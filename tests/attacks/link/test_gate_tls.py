@@ -71,6 +71,7 @@ def test_no_certificate_opens_nothing(gate: Side) -> None:
     assert answered(gate, gate.stranger()) == b""
 
 
+@pytest.mark.control("HIPAA-164.312-d-authentication")
 @pytest.mark.parametrize("name", FORGED)
 def test_a_certificate_that_the_authority_did_not_give_opens_nothing(gate: Side, name: str) -> None:
     assert answered(gate, presenting(gate, FORGED[name](gate), "forged")) == b""
@@ -88,6 +89,7 @@ def test_a_certificate_for_somebody_who_is_no_member_opens_nothing_of_the_fleet(
         assert refused(other.activate) == 403
 
 
+@pytest.mark.control("HIPAA-164.312-d-authentication")
 def test_a_member_that_was_taken_out_is_refused_with_its_old_certificate(gate: Side) -> None:
     entry = gate.standing.server / "members" / "H1.json"
     one = member(gate.port, gate.member("H1"), gate.key("H1"))
@@ -109,6 +111,7 @@ def test_a_member_that_was_taken_out_is_refused_with_its_old_certificate(gate: S
         wait_until(lambda: b"200 OK" in answered(gate, gate.member("H1")), 20, "a member that was let in again")
 
 
+@pytest.mark.control("HIPAA-164.312-e-transmission")
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2])
 def test_no_older_tls_is_spoken(gate: Side, version: ssl.TLSVersion) -> None:
     context = gate.member("H1")
@@ -118,6 +121,7 @@ def test_no_older_tls_is_spoken(gate: Side, version: ssl.TLSVersion) -> None:
     assert answered(gate, context) == b""
 
 
+@pytest.mark.control("HIPAA-164.312-e-transmission")
 def test_no_plain_text_is_answered(gate: Side) -> None:
     done = talk(gate.port, request("GET", "/health"), None, wait=5)
     assert b"HTTP/" not in done.raw

@@ -117,6 +117,7 @@ def test_no_process_tells_a_secret_on_its_command_line_or_in_its_environment(eve
     assert len(seen) > 8
 
 
+@pytest.mark.control("HIPAA-164.312-a1-keys")
 def test_files_with_secrets_are_for_their_owner_and_nothing_else_holds_one(everybody: Side) -> None:
     standing, known = everybody.standing, secrets(everybody)
     holders = []

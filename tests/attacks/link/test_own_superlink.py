@@ -52,6 +52,7 @@ def evil_fab(trace: Path) -> bytes:
     return fabs.packed(files | dict.fromkeys(names, code))
 
 
+@pytest.mark.control("GDPR-32-own-code")
 def test_foreign_code_runs_neither_here_nor_there(everybody: Side, control: ControlHttpClient, tmp_path: Path) -> None:
     standing, trace = everybody.standing, tmp_path / "ran"
     before = {site: len(standing.log(site)) for site in SITES}

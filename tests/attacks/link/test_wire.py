@@ -178,6 +178,7 @@ def identity(charter: Charter, site: str) -> str:
     return next(member.identity for member in charter.members if member.name == site)
 
 
+@pytest.mark.control("HIPAA-164.312-e-transmission")
 def test_nothing_passes_in_the_clear(side: Side) -> None:
     with on_the_wire(side.standing, nothing) as line:
         side.standing.finish(side.standing.run(name="read"))

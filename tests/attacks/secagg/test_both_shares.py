@@ -26,6 +26,7 @@ POST_QUANTUM = pytest.mark.parametrize("post_quantum", [False, True], ids=["x255
 Forger = Callable[[World, Liar], Mapping[int, bytes]]
 
 
+@pytest.mark.control("GDPR-25-masks")
 @POST_QUANTUM
 @pytest.mark.parametrize(("n", "colluding"), [(4, (4,)), (5, (4, 5)), (7, (4, 5, 6, 7))])
 def test_split_views_over_every_way_to_tell_two_sets(n: int, colluding: tuple[int, ...], post_quantum: bool) -> None:

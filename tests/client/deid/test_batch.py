@@ -102,6 +102,7 @@ def test_a_second_run_writes_the_same_files_again(place: Place, basic: Profile) 
     assert len(place.outputs()) == 2
 
 
+@pytest.mark.control("HIPAA-164.514-c-pseudonyms")
 def test_another_key_gives_other_names(place: Place, basic: Profile) -> None:
     place.add("a.dcm", to_bytes(image()))
     run(place, basic)
@@ -179,6 +180,7 @@ def test_an_output_that_takes_nothing_stops_the_batch(place: Place, basic: Profi
     assert not place.reports.exists()
 
 
+@pytest.mark.control("HIPAA-164.312-b-audit")
 def test_the_record_comes_first_and_names_nobody(place: Place, basic: Profile, tmp_path: Path) -> None:
     for number in range(BATCH + 3):
         place.add(f"Roe{number:03d}.dcm", to_bytes(image(number=number)))

@@ -28,6 +28,7 @@ def test_the_commands_make_a_key_sign_and_show(tmp_path: Path) -> None:
     assert fingerprint in shown.output
 
 
+@pytest.mark.control("HIPAA-164.514-b1-determination")
 @pytest.mark.parametrize("field", ["expert", "scope", "profile_sha256", "expires", "public_key", "signature"])
 def test_nothing_can_be_changed(tmp_path: Path, field: str) -> None:
     path = determination(tmp_path, "0" * 64)

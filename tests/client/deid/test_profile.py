@@ -30,12 +30,14 @@ def own(folder: Path, text: str) -> str:
     return str(path)
 
 
+@pytest.mark.control("HIPAA-164.514-b2-identifiers")
 def test_the_table_is_whole() -> None:
     assert len(table()) == 652  # 656 rows less the repeating groups and the private attributes
     assert len(safe_private()) == 87
     assert all(definition(tag) for tag in table())
 
 
+@pytest.mark.control("HIPAA-164.514-b2-identifiers")
 def test_basic_follows_the_table() -> None:
     rules = Profile.load("basic").rules
     looked_at = 0
@@ -109,6 +111,7 @@ def test_a_profile_that_is_not_there(name: str) -> None:
         Profile.load(name)
 
 
+@pytest.mark.control("HIPAA-164.514-b1-determination")
 @pytest.mark.parametrize(
     "text",
     [
@@ -133,6 +136,7 @@ def test_research_with_a_determination(tmp_path: Path) -> None:
     assert profile.rules[0x00100030].required is Action.EMPTY  # the birth date is in no option
 
 
+@pytest.mark.control("HIPAA-164.514-b1-determination")
 def test_a_determination_expires(tmp_path: Path) -> None:
     path = determination(tmp_path, digest_of("research"), expires="2030-06-30")
     with pytest.raises(PolicyError, match="expired") as caught:
@@ -140,6 +144,7 @@ def test_a_determination_expires(tmp_path: Path) -> None:
     assert caught.value.exit_code == 6
 
 
+@pytest.mark.control("HIPAA-164.514-b1-determination")
 def test_a_determination_is_for_one_profile(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="for another profile"):
         Profile.load("research", determination=determination(tmp_path, "0" * 64))

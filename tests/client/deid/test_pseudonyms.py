@@ -22,6 +22,7 @@ def test_the_values_are_fixed_for_ever() -> None:
     assert ONE.shift("id:4711") == -792
 
 
+@pytest.mark.control("HIPAA-164.514-c-pseudonyms")
 @given(st.text(max_size=64))
 def test_uids_are_valid_and_keyed(value: str) -> None:
     uid = ONE.uid(value)
@@ -37,6 +38,7 @@ def test_dates_move_by_whole_days_and_never_stay(identity: str) -> None:
     assert -LONGEST_SHIFT <= ONE.shift(identity) <= -1
 
 
+@pytest.mark.control("HIPAA-164.514-c-pseudonyms")
 def test_purposes_do_not_meet() -> None:
     key = SiteKey(b"1" * 32)
     assert key.derive("a", b"bc") != key.derive("ab", b"c")
@@ -74,6 +76,7 @@ def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "site.key").read_bytes() == before
 
 
+@pytest.mark.control("HIPAA-164.514-c-pseudonyms")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
 def test_a_key_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "site.key"

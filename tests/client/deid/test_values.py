@@ -80,6 +80,7 @@ def test_what_is_no_date_time_is_not_shifted(written: str) -> None:
     assert shift_datetime(written, -1) is None
 
 
+@pytest.mark.control("HIPAA-164.514-b2-C-dates")
 def test_years_alone() -> None:
     assert year_of_date("20200317") == "20200101"
     assert year_of_date("1999.07.21") == "19990101"
@@ -103,6 +104,7 @@ def test_zones() -> None:
     assert valid_zone("Berlin") is None
 
 
+@pytest.mark.control("HIPAA-164.514-b2-C-dates")
 @pytest.mark.parametrize(
     ("age", "kept"),
     [

@@ -99,6 +99,7 @@ def test_every_answer_forbids_what_it_does_not_need(review: Review) -> None:
         assert "Access-Control-Allow-Origin" not in headers
 
 
+@pytest.mark.control("HIPAA-164.514-b2-burned-in")
 def test_clearing_releases_through_engine_and_checker(review: Review) -> None:
     name = review.named("burned.dcm")
     status, _, body = review.decide(name, "cleared")
@@ -176,6 +177,7 @@ def test_a_second_run_keeps_a_decision(review: Review) -> None:
     assert review.quarantine.get(name).decision is Decision.REFUSED
 
 
+@pytest.mark.control("HIPAA-164.312-a2i-users")
 def test_the_command_wants_a_reviewer_and_something_to_review(tmp_path: Path) -> None:
     (tmp_path / "reports").mkdir()
     words = ["review", str(tmp_path / "reports"), str(tmp_path / "out")]

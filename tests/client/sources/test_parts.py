@@ -123,6 +123,7 @@ def test_what_was_asked_for_is_kept_whole_and_private(tmp_path: Path, one: tuple
     assert [p.stat().st_mode & 0o777 for p in (path, path.parent, path.parent.parent)] == [0o600, 0o700, 0o700]
 
 
+@pytest.mark.control("GDPR-5-1-c-minimisation")
 def test_what_was_not_asked_for_is_turned_away(tmp_path: Path, one: tuple[bytes, str, Instance]) -> None:
     data, study, instance = one
     other = Instance("1.2", "1.2.3")

@@ -99,6 +99,7 @@ def test_a_study_that_grows_does_not_take_the_images_from_under_a_round_that_tra
     assert node.cohort.load(changed[0]).studies[0].label is not None
 
 
+@pytest.mark.control("GDPR-5-1-c-minimisation")
 def test_images_that_no_index_names_any_more_are_deleted_a_day_later(
     node: Node, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from client.training.accounting import Mechanism, bound, default_delta, epsilon,
 from shared.errors import BudgetError, UsageError
 
 
+@pytest.mark.control("GDPR-25-patient-dp")
 @pytest.mark.parametrize(("noise", "rate", "steps"), [(1.0, 0.05, 1000), (2.0, 0.05, 1000), (1.0, 0.5, 40)])
 def test_epsilon_is_that_of_opacus_prv(noise: float, rate: float, steps: int) -> None:
     accountant = PRVAccountant()

@@ -50,6 +50,7 @@ any_float32 = st.floats(width=32, allow_nan=True, allow_infinity=True)
 gradients = st.lists(any_float32, min_size=6, max_size=6)
 
 
+@pytest.mark.control("GDPR-25-patient-dp")
 @settings(max_examples=300, deadline=None)
 @given(
     others=st.lists(gradients, max_size=4),
@@ -116,6 +117,7 @@ def test_an_empty_step_adds_noise_and_is_charged() -> None:
     assert accountant.history == [(1.0, 0.25, 3)]
 
 
+@pytest.mark.control("GDPR-25-patient-dp")
 @pytest.mark.parametrize(("noise_multiplier", "clip"), [(1.3, 0.7), (0.5, 20.0)])
 def test_the_noise_is_normal_with_the_promised_deviation(noise_multiplier: float, clip: float) -> None:
     count, expected = 200_000, 10.0

@@ -11,6 +11,7 @@ from client.training.sampling import OVERFLOW, PatientSampler, cap
 from shared.errors import DataError, UsageError
 
 
+@pytest.mark.control("GDPR-25-patient-dp")
 @pytest.mark.parametrize(("patients", "rate"), [(40, 0.1), (16, 0.5), (200, 0.03)])
 def test_every_patient_is_in_a_step_with_the_chance_q_independently(patients: int, rate: float) -> None:
     steps = 4000

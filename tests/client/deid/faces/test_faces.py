@@ -67,6 +67,7 @@ def assert_only_the_face_went(before: NDArray[np.int64], after: NDArray[np.int64
     assert (after[changed] == np.broadcast_to(darkest, after.shape)[changed]).all()
 
 
+@pytest.mark.control("HIPAA-164.514-b2-faces")
 def test_a_face_goes_and_all_else_stays_bit_by_bit(tmp_path: Path, defacing: Profile) -> None:
     made = series(ADULT, COARSE)
     report = run(tmp_path, made.files, defacing, workers=2)
@@ -167,6 +168,7 @@ def _in_colour(files: list[pydicom.Dataset]) -> list[pydicom.Dataset]:
     return files
 
 
+@pytest.mark.control("HIPAA-164.514-b2-faces")
 @pytest.mark.parametrize(
     ("change", "why"),
     [

@@ -44,6 +44,7 @@ def release(tmp_path: Path, dataset: pydicom.Dataset, profile: Profile) -> tuple
     return record, pydicom.dcmread(files[0]) if files else None
 
 
+@pytest.mark.control("HIPAA-164.514-b2-burned-in")
 @pytest.mark.parametrize("bits,photometric", [(8, "MONOCHROME2"), (12, "MONOCHROME1"), (16, "MONOCHROME2"), (8, "RGB")])
 def test_text_is_blanked_and_the_rest_stays(bits: int, photometric: str) -> None:
     page = page_with()
@@ -152,6 +153,7 @@ def _single_bit(dataset: pydicom.Dataset) -> None:
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 1, 1, 0
 
 
+@pytest.mark.control("HIPAA-164.514-b2-burned-in")
 @pytest.mark.parametrize("change,why", [(_claims_text, "no text was found"), (_single_bit, "8 or 16 bits")])
 def test_what_cannot_be_cleared_is_held(
     tmp_path: Path, basic: Profile, change: Callable[[pydicom.Dataset], None], why: str
@@ -171,6 +173,7 @@ def test_an_unknown_codec_is_held() -> None:
         Frames(Part10("1.2.840.10008.1.2.4.100", part10.encoding, part10.dataset))
 
 
+@pytest.mark.control("HIPAA-164.514-b2-faces")
 def test_heads_are_flagged_or_held(tmp_path: Path, basic: Profile) -> None:
     head = dicom(Page(np.zeros((16, 16))), sop_class=CT, bits=12)
     head.BodyPartExamined = "BRAIN"

@@ -1,0 +1,203 @@
+"""The evidence report: each figure with its file, nothing invented, what does not verify said first."""
+
+import json
+import re
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from compliance.compliance_cli import app
+from compliance.evidence import Evidence, gather
+from compliance.evidence_page import render, write_matrix, write_report
+from compliance.incident import Incidents
+from compliance.log import Action, AuditLog, Entry, Outcome
+from compliance.matrix import Matrix, matrix
+from compliance.party import Facts, Figure, Kind, Party, Table, Topic, party_in
+from shared.errors import RecordError, UsageError
+from tests.browser import LOW_CONTRAST, WIDE, check_page, chromium
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+HOSTILE = "<script>alert(1)</script>\u202e"
+
+
+def facts(name: str = "H1") -> Facts:
+    return Facts(
+        figures={
+            Topic.PROCESSING: [
+                Figure("Controller", name, "node.json: site"),
+                Figure("Contact", None, "no file"),
+                Figure("Purpose", HOSTILE, "node.json: purpose"),
+            ],
+            Topic.PRIVACY: [Figure("Patients", "suppressed (fewer than 10)", "cohort/index.json")],
+        },
+        tables={
+            Topic.LINEAGE: [
+                Table("Models", ("Run", "Weights"), (("r1", "ab" * 32), ("r2", None)), "runs/", frozenset({1}))
+            ]
+        },
+    )
+
+
+def party(folder: Path, name: str = "H1", says: Callable[[], Facts] | None = None) -> Party:
+    path = folder / "audit" / "log.jsonl"
+    return Party(
+        folder=folder,
+        kind=Kind.HOSPITAL,
+        name=name,
+        logs=(path,),
+        open_log=lambda: AuditLog(path, site=name, subject_key=b"k" * 32),
+        facts=says or (lambda: facts(name)),
+        knows_pseudonyms=True,
+    )
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Party:
+    made = party(tmp_path / "node")
+    with made.open_log() as log:
+        log.append(Entry(Action.INGEST, Outcome.STARTED))
+        log.append(Entry(Action.INGEST, Outcome.OK))
+    return made
+
+
+@pytest.fixture(scope="module")
+def controls() -> Matrix:
+    return matrix()
+
+
+def chapter(found: Evidence) -> str:
+    return render(found).split('<section id="processing"')[1].split("</section>")[0]
+
+
+@pytest.mark.control("GDPR-30-record")
+def test_each_figure_stands_with_its_file_and_what_is_not_known_is_said(own: Party, controls: Matrix) -> None:
+    found = gather(own, controls, now=NOW)
+    text = chapter(found)
+    for part in ("Controller", "H1", "node.json: site", "not recorded"):
+        assert part in text
+    told = found.to_json()
+    assert told["chapters"][0]["topics"]["processing"]["figures"][1] == {
+        "what": "Contact",
+        "value": None,
+        "source": "no file",
+    }
+    assert told["logs"][0]["entries"] == 2
+    assert json.loads(json.dumps(told)) == json.loads(json.dumps(told, sort_keys=True))
+    found.require_verified()
+
+
+def test_it_declares_nothing(own: Party, controls: Matrix) -> None:
+    text = re.sub(r"<[^>]+>", " ", render(gather(own, controls, now=NOW)))
+    for found in re.finditer(r"[^.;]*\b(compliant|anonymous)\b[^.;]*", text):
+        assert re.search(r"nothing compliant|no model anonymous|makes no model anonymous", found[0]), found[0]
+
+
+def test_text_from_files_stays_text(own: Party, controls: Matrix) -> None:
+    text = render(gather(own, controls, now=NOW))
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert "\u202e" not in text
+    assert "http://" not in text
+    assert "https://" not in text
+
+
+def test_small_numbers_of_people_in_an_incident_are_suppressed(own: Party, controls: Matrix) -> None:
+    Incidents(own).open(who="DPO", aware=datetime(2026, 1, 1, tzinfo=UTC), affected={"H1": 7})
+    Incidents(own).open(who="DPO", aware=datetime(2026, 1, 1, tzinfo=UTC), affected={"H1": 70})
+    found = gather(own, controls, now=NOW)
+    assert sorted(one.people for one in found.incidents) == ["70", "suppressed (fewer than 10)"]
+    assert all(one.overdue for one in found.incidents)
+    assert "overdue" in render(found).split("<nav")[0]
+
+
+@pytest.mark.control("GDPR-30-record")
+def test_a_log_that_was_altered_is_the_first_thing_that_is_said(own: Party, controls: Matrix) -> None:
+    path = own.logs[0]
+    path.write_bytes(path.read_bytes().replace(b'"ingest"', b'"review"', 1))
+    found = gather(own, controls, now=NOW)
+    assert "does not verify" in render(found).split("<nav")[0]
+    assert str(own.folder) not in render(found)
+    with pytest.raises(RecordError):
+        found.require_verified()
+
+
+def test_a_ledger_that_does_not_verify_keeps_no_other_fact_from_being_said(tmp_path: Path, controls: Matrix) -> None:
+    def damaged() -> Facts:
+        raise RecordError(f"the privacy ledger {tmp_path}/node/privacy/ledger.jsonl was altered", hint="restore it")
+
+    made = party(tmp_path / "node", says=damaged)
+    with made.open_log() as log:
+        log.append(Entry(Action.INGEST, Outcome.OK))
+    found = gather(made, controls, now=NOW)
+    assert found.faults == ("H1: the privacy ledger privacy/ledger.jsonl was altered",)
+    assert found.logs[0].entries == 1
+
+
+def test_a_log_that_is_missing_is_a_fault(tmp_path: Path, controls: Matrix) -> None:
+    (tmp_path / "node").mkdir()
+    assert "there is none" in gather(party(tmp_path / "node"), controls, now=NOW).faults[0]
+
+
+def test_a_checkpoint_is_told_and_not_trusted(own: Party, controls: Matrix) -> None:
+    note = "fedward/H1/ab\n2\nroot=\n\n— fedward/H1/ab c2ln\n— fedward/H2/cd c2ln\n"
+    own.logs[0].with_name("checkpoint").write_text(note)
+    (log,) = gather(own, controls, now=NOW).logs
+    assert log.checkpoint == "2 entries, 1 cosigned; check them with 'fedward audit verify'"
+    own.logs[0].with_name("checkpoint").write_bytes(b"\xff")
+    assert not gather(own, controls, now=NOW).logs[0].checkpoint
+
+
+def test_hospitals_of_a_simulation_stand_side_by_side(tmp_path: Path, controls: Matrix) -> None:
+    parts = tuple(party(tmp_path / "sim" / name, name) for name in ("H1", "H2"))
+    for one in parts:
+        with one.open_log() as log:
+            log.append(Entry(Action.INGEST, Outcome.OK))
+    whole = replace(party(tmp_path / "sim", "simulation"), kind=Kind.SIMULATION, parts=parts, logs=())
+    found = gather(whole, controls, now=NOW)
+    _, both = found.shown(Topic.PROCESSING)
+    assert both.name == "H1, H2"
+    assert both.lines[0].values == (("", "H1, H2"),)  # whose name is the value
+    assert both.lines[1].values == (("", None),)
+    (table,) = found.shown(Topic.LINEAGE)[1].tables
+    assert table.columns == ("Hospital", "Run", "Weights")
+    assert [row[0] for row in table.rows] == ["H1", "H1", "H2", "H2"]
+    assert table.wide == {2}
+
+
+def test_it_is_written_for_its_owner_and_replaces_nothing_unasked(own: Party, controls: Matrix, tmp_path: Path) -> None:
+    found = gather(own, controls, now=NOW)
+    page = write_report(tmp_path / "out", found)
+    for path in (page, page.with_suffix(".json")):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(UsageError, match="already"):
+        write_report(tmp_path / "out", found)
+    write_report(tmp_path / "out", found, overwrite=True)
+
+
+def test_a_folder_that_nobody_knows_is_wrong_use(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(UsageError):
+            party_in(folder)
+        for words in (["report", str(folder), "--out", str(tmp_path / "out")], ["incident", "list", str(folder)]):
+            assert isinstance(CliRunner().invoke(app, words).exception, UsageError)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.system("chromium")
+def test_it_can_be_read_in_light_dark_and_print_and_asks_nobody(own: Party, controls: Matrix, tmp_path: Path) -> None:
+    Incidents(own).open(who="DPO", aware=datetime(2026, 1, 1, tzinfo=UTC), affected={"H1": 7})
+    page = write_report(tmp_path / "out", gather(own, controls, now=NOW))
+    write_matrix(tmp_path / "matrix.html", controls)
+    with chromium() as browser:
+        for width, dark in ((1280, False), (1280, True), (390, False)):
+            check_page(browser, page, width=width, dark=dark)
+        check_page(browser, tmp_path / "matrix.html", width=1280, dark=True)
+        browser.open(page, width=680)  # what is left of A4 between its margins, at 96 pixels an inch
+        browser.emulate("print")
+        assert browser.evaluate(WIDE) == 0
+        assert browser.evaluate(LOW_CONTRAST) == []
