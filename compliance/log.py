@@ -59,6 +59,14 @@ class Action(StrEnum):
     RUN_END = "run.end"
     ROUND = "round"
     REFUSAL = "refusal"
+    BASIS_SET = "basis.set"
+    CONSENT_IMPORT = "consent.import"
+    CONSENT_WITHDRAW = "consent.withdraw"
+    RIGHTS_REPORT = "rights.report"
+    RIGHTS_RESTRICT = "rights.restrict"
+    RIGHTS_RECTIFY = "rights.rectify"
+    RIGHTS_ERASE = "rights.erase"
+    DATASET_MANIFEST = "dataset.manifest"
 
 
 class Outcome(StrEnum):

@@ -101,6 +101,7 @@ def shared_sum(
         noise=drawn.kind,
         unusable=unusable,
         micro_batch=micro.size,
+        drawn={people[number].key: 1 for number in chosen},
     )
     return SharedSum(words(total), outcome)
 
