@@ -16,7 +16,7 @@ from client.answers import ANSWERS
 from client.cohort_images import IMAGES
 from client.lineage import Lineage
 from client.node import HELD, Node
-from client.private_lines import Lines, Row
+from client.private_lines import Lines, Row, sweep_parts
 from client.splits import Split, gone
 from shared.errors import DataError
 from shared.files import output_errors, sync_folder, write_json
@@ -112,6 +112,7 @@ def _leave_index(folder: Path, patient: str, *, returns: bool) -> int:
             remembered.pop(patient, None)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"the cohort index in {folder} is damaged", hint="restore it from a copy") from error
+    sweep_parts(path)
     for name in files:  # before the index forgets their names
         with output_errors(folder):
             (folder / IMAGES / Path(name).name).unlink(missing_ok=True)

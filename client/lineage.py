@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from client.node import Node
-from client.private_lines import Lines, Row
+from client.private_lines import Lines, Row, sweep_parts
 from client.records import folder_of, tombstone
 from shared.charter import Charter
 from shared.errors import RecordError
@@ -201,6 +201,7 @@ class Lineage:
         gone = GONE + tombstone(self._node, patient)
         for path in list(self._sets()):
             members = _members(path)
+            sweep_parts(path)
             if patient in members:
                 write_json(path, [gone if one == patient else one for one in members], mode=0o600, durable=True)
 

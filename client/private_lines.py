@@ -75,6 +75,7 @@ class Lines:
             after = [change(dict(row)) for row in before]
             count = sum(old != new for old, new in zip(before, after, strict=True))
             if count:
+                sweep_parts(self._path)
                 data = b"".join(canonical_json(row) + b"\n" for row in after if row is not None)
                 write_bytes(self._path, data, mode=0o600, durable=True)
         return count
@@ -85,8 +86,18 @@ class Lines:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         private_folder(self._path.parent)
-        with locked(self._path.with_suffix(".lock"), "another process writes the same record", patience=_PATIENCE):
+        with locked(
+            self._path.with_name(f"{self._path.name}.lock"),
+            "another process writes the same record",
+            patience=_PATIENCE,
+        ):
             yield
+
+
+def sweep_parts(path: Path) -> None:
+    """Delete what writers of ``path`` left that were killed; the caller is the only one who writes it."""
+    for part in path.parent.glob(f".{path.name}.*.part"):
+        part.unlink(missing_ok=True)
 
 
 def _cut_off(handle: int) -> None:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from client.basis import Basis, DefaultBasis
 from client.consent import Choice, Decision, Hold, Patient, Register
 from client.node import Node
+from client.private_lines import sweep_parts
 from compliance.log import Action, AuditLog, Entry, Outcome, Scalar, newest
 from shared.errors import FedwardError, PolicyError, RecordError, UsageError
 from shared.files import canonical_json, locked, private_folder, write_bytes
@@ -137,6 +138,7 @@ def change(
         with log.act(Entry(action, Outcome.STARTED, subject=about, detail=facts)):
             if entries := also(before, after):
                 log.append_many([replace(one, detail={**(one.detail or {}), **facts}) for one in entries])
+            sweep_parts(folder / FILE)
             write_bytes(folder / FILE, data, mode=0o600, durable=True)
     return before, after
 

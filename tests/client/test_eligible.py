@@ -63,7 +63,7 @@ holds = st.frozensets(st.sampled_from(Hold), max_size=2)
 
 
 @given(said=decisions, basis=bases, held=holds, day=days, purpose=st.sampled_from(PURPOSES), virtual=st.booleans())
-def test_nobody_takes_part_whose_basis_is_withdrawn_expired_for_another_purpose_or_missing(
+def test_nobody_takes_part_whose_basis_is_withdrawn_expired_for_another_purpose_or_missing(  # noqa: PLR0917
     said: list[tuple[str, Decision]],
     basis: DefaultBasis | None,
     held: frozenset[Hold],
