@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -31,12 +30,12 @@ from client.records import change, folder_of, read_register, tombstone
 from client.splits import Split
 from compliance.log import Action, AuditLog
 from shared.errors import BudgetError
-from shared.files import canonical_json, locked, private_folder, write_json
+from shared.files import locked, private_folder
+from shared.retraining import Retraining
 
 INGEST_LOCK: Final = "ingest.lock"
 REQUESTS: Final = "requests"
 """The folder of requests to the coordinator, for a person to send."""
-DOMAIN: Final = b"fedward retraining request 1\0"
 _BUSY: Final = "an ingest of this node runs"
 _LATER: Final = "the patient takes no part from now on; run the same command again when it has ended"
 
@@ -305,20 +304,12 @@ def _aftermath(node: Node, patient: str, traces: Sequence[Trace]) -> Aftermath:
 
 def _request(node: Node, part: Part, clean: int, patient: str) -> Path:
     """A signed request to train a task again from the model after round ``clean``; it tells nothing else."""
-    body = {
-        "v": 1,
-        "kind": "retrain",
-        "site": node.site,
-        **{name: getattr(part, name) for name in ("federation", "charter", "run", "task")},
-        "clean_round": clean,
-        "time": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-    }
     folder = folder_of(node) / REQUESTS
     private_folder(folder)
     path = folder / f"retrain-{part.run}-{part.task}-{tombstone(node, patient)[:16]}.json"
     if not path.exists():
-        signature = node.identity.sign(DOMAIN + canonical_json(body)).hex()
-        write_json(path, {**body, "signature": signature}, mode=0o600, durable=True)
+        about = (part.federation, part.charter, part.run, part.task)
+        Retraining(node.site, *about, clean_round=clean, time="").signed(node.identity).write(path)
     return path
 
 

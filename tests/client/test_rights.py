@@ -18,11 +18,12 @@ from client.eligible import eligible
 from client.lineage import Lineage
 from client.node import Node
 from client.records import read_register, tombstone
-from client.rights import DOMAIN, erase, finish_erasures, rectify, resume, side_of, spent_on
+from client.rights import erase, finish_erasures, rectify, resume, side_of, spent_on
 from client.splits import Split, gone
 from client.subject_report import report
 from shared.errors import RecordError, UsageError
-from shared.files import canonical_json, locked
+from shared.files import locked
+from shared.retraining import Retraining
 from shared.wire import TrainReply, kind_of
 from tests.client import test_app as apps
 from tests.federation import toy
@@ -156,11 +157,10 @@ def test_the_policy_stops_the_runs_that_he_was_in_and_asks_to_train_them_again(n
     assert kind_of(apps.train(node.folder, apps.header(PRIVATE, run="run-2"))) == TrainReply.kind
     assert len(done.aftermath.requests) == (after == "retrain")
     for path in done.aftermath.requests:
-        body = json.loads(path.read_text())
-        assert (body["run"], body["task"], body["clean_round"]) == ("run-1", "toy", 0)
-        signature = bytes.fromhex(body.pop("signature"))
+        asked = Retraining.read(path)
+        assert (asked.site, asked.run, asked.task, asked.clean_round) == ("H1", "run-1", "toy", 0)
         key: Ed25519PublicKey = node.identity.public_key()
-        key.verify(signature, DOMAIN + canonical_json(body))
+        key.verify(bytes.fromhex(asked.signature), asked.signed_bytes())
         assert PATIENT not in path.read_text()
         assert tombstone(node, PATIENT) not in path.read_text()
 
