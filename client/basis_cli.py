@@ -153,6 +153,7 @@ def consent_show(
 
     Exit status 0. 2: no node. 4: no cohort where all were asked for. 9: the register cannot be read.
     """
+    from client.consent import ALL, Choice
     from client.node import Node
     from client.records import log_of, read_register
 
@@ -171,7 +172,7 @@ def consent_show(
                 "choice": one.choice.value,
                 "since": one.since.isoformat(),
                 "until": one.until.isoformat() if one.until else None,
-                "basis": str(one.basis),
+                "basis": str(one.basis) if one.choice is Choice.GIVEN else None,
             }
             for purpose, one in record.decisions.items()
         },
@@ -183,7 +184,8 @@ def consent_show(
     console.say(f"{key}: {body['today']}")
     for purpose, one in sorted(record.decisions.items()):
         end = f" to {one.until}" if one.until else ""
-        console.say(f"{purpose}: {one.choice.value}, {one.since}{end}, {one.basis}")
+        basis = f", {one.basis}" if one.choice is Choice.GIVEN else ""
+        console.say(f"{'every purpose' if purpose == ALL else purpose}: {one.choice.value}, {one.since}{end}{basis}")
 
 
 @consent_app.command("withdraw")
@@ -205,7 +207,7 @@ def consent_withdraw(
     from client.node import Node
 
     opened = Node.open(node)
-    before, after = withdraw(opened, named(node, patient, pseudonym=pseudonym), purpose=purpose, refused=refused)
+    before, after = withdraw(opened, known(node, patient, pseudonym=pseudonym), purpose=purpose, refused=refused)
     console.say("recorded; it counts from the next round on" if before != after else "it was recorded before")
 
 
@@ -217,6 +219,19 @@ def named(node: Path, patient: str, *, pseudonym: bool) -> str:
     if not patient.strip():
         raise UsageError("no patient is named", hint="give the Patient ID as the archive has it")
     return patient.strip() if pseudonym else pseudonym_of(Node.open(node), patient)
+
+
+def known(node: Path, patient: str, *, pseudonym: bool) -> str:
+    """As :func:`named`; whoever names nobody in the cohort hears so, since a typing error would go unseen."""
+    from client.node import Node
+    from client.rights import side_of
+
+    key = named(node, patient, pseudonym=pseudonym)
+    if side_of(Node.open(node), key) is None:
+        console.complain(
+            "nobody in the cohort has this Patient ID", "it counts if he comes; compare it with the archive"
+        )
+    return key
 
 
 def _tell_all(node: Path, register: "Register", *, as_json: bool) -> None:

@@ -95,10 +95,26 @@ def read_manifest(node: Node) -> Manifest | None:
     return found
 
 
-def current(node: Node, index: str) -> str:
-    """The digest of the manifest if it is of the index with this digest; else empty."""
+def fresh(node: Node, found: Manifest, index: str) -> bool:
+    """Whether a manifest says what is there now: the index with this digest, and the register as it is."""
+    return (found.index, found.body["register_sha256"]) == (index, read_register(node)[1])
+
+
+def current(node: Node, index: str, log: AuditLog | None = None) -> str:
+    """The digest of the manifest if it says what is there now; else empty.
+
+    Args:
+        node: The hospital's node.
+        index: Digest of the cohort's index.
+        log: Its audit log: then one that is out of date is written anew. None leaves it as it is.
+
+    Raises:
+        RecordError: It is damaged, or cannot be recorded.
+    """
     found = read_manifest(node)
-    return found.digest if found is not None and found.index == index else ""
+    if found is None or fresh(node, found, index):
+        return found.digest if found else ""
+    return write_manifest(node, log).digest if log else ""
 
 
 def make_manifest(node: Node, cohort: "Cohort", log: AuditLog | None = None) -> Manifest:

@@ -255,7 +255,7 @@ class Rounds:
             rate=rate,
             steps=charter.task(header.task).local_steps if kind == TRAIN else 0,
             dataset=index,
-            manifest=current(node, index),
+            manifest=current(node, index, self.session.log),
         )
 
     def _shared(

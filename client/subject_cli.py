@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from client.basis_cli import basis_app, consent_app, named
+from client.basis_cli import basis_app, consent_app, known
 from shared import console
 from shared.errors import DataError
 
@@ -46,7 +46,7 @@ def report_command(
 
     opened = Node.open(node)
     resume(opened)
-    made = report(opened, named(node, patient, pseudonym=pseudonym))
+    made = report(opened, known(node, patient, pseudonym=pseudonym))
     if as_json:
         console.emit_json(dict(made.body))
         return
@@ -73,7 +73,7 @@ def restrict_command(
 
     opened = Node.open(node)
     resume(opened)
-    changed = restrict(opened, named(node, patient, pseudonym=pseudonym), who=who, objection=objection, lift=lift)
+    changed = restrict(opened, known(node, patient, pseudonym=pseudonym), who=who, objection=objection, lift=lift)
     word = "lifted" if lift else "recorded"
     console.say(f"{word}; it counts from the next round on" if changed else "nothing to change")
 
@@ -97,7 +97,7 @@ def rectify_command(
 
     opened = Node.open(node)
     resume(opened)
-    done = rectify(opened, named(node, patient, pseudonym=pseudonym), who=who)
+    done = rectify(opened, known(node, patient, pseudonym=pseudonym), who=who)
     console.say(f"taken out: {done.cached} cached studies, {done.released} files; now run 'fedward node ingest' again")
     if done.cached and not done.studies:
         console.say(
@@ -128,7 +128,7 @@ def erase_command(
 
     opened = Node.open(node)
     resume(opened)
-    done = erase(opened, named(node, patient, pseudonym=pseudonym), who=who)
+    done = erase(opened, known(node, patient, pseudonym=pseudonym), who=who)
     if as_json:
         after = done and {**asdict(done.aftermath), "requests": [str(one) for one in done.aftermath.requests]}
         console.emit_json({"erased": True, "taken_out": done and asdict(done.taken_out), "after": after})
@@ -178,23 +178,25 @@ def dataset_show(
     import json as text
 
     from client.lineage import Lineage
-    from client.manifest import checked, index_digest, make_manifest, read_manifest
+    from client.manifest import checked, fresh, index_digest, make_manifest, read_manifest
     from client.node import Node
 
     opened = Node.open(node)
     cohort = opened.cohort
     found = read_manifest(opened)
-    fresh = found is not None and found.index == index_digest(opened)
-    made = found if found is not None and fresh else make_manifest(opened, cohort)
+    written = found is not None and fresh(opened, found, index_digest(opened))
+    made = found if found is not None and written else make_manifest(opened, cohort)
     mixed = Lineage(opened).mixed()
     wrong = checked(opened, cohort) if check else []
-    facts = {"sha256": made.digest, "written": fresh, "frozen_split": mixed == 0, "wrong_studies": len(wrong)}
+    facts = {"sha256": made.digest, "written": written, "frozen_split": mixed == 0, "wrong_studies": len(wrong)}
     body = made.for_others() if others else dict(made.body)
     if as_json:
         console.emit_json({**facts, "manifest": body})
     else:
         console.say(text.dumps(body, indent=1, ensure_ascii=False))
-        console.say(f"digest {made.digest}, {'as written' if fresh else 'not written yet: fedward node dataset write'}")
+        console.say(
+            f"digest {made.digest}, {'as written' if written else 'not written yet: fedward node dataset write'}"
+        )
         console.say(f"test patients that were ever trained on: {mixed}")
     if mixed or wrong:
         raise DataError(

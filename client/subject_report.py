@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from client.consent import ALL, Choice
 from client.eligible import judged
 from client.lineage import TRAIN, Lineage
 from client.manifest import current, index_digest
@@ -43,7 +44,7 @@ class SubjectReport:
             f"Categories of data: {body['categories']}",
             "",
             "Lawful basis",
-            *_rows(body["bases"], "{purpose}: {choice} {since} to {until}, {basis} ({source})"),
+            *([_basis(row) for row in body["bases"]] or ["  none"]),
             "",
             "Studies",
             f"  in the data set: {body['dataset']['studies']}, side of the split: {body['dataset']['split'] or 'none'}",
@@ -132,33 +133,40 @@ def _body(node: Node, patient: str, *, why: str) -> dict[str, Any]:
 _SHOWN: Final = ("time", "kind", "federation", "charter", "run", "task", "round", "attempt", "model", "manifest")
 
 
-def _bases(node: Node, patient: str) -> list[dict[str, str]]:
+def _bases(node: Node, patient: str) -> list[dict[str, str | None]]:
     register, _ = read_register(node)
     decisions, default = register.of(patient).decisions, register.default
-    rows = [
-        {
-            "purpose": "every purpose" if purpose == "*" else purpose,
-            "choice": one.choice.value,
-            "basis": str(one.basis),
-            "since": one.since.isoformat(),
-            "until": one.until.isoformat() if one.until else "no end",
-            "source": one.source,
-        }
-        for purpose, one in sorted(decisions.items())
-    ]
-    if not decisions and default is not None:
-        rows = [
+
+    if decisions or default is None:
+        return [
             {
-                "purpose": purpose,
-                "choice": "of the data set",
-                "basis": str(default.basis),
-                "since": default.since.isoformat(),
-                "until": default.until.isoformat() if default.until else "no end",
-                "source": default.act,
+                "purpose": "every purpose" if purpose == ALL else purpose,
+                "choice": one.choice.value,
+                "since": one.since.isoformat(),
+                "until": one.until.isoformat() if one.until else None,
+                "basis": str(one.basis) if one.choice is Choice.GIVEN else None,
+                "source": one.source,
             }
-            for purpose in default.purposes
+            for purpose, one in sorted(decisions.items())
         ]
-    return rows
+    return [
+        {
+            "purpose": purpose,
+            "choice": "the data set's basis",
+            "since": default.since.isoformat(),
+            "until": default.until.isoformat() if default.until else None,
+            "basis": str(default.basis),
+            "source": default.act,
+        }
+        for purpose in default.purposes
+    ]
+
+
+def _basis(row: Mapping[str, str | None]) -> str:
+    until, basis = (
+        f"{before}{row[name]}" if row[name] else "" for before, name in ((" to ", "until"), (", ", "basis"))
+    )
+    return f"  {row['purpose']}: {row['choice']}, {row['since']}{until}{basis} ({row['source']})"
 
 
 def _studies(node: Node, patient: str) -> int:
