@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from client.node import Node
-from client.records import read_register, state_of, tombstone
+from client.records import marker, read_register, state_of
 from compliance.log import AuditLog
 
 
@@ -66,7 +66,8 @@ def judged(
     found = [(key, register.why_not(key, what, when, virtual=node.virtual)) for key in patients]
     if not register.erased:
         return found
-    return [(key, "erased" if tombstone(node, key) in register.erased else why) for key, why in found]
+    mark = marker(node)
+    return [(key, "erased" if mark(key) in register.erased else why) for key, why in found]
 
 
 def moment(node: Node) -> tuple[int, ...]:

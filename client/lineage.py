@@ -12,7 +12,7 @@ split before it is used for the first time.
 import hashlib
 import hmac
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from client.node import Node
 from client.private_lines import Lines, Row, sweep_parts
-from client.records import folder_of, tombstone
+from client.records import folder_of, marker, read_register, tombstone
 from shared.charter import Charter
 from shared.errors import RecordError
 from shared.files import write_json
@@ -124,7 +124,9 @@ class Lineage:
 
     def drawn(self, part: Part, counts: Mapping[str, int]) -> None:
         """Note who was drawn in how many steps; not made durable, since the round is noted already."""
-        row = {"run": part.run, "task": part.task, "round": part.round, "time": part.time, "drawn": dict(counts)}
+        now = self._now()
+        who = {now(key): count for key, count in counts.items()}
+        row = {"run": part.run, "task": part.task, "round": part.round, "time": part.time, "drawn": who}
         self._drawn.append(row, durable=False)
 
     def parts(self) -> Iterator[Part]:
@@ -218,7 +220,7 @@ class Lineage:
 
     def _set(self, kind: str, patients: Collection[str]) -> str:
         """The name of a set, kept from its first use on."""
-        members = sorted(patients)
+        members = sorted(map(self._now(), patients))
         text = "\n".join([kind, *members]).encode()
         name = f"{kind}-{hmac.new(self._node.key('audit'), text, hashlib.sha256).hexdigest()}"
         path = self._folder / "sets" / f"{name}.json"
@@ -233,6 +235,13 @@ class Lineage:
             path.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
             write_json(path, members, mode=0o600, durable=True)
         return name
+
+    def _now(self) -> Callable[[str], str]:
+        """How a patient stands in the lineage: one who was erased while the round began is never named again."""
+        erased, mark = read_register(self._node)[0].erased, marker(self._node)
+        if not erased:
+            return str
+        return lambda patient: GONE + mark(patient) if mark(patient) in erased else patient
 
     def _sets(self, kind: str = "") -> Iterator[Path]:
         yield from sorted((self._folder / "sets").glob(f"{kind}*.json"))

@@ -63,9 +63,15 @@ def pseudonym_of(node: Node, patient_id: str) -> str:
     return Pseudonyms(SiteKey(node.key("pseudonym"))).patient(f"id:{identity}")
 
 
+def marker(node: Node) -> Callable[[str], str]:
+    """What makes of a pseudonym the keyed digest by which somebody who was erased is known again, and nothing else."""
+    key = node.key("audit")
+    return lambda patient: hmac.new(key, f"erased|{patient}".encode(), hashlib.sha256).hexdigest()
+
+
 def tombstone(node: Node, patient: str) -> str:
-    """The keyed digest by which somebody who was erased is known again, and nothing else about him."""
-    return hmac.new(node.key("audit"), f"erased|{patient}".encode(), hashlib.sha256).hexdigest()
+    """As :func:`marker`, for one patient."""
+    return marker(node)(patient)
 
 
 def log_of(node: Node) -> Path:
@@ -242,9 +248,12 @@ def _register(form: _RegisterForm) -> Register:
     )
 
 
+_basis: Final = functools.lru_cache(maxsize=64)(Basis.parse)  # few are ever written, and each stands there often
+
+
 def _decisions(form: _PatientForm) -> Mapping[str, Decision]:
     found = {
-        purpose: Decision(one.choice, one.since, one.until, Basis.parse(one.basis), one.source)
+        purpose: Decision(one.choice, one.since, one.until, _basis(one.basis), one.source)
         for purpose, one in form.decisions.items()
     }
     return MappingProxyType(found)

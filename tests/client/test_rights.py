@@ -182,6 +182,15 @@ def test_an_erasure_waits_for_an_ingest_and_the_patient_is_out_meanwhile(node: N
     assert PATIENT.encode() not in everything(node)
 
 
+def test_a_round_that_began_before_an_erasure_does_not_name_the_patient_after_it(node: Node) -> None:
+    lineage = Lineage(node)
+    part = next(lineage.parts())
+    erase(node, PATIENT, who="Ada")
+    lineage.drawn(part, {PATIENT: 1, "PATIENT-H1-2": 2})
+    assert PATIENT.encode() not in everything(node)
+    assert lineage.of(PATIENT)[0].drawn == 1
+
+
 def test_somebody_must_have_decided(node: Node) -> None:
     with pytest.raises(UsageError, match="who"):
         erase(node, PATIENT, who=" ")
