@@ -121,9 +121,14 @@ def make_nodes(root: Path, rules: Charter, sites: int = 3, **options: Any) -> di
 
 
 def allow_all(folder: Path) -> Path:
+    """As :func:`allow_charters`, and with a lawful basis, so that it trains."""
+    return with_basis(allow_charters(folder))
+
+
+def allow_charters(folder: Path) -> Path:
     """Have a real hospital allow what its pinned charter asks for, also without masks and without privacy."""
     (folder / "policy.toml").write_text("require_masks = false\nrequire_privacy = false\n")
-    return with_basis(folder)
+    return folder
 
 
 def with_basis(folder: Path) -> Path:
