@@ -89,13 +89,13 @@ class Patient:
     def decided(self, purpose: str, decision: Decision) -> "Patient":
         """With one more decision; itself where a newer or stricter one is known."""
         general, known = self.decisions.get(ALL), dict(self.decisions)
-        if general is not None and purpose != ALL and not general.gives_way(decision):
-            return self
+        if general is not None and purpose != ALL and decision.since <= general.since:
+            return self  # on one day a no to everything comes before what is said of one purpose
         before = known.get(purpose)
         if before is not None and not before.gives_way(decision):
             return self
         if purpose == ALL:
-            known = {name: one for name, one in known.items() if not one.gives_way(decision)}
+            known = {name: one for name, one in known.items() if one.since > decision.since}
         return replace(self, decisions=MappingProxyType({**known, purpose: decision}))
 
     @property

@@ -19,6 +19,7 @@ from client import preflight_link
 from client.budget import set_budget
 from client.charge import Budget
 from client.cli import app
+from client.consenting import set_basis, withdraw
 from client.node import Node
 from client.preflight import CHECKS, Finding, Verdict, exit_code, preflight
 from shared import bundle, certificates
@@ -120,6 +121,32 @@ def test_what_cannot_be_asked_is_said_not_to_have_been(ready: Ready) -> None:
 
 
 # --- the hospital's own -----------------------------------------------------------------------------------------------
+
+
+def test_a_hospital_that_recorded_no_basis_and_no_consent_hears_what_to_do(ready: Ready) -> None:
+    set_basis(ready.node, None)
+    found = ready.look()
+    assert failed(found) == {"consent"}
+    assert "no lawful basis" in found["consent"].what
+    assert "fedward node basis set" in found["consent"].mend
+    assert found["cohort"].mend == "mend 'consent' first"
+    assert exit_code(found.values()) == 6
+
+
+def test_who_is_left_out_is_counted_and_a_lost_register_is_a_failure(ready: Ready) -> None:
+    withdraw(ready.node, "PATIENT-H1-0")
+    found = ready.look()["consent"]
+    assert (found.verdict, "4 of 5 patients take part (1 withdrawn)" in found.what) == ("ok", True)
+    (ready.folder / "rights" / "records.json").unlink()
+    assert ready.look()["consent"].exit_code == 9
+
+
+def test_a_test_patient_who_was_trained_on_is_a_failure(ready: Ready) -> None:
+    sets = ready.folder / "rights" / "sets"
+    sets.mkdir()
+    for side in ("train", "evaluate"):
+        (sets / f"{side}-0.json").write_text('["PATIENT-H1-0"]')
+    assert "1 test patients were trained on" in ready.look()["cohort"].what
 
 
 def test_keys_that_others_may_read(ready: Ready) -> None:
