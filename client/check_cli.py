@@ -25,7 +25,7 @@ def check_command(
 ) -> None:
     """Look whether this hospital is ready, and say what to mend.
 
-    Keys, permissions, audit log, charter, release, policy, budget, cohort, consent, device, disk, certificate, and the
+    Keys, permissions, audit log, charter, release, policy, budget, consent, cohort, device, disk, certificate, and the
     connection to the coordinator, with its clock. Each line says ok, warn or fail, what was found, and how to mend it.
     Nothing is changed.
 

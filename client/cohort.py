@@ -13,7 +13,6 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import highdicom
@@ -25,6 +24,8 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from client.cohort_images import let_go, sweep
+from client.splits import Split as Split  # noqa: PLC0414  # where most look for it
+from client.splits import assigned, gone, left
 from compliance.log import Action, AuditLog, Entry, Outcome
 from shared.errors import DataError
 from shared.files import write_bytes, write_json
@@ -41,13 +42,6 @@ HEADER_TAGS = [
 ]
 
 Progress = Callable[[int, int], None]
-
-
-class Split(StrEnum):
-    """Which patients: those trained on, or those kept for evaluation only."""
-
-    TRAIN = "train"
-    HELD_OUT = "held_out"
 
 
 @dataclass(frozen=True)
@@ -143,6 +137,7 @@ def build_cohort(
     log: AuditLog,
     holdout: float = 0.25,
     on_progress: Progress | None = None,
+    barred: Callable[[str], bool] = lambda _: False,
 ) -> Cohort:
     """Index the de-identified files below ``released`` and cache their images in ``folder``.
 
@@ -154,6 +149,7 @@ def build_cohort(
         log: The hospital's audit log.
         holdout: Share of patients kept for evaluation, at least one of three or more.
         on_progress: Called with the studies done and the studies in all.
+        barred: Whether somebody (by pseudonym) must not be taken in, since he was erased.
 
     Raises:
         DataError: No study has a pair of series that can be used; the message says why.
@@ -161,7 +157,7 @@ def build_cohort(
     known = _known(folder)
     sweep(folder, _files(known))
     with log.act(Entry(Action.COHORT_BUILD, Outcome.STARTED)) as detail:
-        studies = _scan(released)
+        studies = {key: found for key, found in _scan(released).items() if not barred(key[0])}
         kept: dict[str, list[StudyEntry]] = defaultdict(list)
         left_out: dict[str, int] = defaultdict(int)
         for number, ((patient, study), instances) in enumerate(sorted(studies.items()), start=1):
@@ -178,11 +174,12 @@ def build_cohort(
                 f"no study below {released} can be used: {reasons or 'there are no DICOM images'}",
                 hint="a study needs two series of the same slices that differ in averages (MR) or exposure (CT)",
             )
-        splits = _split(sorted(kept), {entry.key: entry.split for entry in known}, holdout)
+        before = gone(folder) | {entry.key: entry.split for entry in known}
+        splits = assigned(sorted(kept), before, holdout)
         entries = tuple(PatientEntry(key, splits[key], tuple(kept[key])) for key in sorted(kept))
         cohort = Cohort(folder, entries, dict(left_out))
         let_go(folder, _files(known) - _files(entries))
-        write_json(folder / "index.json", _index(cohort))
+        write_json(folder / "index.json", _index(cohort) | {"gone": left(before, kept)}, durable=True)
         detail |= {
             "patients": len(entries),
             "held_out": len(cohort.patients(Split.HELD_OUT)),
@@ -217,17 +214,6 @@ def _known(folder: Path) -> tuple[PatientEntry, ...]:
 
 def _files(entries: Iterable[PatientEntry]) -> set[str]:
     return {study.file for entry in entries for study in entry.studies}
-
-
-def _split(patients: Sequence[str], before: Mapping[str, Split], holdout: float) -> dict[str, Split]:
-    """Assign patients that are new, in an order that only their pseudonyms decide; leave the others as they are."""
-    splits = {key: before[key] for key in patients if key in before}
-    wanted = max(round(holdout * len(patients)), 1 if len(patients) > 2 else 0)
-    held = sum(split is Split.HELD_OUT for split in splits.values())
-    for key in sorted(set(patients) - set(splits), key=lambda key: hashlib.sha256(f"split|{key}".encode()).digest()):
-        splits[key] = Split.HELD_OUT if held < wanted else Split.TRAIN
-        held += splits[key] is Split.HELD_OUT
-    return splits
 
 
 # --- reading DICOM ----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from client.deid.crew import Crew
 from client.deid.quarantine import Quarantine
 from client.ingest_page import NAME as PAGE
 from client.ingest_page import write_ingest_page
+from client.ingest_rights import Doorkeeper
 from client.node import HELD, Node
 from client.sources.fetching import Fetched, Fetcher
 from client.sources.intake import Spool, file_name
@@ -130,6 +131,7 @@ class _Run:
     quarantine: Quarantine
     crew: Crew
     tell: Progress
+    door: Doorkeeper
     tally: Tally = field(default_factory=Tally)
 
     @property
@@ -180,11 +182,12 @@ def ingest(
         tell(Standing(0, None, 0))
         stack.enter_context(locked(node.folder / LOCK, "another ingest of this node runs"))
         log = stack.enter_context(node.open_log())
+        door = Doorkeeper.open(node, log)  # and what of an erasure broke off is finished first
         stack.enter_context(source)
         ledger, spool = _ledger(node, profile, overwrite=overwrite), Spool(node.folder / "spool")
         quarantine = Quarantine(node.folder / "reports", node.folder / HELD, moves=True)
         given = (node, source, selection, profile, patience or Patience(), key, log, ledger, spool, quarantine)
-        run = _Run(*given, crew, tell)
+        run = _Run(*given, crew, tell, door)
         complete = False
         try:
             quarantine.sweep()
@@ -195,7 +198,9 @@ def ingest(
             _count_kept(run)
             run.tally.seconds = round(time.monotonic() - started, 3)
             report = _write_report(run, complete=complete)
-        return Ingested(run.tally, report, build_cohort(run.released, node.folder / "cohort", log=log))
+        cohort = build_cohort(run.released, node.folder / "cohort", log=log, barred=door.barred)
+        door.close(cohort)
+        return Ingested(run.tally, report, cohort)
 
 
 def check_apart(node: Path, source: Path) -> None:
@@ -261,7 +266,8 @@ def _take_study(run: _Run, one: Fetched) -> None:
     _note_gaps(run, one)
     kept = one.intake.kept()
     if kept:
-        held = _release(run, one)
+        run.door.admit(one, source=run.source.kind, profile=run.profile.sha256)
+        held = _release(run, one) if one.intake.kept() else 0
         run.ledger.add(one.digest, (run.log.digest(uid)[:DIGEST] for uid in kept), held=held)
     run.spool.drop(one.study.uid)
 

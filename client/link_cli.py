@@ -69,8 +69,8 @@ def start_command(
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_HOME": str(folder.absolute() / "flower"),
         }
-        record = [sys.executable, "-P", "-m", "client.record_link", str(opened.folder.absolute())]
-        status = Supervisor([Child("link", command, quiet), Child("record", record, quiet)], say=_say).run()
+        witness = [sys.executable, "-P", "-m", "client.witness_link", str(opened.folder.absolute())]
+        status = Supervisor([Child("link", command, quiet), Child("witness", witness, quiet)], say=_say).run()
     if status:
         raise typer.Exit(status)
 

@@ -10,7 +10,7 @@ import stat
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,6 +24,7 @@ from shared.places import sound_country
 FILE: Final = "policy.toml"
 """Its name in the node's folder."""
 
+AfterErasure = Literal["record", "stop", "retrain"]
 _Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 _Country = Annotated[str, AfterValidator(sound_country)]
 _Purpose = Annotated[str, Field(min_length=3, max_length=200)]
@@ -81,6 +82,8 @@ class HospitalPolicy:
         countries: Only charters whose coordinator and members all say that they are in one of these; None: anywhere.
         device: Where networks run.
         record: Who must have seen the audit log before a round of training; None asks for nobody.
+        after_erasure: What follows an erasure for the runs that the patient could be drawn in: ``record`` the epsilon
+            that bounds what they tell of him, ``stop`` taking part in them, or ask to ``retrain`` them.
     """
 
     require_masks: bool = True
@@ -93,6 +96,7 @@ class HospitalPolicy:
     countries: tuple[str, ...] | None = None
     device: DevicePlan = DevicePlan()
     record: RecordPlan | None = None
+    after_erasure: AfterErasure = "record"
 
     @classmethod
     def load(cls, folder: Path, *, virtual: bool = False) -> Self:
@@ -184,6 +188,12 @@ class RecordTable(_Strict):
     hours: Annotated[float, Field(gt=0, le=10_000)] = RecordPlan.hours
 
 
+class ErasureTable(_Strict):
+    """The ``[erasure]`` table."""
+
+    after: AfterErasure = HospitalPolicy.after_erasure
+
+
 class PolicyForm(_Strict):
     """The file, entry by entry; None is what was left out."""
 
@@ -197,6 +207,7 @@ class PolicyForm(_Strict):
     countries: Annotated[list[_Country], Field(min_length=1, max_length=250)] | None = None
     device: DeviceTable = DeviceTable()
     record: RecordTable | None = None
+    erasure: ErasureTable = ErasureTable()
 
 
 @functools.lru_cache(maxsize=256)
@@ -234,9 +245,10 @@ def _given(form: PolicyForm) -> dict[str, Any]:
     """What the file says, as plain values; what it leaves out keeps its default."""
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
-        for name in form.model_fields_set - {"device", "record"}
+        for name in form.model_fields_set - {"device", "erasure", "record"}
         if (value := getattr(form, name)) is not None
     }
     if form.record is not None:
         values["record"] = RecordPlan(form.record.witnesses, form.record.hours)
-    return values | {"device": DevicePlan(form.device.use, form.device.deterministic)}
+    device = DevicePlan(form.device.use, form.device.deterministic)
+    return values | {"device": device, "after_erasure": form.erasure.after}

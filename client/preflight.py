@@ -194,7 +194,10 @@ def _keys(look: Look) -> Answer:
 @check("permissions")
 def _permissions(look: Look) -> Answer:
     folder = look.node.folder
-    private = [folder, *(folder / name for name in ("keys", "link", "masks", HELD) if (folder / name).exists())]
+    private = [
+        folder,
+        *(folder / name for name in ("keys", "link", "masks", "rights", HELD) if (folder / name).exists()),
+    ]
     for path in private:
         if path.stat().st_mode & 0o022:
             raise PolicyError(f"others may write in {path}", hint=f"run: chmod 700 {path}")
@@ -278,12 +281,22 @@ def _budget(look: Look) -> Answer:
 # --- patients ---------------------------------------------------------------------------------------------------------
 
 
-@check("cohort", needs=("charter",))
+@check("consent", needs=("charter",))
+def _consent(look: Look) -> Answer:
+    from client.preflight_rights import consents  # noqa: PLC0415
+
+    return consents(look.node)
+
+
+@check("cohort", needs=("charter", "consent"))
 def _cohort(look: Look) -> Answer:
     from client.cohort import Split  # noqa: PLC0415  # the DICOM libraries: seconds
     from client.preflight_cohort import missing_images, usable_patients  # noqa: PLC0415
+    from client.preflight_rights import trained_on_tests  # noqa: PLC0415
 
     charter, cohort = look.charter, look.node.cohort
+    if mixed := trained_on_tests(look.node):
+        raise DataError(f"{mixed} test patients were trained on", hint="put the index of the cohort back from a copy")
     least = max(charter.min_patients, look.policy.min_patients)
     if lost := missing_images(cohort):
         raise DataError(f"{lost} cached studies are gone from {cohort.folder}", hint="run the last ingest again")
@@ -304,20 +317,6 @@ def _cohort(look: Look) -> Answer:
     if not cohort.patients(Split.HELD_OUT):
         return Verdict.WARN, f"nobody is held out ({counts} in training)", "evaluations are refused; take in more"
     return f"patients in training: {counts}; {len(cohort.patients(Split.HELD_OUT))} held out"
-
-
-@check("consent", needs=("cohort",))
-def _consent(look: Look) -> Answer:
-    from client.cohort import Split  # noqa: PLC0415
-    from client.eligible import eligible  # noqa: PLC0415
-
-    cohort = look.node.cohort
-    count = sum(len(eligible(cohort.patients(split), look.node)) for split in Split)
-    return (
-        Verdict.WARN,
-        f"this release keeps no record of consent: all {count} patients whom ingest accepted take part",
-        "see to the legal basis yourself, and select with 'fedward node ingest --patients'",
-    )
 
 
 # --- the machine ------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Training and evaluation for a federation, on this hospital's patients."""
 
 import hashlib
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -14,15 +14,18 @@ from client import masks
 from client.answers import keep_answer, kept_answer
 from client.charge import Charge, Receipt
 from client.cohort import Cohort, Split
-from client.eligible import eligible
+from client.eligible import eligible, moment
+from client.lineage import EVALUATE, TRAIN, Lineage, Part
+from client.manifest import current, index_digest
 from client.paying import pay, require_no_budget
-from client.policy import affordable, decide, policy_of
-from client.record import check_shown, checkpoint_for, require_witnessed
+from client.policy import Decision, affordable, decide, policy_of
+from client.records import read_register
 from client.scoring import bounded, score
 from client.session import Session
 from client.training.device import computing, device
 from client.training.loop import TrainOutcome, price, train_round, usable
 from client.training.shared_sum import shared_sum
+from client.witnessing import check_shown, checkpoint_for, require_witnessed
 from compliance.log import Action, Outcome, Scalar
 from compliance.trail import Occasion
 from shared.charter import Charter, PrivacyPlan, TaskPlan
@@ -55,7 +58,7 @@ class _Bench:
     """What one task needs, kept between requests: the network to load weights into, and the patients.
 
     ``begins`` is what decides the network: how it starts, what of it trains, the seed and the device. ``cohort`` is the
-    state of the cohort's index: one that ingest wrote since has other patients.
+    state of the cohort's index and of what is recorded of its patients, and the day: another one has other patients.
     """
 
     task: Task
@@ -110,8 +113,10 @@ class Rounds:
             "patients": len(bench.train),
             "steps": plan.local_steps,
             "privacy": privacy.mode,
+            "records": read_register(session.node)[1],
         }
         with session.act(Action.TRAIN, header, facts), computing(policy_of(session.node).device):
+            part = self._note(header, TRAIN, bench.train, rate=privacy.sample_rate if privacy.mode != "off" else 1.0)
             receipt = self._pay(header, plan, bench)
             if privacy.mode == "distributed" and masking is not None:
                 outcome, body, done = self._shared(masking, plan, bench, receipt)
@@ -131,9 +136,18 @@ class Rounds:
                 metrics = bounded(dict(zip(names, sums, strict=True)))
                 weight = float(sum(patient.slices for patient in bench.train)) if receipt is None else 1.0
                 body, done = _body(masking, update, weight, metrics)
+            if privacy.mode != "off":
+                Lineage(session.node).drawn(part, outcome.drawn)
             record = checkpoint_for(session, Occasion.ROUND_START)
             reply = TrainReply(header, session.node.site, body, record).to_record()
-        facts = {"steps": outcome.steps, "noise": outcome.noise, "unusable": outcome.unusable, **done}
+        facts = {
+            "dataset": part.dataset,
+            "manifest": part.manifest,
+            "steps": outcome.steps,
+            "noise": outcome.noise,
+            "unusable": outcome.unusable,
+            **done,
+        }
         if outcome.micro_batch:
             facts["micro_batch"] = outcome.micro_batch
         return session.sent(Action.TRAIN, header, reply, facts)
@@ -144,7 +158,9 @@ class Rounds:
             raise PolicyError("the pinned charter has neither masks nor the consent that scores leave in the clear")
         bench = self._prepare(request, training=False)
         masking = masks.expected(session, request, size=0, metrics=bench.task.sums)
-        with session.act(Action.EVALUATE, header, {"patients": len(bench.held_out)}):
+        facts: dict[str, Scalar] = {"patients": len(bench.held_out), "records": read_register(session.node)[1]}
+        with session.act(Action.EVALUATE, header, facts):
+            self._note(header, EVALUATE, bench.held_out, rate=1.0)
             sums = score(bench.task, bench.network, bench.held_out)
             body: PlainSums | MaskedBody = PlainSums(sums)
             if masking is not None:
@@ -195,13 +211,16 @@ class Rounds:
         decision = decide(header, charter, policy, purpose=node.purpose, training=training, patients=patients)
         if decision.allowed and training and patients is None:
             decision = affordable(node, charter, policy)
+        if decision.allowed and header.run in read_register(node, self.session.log)[0].stopped:
+            decision = Decision(False, "this hospital takes no further part in this run")
         if not decision.allowed:
             raise PolicyError(decision.reason)
 
     def _bench(self, name: str) -> _Bench:
         node, charter, old = self.session.node, self.session.charter, self._benches.get(name)
         plan, where = charter.task(name), device(policy_of(node).device, virtual=node.virtual)
-        begins, cohort = (plan.start, plan.trained, charter.seed, where), _state_of(node.folder / "cohort")
+        begins = (plan.start, plan.trained, charter.seed, where)
+        cohort = (*_state_of(node.folder / "cohort"), *moment(node))
         if old is not None and (old.begins, old.cohort) == (begins, cohort):
             return old
         task = get_task(name)
@@ -226,8 +245,24 @@ class Rounds:
         return train, held_out
 
     def _listed(self, cohort: Cohort, split: Split) -> tuple[str, ...]:
-        """Those of one side of the split that may take part, by the index of the cohort alone."""
-        return eligible(cohort.patients(split), self.session.node)
+        """Those of one side of the split that may take part today, by the index of the cohort and the register."""
+        session = self.session
+        return eligible(cohort.patients(split), session.node, purpose=session.charter.purpose, log=session.log)
+
+    def _note(self, header: Header, kind: str, patients: Sequence[PatientImages], *, rate: float) -> Part:
+        """Have the lineage know of a round before it begins."""
+        node, charter = self.session.node, self.session.charter
+        index = index_digest(node)
+        return Lineage(node).begin(
+            header,
+            kind,
+            [patient.key for patient in patients],
+            charter=charter,
+            rate=rate,
+            steps=charter.task(header.task).local_steps if kind == TRAIN else 0,
+            dataset=index,
+            manifest=current(node, index, self.session.log),
+        )
 
     def _shared(
         self, masking: masks.Masking, plan: TaskPlan, bench: _Bench, receipt: Receipt | None

@@ -62,6 +62,14 @@ class Action(StrEnum):
     INCIDENT_OPEN = "incident.open"
     INCIDENT_UPDATE = "incident.update"
     INCIDENT_NOTICE = "incident.notice"
+    BASIS_SET = "basis.set"
+    CONSENT_IMPORT = "consent.import"
+    CONSENT_WITHDRAW = "consent.withdraw"
+    RIGHTS_REPORT = "rights.report"
+    RIGHTS_RESTRICT = "rights.restrict"
+    RIGHTS_RECTIFY = "rights.rectify"
+    RIGHTS_ERASE = "rights.erase"
+    DATASET_MANIFEST = "dataset.manifest"
 
 
 class Outcome(StrEnum):

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 from torch import nn
 
 from compliance.log import Action, AuditLog, Entry, Outcome
-from server.checkpoint import CHECKPOINT, Checkpoint
+from server.checkpoint import CHECKPOINT, KEPT, Checkpoint
 from server.exchange import Exchange
 from server.history import HISTORY
 from server.journal import remove_folder
@@ -241,7 +241,7 @@ def _checkpoint(charter: Charter, settings: Settings, layout: Layout, initial: F
         "layout": layout.sha256,
         "initial model": layout.digest(initial),
     }
-    made = Checkpoint(settings.out / CHECKPOINT, identity)
+    made = Checkpoint(settings.out / CHECKPOINT, identity, kept=settings.out / KEPT)
     if made.exists and not settings.resume:
         raise UsageError(
             f"{settings.out} holds a run that has not ended",

@@ -22,10 +22,12 @@ from server.history import RoundRecord, round_of
 from server.journal import Journal, make_folder, remove_folder
 from server.sealed import DamagedError, arrays_to_parts, parts_to_arrays, read_parts, write_parts
 from shared.errors import RecordError, UsageError
-from shared.files import output_errors
+from shared.files import output_errors, sync_folder
 
 CHECKPOINT: Final = "checkpoint"
 STATE: Final = "state.bin"
+KEPT: Final = "kept"
+"""The folder of the states of all rounds, beside that of the checkpoint."""
 VERSION: Final = 1
 Arrays = dict[str, NDArray[Any]]
 
@@ -80,10 +82,11 @@ class Checkpoint:
     Args:
         folder: For it alone.
         identity: What a run must have in common with the one that made it, as facts that JSON can say.
+        kept: Where the state of every round stays, so that training can go back to it; None keeps none.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, str | int]) -> None:
-        self._folder, self._identity = folder, dict(identity)
+    def __init__(self, folder: Path, identity: Mapping[str, str | int], *, kept: Path | None = None) -> None:
+        self._folder, self._identity, self._kept = folder, dict(identity), kept
 
     @property
     def exists(self) -> bool:
@@ -143,7 +146,19 @@ class Checkpoint:
         arrays |= {f"optimiser/{name}": array for name, array in state.optimiser.items()}
         arrays |= {f"average/{name}": array for name, array in state.average.items()}
         write_parts(self._folder / STATE, arrays_to_parts(facts_now, arrays))
+        self._keep(state.round)
         self._forget(state)
+
+    def _keep(self, number: int) -> None:
+        """Have another name for the state, which stays when a newer one takes its place: no byte is copied."""
+        if self._kept is None:
+            return
+        make_folder(self._kept)
+        path = self._kept / f"round-{number:05d}.bin"
+        with output_errors(path):
+            path.unlink(missing_ok=True)
+            path.hardlink_to(self._folder / STATE)
+            sync_folder(self._kept)
 
     def journal(self, number: int) -> Journal:
         """The journal of round ``number``.
@@ -201,6 +216,20 @@ class Checkpoint:
 
     def _round(self, number: int) -> Path:
         return self._folder / f"round-{number:05d}"
+
+
+def kept_round(path: Path) -> tuple[State, dict[str, str | int]]:
+    """The state of a round that was kept, without its epoch of keys, and the identity of the run that made it.
+
+    Raises:
+        RecordError: It is damaged, or cannot be read.
+    """
+    parts, _ = read_parts(path, hint="put it back from a copy, or begin a new run")
+    try:
+        facts, arrays = parts_to_arrays(parts)
+        return _state(facts, arrays, None), dict(facts["identity"])
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise DamagedError(f"{path} was made by another release", hint="begin a new run") from error
 
 
 def _state(facts: Mapping[str, Any], arrays: Arrays, book: Book | None) -> State:

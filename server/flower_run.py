@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from server.coordinator import Coordinator
 from server.flower_line import Work, work
 from server.runs import INTERRUPTED, Outcome, RunFolder
+from shared.charter import Charter
 from shared.console import complain
 from shared.errors import FedwardError, ProtocolError
 
@@ -68,12 +69,14 @@ def train(coordinator: Coordinator, run: RunFolder, job: Work) -> None:
     if job.name != run.name:
         raise ProtocolError(f"the task is of run {job.name}, not of {run.name}", hint="resume the run")
     from server.app import Settings, run_tasks  # noqa: PLC0415  # seconds, in which this process must be heard of
-    from server.record import published  # noqa: PLC0415  # as above
+    from server.witnessing import published  # noqa: PLC0415  # as above
 
+    whole = len(run.tasks) == len(Charter.load(run.charter_path).tasks)
+    only = None if whole else next(iter(run.tasks))  # a run that trains one task again
     settings = Settings(
         charter=run.charter_path,
-        task=None,
-        out=run.path,
+        task=only,
+        out=run.path / only if only else run.path,
         run=run.name,
         log=coordinator.log_path,
         poll=POLL,

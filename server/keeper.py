@@ -97,7 +97,7 @@ def children(coordinator: Coordinator, listen: str, audit: str) -> list[Child]:
     return [
         Child("link", (*python, "server.flower_link", folder, listen), environment),
         Child("executor", (*python, "server.executor", folder), environment),
-        Child("audit", (*python, "server.record_link", folder, audit), environment),
+        Child("witness", (*python, "server.witness_link", folder, audit), environment),
     ]
 
 

@@ -25,7 +25,7 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's f
 
 def mount(app: typer.Typer) -> None:
     """Add the commands to the coordinator's group."""
-    for command in (start, run, resume, stop, status, health):
+    for command in (start, run, resume, retrain, stop, status, health):
         app.command()(command)
 
 
@@ -130,6 +130,39 @@ def resume(
         free(line)
         register(coordinator, plan, line)
         _after(coordinator, launch(found.again(), line), line, detach=detach)
+
+
+def retrain(
+    folder: Folder,
+    request: Annotated[Path, typer.Argument(metavar="REQUEST", help="A hospital's request, from its erasure.")],
+    *,
+    name: Annotated[str | None, typer.Option(help="Name of the new run. Default: made of the time.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for its end.")] = False,
+) -> None:
+    """Train one task again from the last model before a patient whom a hospital has erased, as a run of its own.
+
+    The run that is named must have ended. Its model stays where it is, for people to withdraw.
+
+    Exit status: as 'fedward server run'. 8 also where no member of the charter signed REQUEST, 9 also where no state
+    from before the patient was kept.
+    """
+    from server.coordinator import Coordinator
+    from server.flower_line import Line
+    from server.retrain import prepare
+    from server.starting import check, free, launch, ready, register
+    from shared.charter import Charter
+    from shared.retraining import Retraining
+
+    coordinator = Coordinator.open(folder)
+    asked = Retraining.read(request)
+    ready(coordinator)
+    with Line(coordinator) as line:
+        free(line)
+        made = prepare(coordinator, asked, name=name)
+        plan = Charter.load(made.charter_path)
+        check(coordinator, plan)
+        register(coordinator, plan, line)
+        _after(coordinator, launch(made, line), line, detach=detach)
 
 
 def stop(folder: Folder, name: Annotated[str, typer.Argument(metavar="RUN", help="Name of the run.")]) -> None:

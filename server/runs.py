@@ -202,6 +202,16 @@ class RunFolder:
         more._write()
         return more
 
+    def alone(self, task: str) -> "RunFolder":
+        """The run with one of its charter's tasks, to be resumed at what lies in that task's folder.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        more = replace(self, tasks={task: self.tasks[task]}, attempt=2)
+        more._write()
+        return more
+
     def started(self, number: int) -> "RunFolder":
         """The run with its id at the SuperLink.
 

@@ -20,6 +20,7 @@ from client.cohort import Cohort, Split, build_cohort
 from client.deid.batch import deidentify_folder
 from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
+from client.manifest import write_manifest
 from client.node import Node
 from client.rounds import seed_of
 from client.training.loop import train_centrally, train_round, usable
@@ -81,6 +82,7 @@ def prepare(hospital: Hospital, profile_name: str, purpose: str, seed: int, hold
             reports=hospital.node / "reports",
         )
         cohort = build_cohort(hospital.node / "released", hospital.node / "cohort", log=log, holdout=holdout)
+        write_manifest(node, log)
     studies = [study for entry in cohort.entries for study in entry.studies]
     return Prepared(
         site=hospital.site,

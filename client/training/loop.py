@@ -3,8 +3,9 @@
 import functools
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -45,6 +46,8 @@ class TrainOutcome:
             reason to fail: for the hospital's own record.
         micro_batch: Patches that went through the network at once, where the device's memory did not hold more; 0
             where it held them all: for the hospital's own record.
+        drawn: Under differential privacy, in how many steps each patient was; those in none are left out. The guarantee
+            rests on its being secret: for the hospital's own record alone.
     """
 
     loss_sum: float | None
@@ -56,6 +59,7 @@ class TrainOutcome:
     noise: str = ""
     unusable: int = 0
     micro_batch: int = 0
+    drawn: Mapping[str, int] = field(default_factory=dict, repr=False)
 
 
 def usable(task: Task, patients: Sequence[PatientImages]) -> list[PatientImages]:
@@ -279,13 +283,14 @@ def _private_round(
         pull()  # depends on earlier noisy steps only, so adding it after the noise is post-processing
 
     optimizer.attach_step_hook(after_noise)
-    rng, unusable, micro = _generator(None, 0), 0, MicroBatch()
+    rng, unusable, micro, drawn = _generator(None, 0), 0, MicroBatch(), Counter[str]()
     step = functools.partial(accumulate_step, task, network, people, plan=plan, privacy=privacy, rng=rng, micro=micro)
     with _Buffers(network):
         network.train()
         for chosen in PatientSampler(len(people), privacy.sample_rate, plan.local_steps):
             unusable += step(chosen, optimizer)
             optimizer.step()
+            drawn.update(people[number].key for number in chosen)
     return TrainOutcome(
         loss_sum=None,
         samples=round(plan.local_steps * privacy.sample_rate * len(people) * privacy.slices_per_patient),
@@ -296,6 +301,7 @@ def _private_round(
         noise=noise.kind,
         unusable=unusable,
         micro_batch=micro.size,
+        drawn=drawn,
     )
 
 

@@ -90,7 +90,6 @@ def shared_sum(
     step = partial(accumulate_step, task, network, people, plan=plan, privacy=privacy, rng=np.random.default_rng())
     unusable = step(chosen, optimizer, micro=(micro := MicroBatch()))
     receipt.take(noise.noise_multiplier, privacy.sample_rate)
-    total = optimizer.lattice_sum.cpu().numpy() + drawn.draw(layout.size)
     outcome = TrainOutcome(
         loss_sum=None,
         samples=round(privacy.sample_rate * len(people) * privacy.slices_per_patient),
@@ -101,8 +100,9 @@ def shared_sum(
         noise=drawn.kind,
         unusable=unusable,
         micro_batch=micro.size,
+        drawn={people[number].key: 1 for number in chosen},
     )
-    return SharedSum(words(total), outcome)
+    return SharedSum(words(optimizer.lattice_sum.cpu().numpy() + drawn.draw(layout.size)), outcome)
 
 
 def _check_layout(network: nn.Module, layout: Layout) -> None:

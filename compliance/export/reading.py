@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from compliance.log import GENESIS, Scalar, entries
+from compliance.log import Scalar, entries
+from compliance.verify import GENESIS, leaf_hash
 from shared.errors import RecordError, UsageError
 from shared.files import canonical_json
 
@@ -18,11 +19,6 @@ MAX_CHECKPOINT: Final = 65536  # bytes; a signed note with a hundred cosignature
 _LATER: Final = "export it with the version of fedward that wrote it, or a later one"
 # All that XML 1.0 (section 2.2) has no place for; FHIR strings forbid the control characters among them.
 _FORBIDDEN: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-
-def leaf_hash(line: bytes) -> str:
-    """The RFC 6962 leaf hash (section 2.1) of a log line without its line end, 64 hexadecimal digits."""
-    return hashlib.sha256(b"\x00" + line).hexdigest()
 
 
 def clean(text: str) -> str:
@@ -122,7 +118,7 @@ class Record:
     @cached_property
     def leaf(self) -> str:
         """The hash of its leaf, 64 hexadecimal digits."""
-        return leaf_hash(self.line)
+        return leaf_hash(self.line).hex()
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Record":

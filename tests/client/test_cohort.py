@@ -16,6 +16,7 @@ from client.cohort import Cohort, Split, build_cohort
 from client.deid.batch import deidentify_folder
 from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
+from client.splits import assigned
 from compliance.log import AuditLog
 from shared.errors import DataError
 from simulation.sites.specs import choose_sites
@@ -116,16 +117,16 @@ def test_the_split_never_moves_a_patient_and_depends_on_nothing_but_pseudonyms(
     known: dict[str, Split], new: set[str], holdout: float
 ) -> None:
     patients = sorted(set(known) | new)
-    split = cohorts._split(patients, known, holdout)
+    split = assigned(patients, known, holdout)
     assert set(split) == set(patients)
     assert all(split[key] is side for key, side in known.items())
-    assert cohorts._split(patients, split, holdout) == split
-    assert cohorts._split(patients, {}, holdout) == cohorts._split(list(reversed(patients)), {}, holdout)
+    assert assigned(patients, split, holdout) == split
+    assert assigned(patients, {}, holdout) == assigned(list(reversed(patients)), {}, holdout)
 
 
 @given(patients=st.sets(st.text(min_size=1), min_size=3, max_size=40), holdout=st.floats(0.05, 0.5))
 def test_a_share_of_the_patients_is_held_out(patients: set[str], holdout: float) -> None:
-    split = cohorts._split(sorted(patients), {}, holdout)
+    split = assigned(sorted(patients), {}, holdout)
     held = sum(side is Split.HELD_OUT for side in split.values())
     assert held == max(1, round(holdout * len(patients)))
 

@@ -221,7 +221,7 @@ def test_who_is_not_eligible_is_in_no_round_and_none_of_their_images_is_read(
     read: list[str] = []
     load = Cohort.load
     monkeypatch.setattr(Cohort, "load", lambda cohort, key: (read.append(key), load(cohort, key))[1])
-    monkeypatch.setattr(rounds, "eligible", lambda keys, _: tuple(key for key in keys if not key.endswith("-1")))
+    monkeypatch.setattr(rounds, "eligible", lambda keys, *_, **__: tuple(key for key in keys if not key.endswith("-1")))
     train(folder, header_of(rules))
     assert sorted(read) == ["PATIENT-H1-0", "PATIENT-H1-2", "PATIENT-H1-3", "PATIENT-H1-4"]
     (row,) = [row for row in toy.log_rows(folder) if (row["action"], row["outcome"]) == ("train", "started")]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from client.policy_file import DeviceTable, PolicyForm
+from client.policy_file import DeviceTable, ErasureTable, PolicyForm
 
 PAGE = (Path(__file__).parents[2] / "docs" / "policy.md").read_text()
 
@@ -21,13 +21,18 @@ def written(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value or "")
 
 
-@pytest.mark.parametrize(("section", "form"), [("Keys", PolicyForm), ("`[device]`", DeviceTable)])
+TABLES = {"device", "erasure"}
+
+
+@pytest.mark.parametrize(
+    ("section", "form"), [("Keys", PolicyForm), ("`[device]`", DeviceTable), ("`[erasure]`", ErasureTable)]
+)
 def test_every_key_stands_there_with_its_default(section: str, form: type[BaseModel]) -> None:
-    fields = {key: field for key, field in form.model_fields.items() if key != "device"}
+    fields = {key: field for key, field in form.model_fields.items() if key not in TABLES}
     assert rows(section) == {key: written(field.default) for key, field in fields.items()}
 
 
 def test_every_limit_names_the_law_that_it_serves() -> None:
-    for key in set(PolicyForm.model_fields) - {"device"}:
+    for key in set(PolicyForm.model_fields) - TABLES:
         line = next(line for line in PAGE.splitlines() if line.startswith(f"| `{key}`"))
         assert re.search(r"GDPR|PIPL|45 CFR", line), key

@@ -36,7 +36,7 @@ def hospitals(root: Path, count: int = 3) -> list[Node]:
     sites = [f"H{number}" for number in range(1, count + 1)]
     nodes = [Node.create(root / site, site=site, purpose=toy.PURPOSE) for site in sites]
     for node in nodes:
-        toy.allow_all(node.folder)
+        toy.allow_charters(node.folder)
     return nodes
 
 

@@ -6,6 +6,7 @@ Worker processes load the ClientApp from here, so that the toy task is registere
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.app import app as app  # noqa: PLC0414  # what the worker is told to load
+from client.basis import Basis, DefaultBasis
 from client.cohort import Split
+from client.consenting import set_basis
 from client.node import Node
 from shared.charter import Charter, PrivacyPlan, TaskPlan
 from shared.imaging import inference
@@ -118,8 +121,22 @@ def make_nodes(root: Path, rules: Charter, sites: int = 3, **options: Any) -> di
 
 
 def allow_all(folder: Path) -> Path:
+    """As :func:`allow_charters`, and with a lawful basis, so that it trains."""
+    return with_basis(allow_charters(folder))
+
+
+def allow_charters(folder: Path) -> Path:
     """Have a real hospital allow what its pinned charter asks for, also without masks and without privacy."""
     (folder / "policy.toml").write_text("require_masks = false\nrequire_privacy = false\n")
+    return folder
+
+
+def with_basis(folder: Path) -> Path:
+    """Give the data set of a hospital a lawful basis: a real one trains on nobody without."""
+    node = Node.open(folder)
+    basis = Basis.parse("GDPR 6(1)(e), 9(2)(j)")
+    since = datetime(2020, 1, 1, tzinfo=UTC).date()
+    set_basis(node, DefaultBasis(basis, (node.purpose,), since, None, "a law on research", "Ada", "a test"))
     return folder
 
 

@@ -278,6 +278,10 @@ def build(root: Path, raw: Path, charter: str = CHARTER, *, private: bool = True
         fedward("node", "init", node, "--site", site, "--purpose", PURPOSE)
         if not private:
             (node / "policy.toml").write_text("require_privacy = false\n")
+        fedward(
+            *("node", "basis", "set", node, "GDPR 6(1)(e), 9(2)(j)", "--act", "a law on research"),
+            *("--who", "Dr. Wu", "--why", "agreed by the board"),
+        )
         fedward("node", "ingest", node, "--folder", raw / site)
         fedward("node", "request", node, root / f"{site}.json")
         heard = re.search(r"(?:[0-9a-f]{4} ){7}[0-9a-f]{4}", fedward("node", "fingerprint", node))

@@ -284,6 +284,7 @@ def with_patients(federation: Federation) -> Federation:
         about.write_text(about.read_text().replace("true", "false"))
         with Ledger(federation.node(site).ledger(), data_set=site) as ledger:
             ledger.set_budget(Budget(1e6, 1e-5, 4), who="a test", why="rounds that are repeated")
+        toy.with_basis(federation.root / site)
     return federation
 
 

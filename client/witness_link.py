@@ -1,8 +1,8 @@
-"""The audit exchange at a hospital: ``python -m client.record_link NODE``, kept running by ``node start``.
+"""The audit exchange at a hospital: ``python -m client.witness_link NODE``, kept running by ``node start``.
 
 Every few seconds it calls the coordinator: shows the newest checkpoint of this hospital's log, cosigns those of the
 others, and fetches their cosignatures. Nobody can reach it. It has nothing to do with training, and no round waits for
-it but where the hospital's policy asks for witnesses (:mod:`client.record`).
+it but where the hospital's policy asks for witnesses (:mod:`client.witnessing`).
 """
 
 import signal
@@ -15,7 +15,7 @@ from client.link_place import Place as LinkPlace
 from client.link_place import Post
 from client.link_trouble import MovedError
 from client.node import Node
-from client.record import correspondent
+from client.witnessing import correspondent
 from compliance.exchange_grpc import PORT_STEP, Caller, Papers
 from compliance.place import Place
 from compliance.turning import Turning

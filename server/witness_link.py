@@ -1,4 +1,4 @@
-"""The audit exchange at the coordinator: ``python -m server.record_link FOLDER IP:PORT``, kept by ``server start``.
+"""The audit exchange at the coordinator: ``python -m server.witness_link FOLDER IP:PORT``, kept by ``server start``.
 
 It answers the hospitals' turns (:mod:`compliance.exchange`) and takes turns itself: the coordinator is a log and a
 witness like the others. Nothing here needs Flower.
@@ -18,7 +18,7 @@ from compliance.place import Place
 from compliance.turning import Turning
 from server.coordinator import Coordinator
 from server.members import Members
-from server.record import correspondent, origins
+from server.witnessing import correspondent, origins
 from shared.console import complain
 from shared.errors import FedwardError
 from shared.link_keys import check_key_file

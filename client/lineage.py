@@ -1,0 +1,267 @@
+"""Lineage: from a patient to the data set, the rounds in which he could be drawn and was drawn, and the models.
+
+One durable line a round, before an image is looked at: what the round is, the digest of the data set and the set of
+those who can be drawn. Sets are kept once, however many rounds they are in. Who was drawn is noted after the round, as
+far as it is known; it never leaves, since the guarantee of differential privacy rests on its being secret. Everything
+lies in ``NODE/rights/`` (0700, files 0600) and holds pseudonyms, so that an erasure can be carried through it.
+
+Here it is also seen that no test patient is ever trained on: a set is held against all sets of the other side of the
+split before it is used for the first time.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from client.node import Node
+from client.private_lines import Lines, Row, sweep_parts
+from client.records import folder_of, marker, read_register, tombstone
+from shared.charter import Charter
+from shared.errors import RecordError
+from shared.files import write_json
+from shared.header import Header
+
+TRAIN, EVALUATE = "train", "evaluate"
+GONE: Final = "erased:"
+"""What stands before the keyed digest of somebody who was erased, in his place."""
+_OTHER: Final = {TRAIN: EVALUATE, EVALUATE: TRAIN}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One round that this hospital took part in.
+
+    Attributes:
+        time: When it began (RFC 3339, UTC).
+        kind: ``train`` or ``evaluate``.
+        federation: Id of the federation.
+        charter: SHA-256 of the charter.
+        run: Id of the run.
+        task: Name of the task.
+        round: Round of the task.
+        attempt: Which attempt at it.
+        model: Digest of the model that the round began with: the one that all rounds before made.
+        privacy: Mode of differential privacy; ``off`` is none.
+        rate: Chance of each patient to be in a step; 1 where nobody is drawn by chance.
+        steps: Optimiser steps.
+        dataset: SHA-256 of the index of the cohort.
+        manifest: Digest of the manifest of the data set; empty where it has none that is up to date.
+        patients: Name of the set of those who could be drawn.
+    """
+
+    time: str
+    kind: str
+    federation: str
+    charter: str
+    run: str
+    task: str
+    round: int
+    attempt: int
+    model: str
+    privacy: str
+    rate: float
+    steps: int
+    dataset: str
+    manifest: str
+    patients: str
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What a charge of the privacy ledger is for."""
+        return self.run, self.task, self.round
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A round in a patient's lineage: ``drawn`` is in how many of its steps; None where it is not known."""
+
+    part: Part
+    drawn: int | None
+
+
+class Lineage:
+    """The lineage of a node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node, self._folder = node, folder_of(node)
+        self._rounds, self._drawn = (Lines(self._folder / f"{name}.jsonl") for name in ("rounds", "drawn"))
+        self._taken = Lines(self._folder / "taken.jsonl")
+
+    # --- rounds -------------------------------------------------------------------------------------------------------
+
+    def begin(
+        self,
+        header: Header,
+        kind: str,
+        patients: Collection[str],
+        *,
+        charter: Charter,
+        rate: float,
+        steps: int,
+        dataset: str,
+        manifest: str,
+    ) -> Part:
+        """Note a round before it begins; durable when this returns.
+
+        Raises:
+            RecordError: It would train on somebody who was tested on, or the other way round; or the record is damaged.
+            OutputError: The disk does not take it.
+        """
+        self._remember(charter)
+        part = Part(
+            datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            kind,
+            *(header.federation, header.charter, header.run, header.task, header.round, header.attempt, header.model),
+            *(charter.privacy.mode, rate, steps, dataset, manifest, self._set(kind, patients)),
+        )
+        self._rounds.append(asdict(part))
+        return part
+
+    def drawn(self, part: Part, counts: Mapping[str, int]) -> None:
+        """Note who was drawn in how many steps; not made durable, since the round is noted already."""
+        now = self._now()
+        who = {now(key): count for key, count in counts.items()}
+        row = {"run": part.run, "task": part.task, "round": part.round, "time": part.time, "drawn": who}
+        self._drawn.append(row, durable=False)
+
+    def parts(self) -> Iterator[Part]:
+        """All rounds in their order.
+
+        Raises:
+            RecordError: The record is damaged.
+        """
+        for row in self._rounds.rows():
+            try:
+                yield Part(**row)
+            except TypeError as error:
+                raise RecordError(f"{self._folder / 'rounds.jsonl'} is damaged", hint="put it back") from error
+
+    def of(self, patient: str) -> tuple[Trace, ...]:
+        """The rounds in which a patient could be drawn, also where he has been erased since."""
+        names = {patient, GONE + tombstone(self._node, patient)}
+        sets = {path.stem for path in self._sets() if names & set(_members(path))}
+        drawn = {
+            row["time"]: next((row["drawn"][name] for name in names if name in row["drawn"]), 0)
+            for row in self._drawn.rows()
+        }
+        return tuple(Trace(part, drawn.get(part.time)) for part in self.parts() if part.patients in sets)
+
+    def after(self, traces: Collection[Trace]) -> tuple[str, ...]:
+        """Digests of the models that came after a patient's first round of training, in each task of each run."""
+        first: dict[tuple[str, str], int] = {}
+        for trace in traces:
+            if trace.part.kind == TRAIN:
+                key = (trace.part.run, trace.part.task)
+                first[key] = min(first.get(key, trace.part.round), trace.part.round)
+        found: dict[str, None] = {}
+        for part in self.parts():
+            begun = first.get((part.run, part.task))
+            # A round of training begins with the model of the rounds before, an evaluation has its own round's.
+            if begun is not None and (part.round > begun or (part.kind == EVALUATE and part.round == begun)):
+                found[part.model] = None
+        return tuple(found)
+
+    def recipients(self, charters: Collection[str]) -> list[dict[str, str]]:
+        """Who got what this hospital sent under some charters: name, role and country as the charter says them."""
+        found: dict[tuple[str, ...], dict[str, str]] = {}
+        for name in sorted(charters):
+            path = self._folder / "parties" / f"{name}.json"
+            for row in json.loads(path.read_bytes()) if path.exists() else ():
+                found[tuple(row.values())] = row
+        return list(found.values())
+
+    # --- studies ------------------------------------------------------------------------------------------------------
+
+    def take_in(self, patient: str, study: str, *, source: str, profile: str) -> None:
+        """Note that a study (by its keyed digest) of a patient was taken in today."""
+        day = datetime.now(UTC).date().isoformat()
+        row = {"patient": patient, "study": study, "day": day, "source": source, "profile": profile}
+        self._taken.append(row)
+
+    def taken(self) -> Iterator[Row]:
+        """All studies that were taken in since this is noted."""
+        return self._taken.rows()
+
+    # --- the frozen split ---------------------------------------------------------------------------------------------
+
+    def mixed(self) -> int:
+        """How many patients were both trained and tested on; 0 unless the split was changed by hand."""
+        sides: dict[str, set[str]] = {TRAIN: set(), EVALUATE: set()}
+        for path in self._sets():
+            sides[path.name.partition("-")[0]] |= set(_members(path))
+        return len(sides[TRAIN] & sides[EVALUATE])
+
+    # --- erasure ------------------------------------------------------------------------------------------------------
+
+    def forget(self, patient: str, *, studies: bool = True) -> None:
+        """Put the keyed digest of a patient in his place, and drop what was noted of his studies."""
+        gone = GONE + tombstone(self._node, patient)
+        for path in list(self._sets()):
+            members = _members(path)
+            sweep_parts(path)
+            if patient in members:
+                write_json(path, [gone if one == patient else one for one in members], mode=0o600, durable=True)
+
+        def marked(row: Row) -> Row:
+            if patient in row["drawn"]:
+                row["drawn"] = {gone if key == patient else key: count for key, count in row["drawn"].items()}
+            return row
+
+        self._drawn.rewrite(marked)
+        if studies:
+            self._taken.rewrite(lambda row: None if row["patient"] == patient else row)
+
+    # --- the files ----------------------------------------------------------------------------------------------------
+
+    def _set(self, kind: str, patients: Collection[str]) -> str:
+        """The name of a set, kept from its first use on."""
+        members = sorted(map(self._now(), patients))
+        text = "\n".join([kind, *members]).encode()
+        name = f"{kind}-{hmac.new(self._node.key('audit'), text, hashlib.sha256).hexdigest()}"
+        path = self._folder / "sets" / f"{name}.json"
+        if not path.exists():
+            wanted = set(members)
+            for other in self._sets(_OTHER[kind]):
+                if wanted & set(_members(other)):
+                    raise RecordError(
+                        "a patient would be trained on here and tested on as well",
+                        hint="put back the index of the cohort: a split is for ever",
+                    )
+            path.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
+            write_json(path, members, mode=0o600, durable=True)
+        return name
+
+    def _now(self) -> Callable[[str], str]:
+        """How a patient stands in the lineage: one who was erased while the round began is never named again."""
+        erased, mark = read_register(self._node)[0].erased, marker(self._node)
+        if not erased:
+            return str
+        return lambda patient: GONE + mark(patient) if mark(patient) in erased else patient
+
+    def _sets(self, kind: str = "") -> Iterator[Path]:
+        yield from sorted((self._folder / "sets").glob(f"{kind}*.json"))
+
+    def _remember(self, charter: Charter) -> None:
+        """Keep who is in a charter, for as long as somebody may ask to whom something went."""
+        path = self._folder / "parties" / f"{charter.sha256}.json"
+        if path.exists():
+            return
+        rows = [{"name": one.name, "role": "member", "country": one.country or ""} for one in charter.members]
+        if charter.coordinator is not None:
+            plan = charter.coordinator
+            rows.append({"name": plan.name, "role": "coordinator", "country": plan.country or ""})
+        path.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
+        write_json(path, rows, mode=0o600, durable=True)
+
+
+def _members(path: Path) -> list[str]:
+    try:
+        found: Any = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} is damaged", hint="put it back from a copy") from error
+    return [str(one) for one in found]

@@ -1,0 +1,144 @@
+"""A withdrawal counts from the next round on: the studies are not read, and the log and the lineage say so."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from client.app import close_sessions
+from client.consenting import withdraw
+from client.ledger_file import read_book
+from client.lineage import EVALUATE, TRAIN, Lineage
+from client.manifest import write_manifest
+from client.node import Node
+from client.rights import restrict
+from shared.wire import EvaluateRequest, TrainReply, kind_of
+from tests.client import test_app as apps
+from tests.client.opened import opened
+from tests.federation import toy
+
+PRIVATE = toy.charter(privacy={"mode": "patient", "noise_multiplier": 2.0, "sample_rate": 0.9})
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    close_sessions()
+
+
+@pytest.fixture(params=[apps.RULES, PRIVATE], ids=["plain", "private"])
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Node:
+    return Node.open(toy.make_node(tmp_path / "H1", "H1", request.param, patients=6))
+
+
+def train(node: Node, number: int = 1) -> None:
+    asked = apps.header(node.charter, round=number)
+    assert kind_of(apps.train(node.folder, asked)) == TrainReply.kind
+
+
+def evaluate(node: Node, number: int = 1) -> None:
+    asked = EvaluateRequest(apps.header(node.charter, round=number), apps.LAYOUT.sha256, apps.MODEL)
+    assert kind_of(apps.send(node.folder, asked.to_record(), "evaluate")) == "evaluate.reply"
+
+
+def images(seen: list[str]) -> set[str]:
+    return {Path(name).name for name in seen if name.endswith(".safetensors")}
+
+
+def begun(node: Node) -> list[dict[str, object]]:
+    rows = toy.log_rows(node.folder)
+    return [row["detail"] for row in rows if (row["action"], row["outcome"]) == ("train", "started")]
+
+
+@pytest.mark.parametrize("how", ["withdrawn", "restricted", "objected"])
+def test_the_studies_of_somebody_who_says_no_are_not_read_in_the_next_round_of_a_run_under_way(
+    node: Node, how: str
+) -> None:
+    with opened() as seen:
+        train(node)
+    assert "H1-2.safetensors" in images(seen)
+    if how == "withdrawn":
+        withdraw(node, "PATIENT-H1-2")
+    else:
+        restrict(node, "PATIENT-H1-2", who="Ada", objection=how == "objected")
+    with opened() as seen:
+        train(node, 2)
+    assert images(seen) == {f"H1-{number}.safetensors" for number in (0, 1, 3, 4, 5, 6)}
+    before, after = begun(node)
+    assert (before["patients"], after["patients"]) == (6, 5)
+    assert before["records"] != after["records"], "the log says which state of the register each round followed"
+    first, second = Lineage(node).parts()
+    assert {one.part.round for one in Lineage(node).of("PATIENT-H1-2")} == {1}
+    assert first.patients != second.patients
+
+
+def test_a_held_out_patient_who_says_no_is_not_tested_on(node: Node) -> None:
+    if not node.charter.scores_leave:
+        pytest.skip("no scores leave")
+    withdraw(node, "PATIENT-H1-6")
+    asked = EvaluateRequest(apps.header(node.charter), apps.LAYOUT.sha256, apps.MODEL).to_record()
+    with opened() as seen:
+        refusal = apps.refused(apps.send(node.folder, asked, "evaluate"))
+    assert "H1-6.safetensors" not in images(seen)
+    assert "held out" in refusal.reason
+
+
+def test_the_divisor_and_the_price_stay_as_declared_when_somebody_leaves(tmp_path: Path) -> None:
+    node = Node.open(toy.make_node(tmp_path / "H1", "H1", PRIVATE, patients=6))
+    train(node)
+    withdraw(node, "PATIENT-H1-2")
+    train(node, 2)
+    first, second = read_book(node.ledger("run-1")).charges
+    assert (first.patients, first.sample_rate, first.steps) == (second.patients, second.sample_rate, second.steps)
+    drawn = json.loads((node.folder / "rights" / "drawn.jsonl").read_text().splitlines()[-1])["drawn"]
+    assert "PATIENT-H1-2" not in drawn
+
+
+def test_all_who_say_no_are_too_few_in_the_same_words(node: Node) -> None:
+    for number in range(6):
+        withdraw(node, f"PATIENT-H1-{number}")
+    with opened() as seen:
+        refusal = apps.refused(apps.train(node.folder, apps.header(node.charter)))
+    assert (refusal.code, refusal.reason) == ("policy", "too few patients here for this task")
+    assert not images(seen) - {"H1-6.safetensors"}
+
+
+def test_the_register_that_was_lost_stops_training_and_says_nothing_of_why(node: Node) -> None:
+    withdraw(node, "PATIENT-H1-2")
+    (node.folder / "rights" / "records.json").unlink()
+    with opened() as seen:
+        refusal = apps.refused(apps.train(node.folder, apps.header(node.charter)))
+    assert (refusal.code, refusal.reason) == ("record", "this hospital cannot keep its record of it")
+    assert not images(seen)
+
+
+def test_the_lineage_leads_from_a_patient_to_data_set_rounds_and_models(node: Node) -> None:
+    with node.open_log() as log:
+        manifest = write_manifest(node, log)
+    train(node)
+    train(node, 2)
+    (one, two) = Lineage(node).of("PATIENT-H1-0")
+    assert (one.part.kind, one.part.run, one.part.round, one.part.manifest) == (TRAIN, "run-1", 1, manifest.digest)
+    assert one.part.model == apps.LAYOUT.digest(apps.MODEL)
+    assert Lineage(node).after((one, two)) == (two.part.model,)
+    private = node.charter.privacy.mode != "off"
+    assert (one.drawn is not None) is private, "without differential privacy nobody is drawn by a coin of his own"
+    for path in (node.folder / "rights").rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0, path
+    assert datetime.fromisoformat(one.part.time).tzinfo == UTC
+
+
+def test_nobody_who_was_tested_on_is_trained_on_though_the_index_was_changed(node: Node) -> None:
+    if not node.charter.scores_leave:
+        pytest.skip("no scores leave")
+    evaluate(node)
+    assert [part.kind for part in Lineage(node).parts()] == [EVALUATE]
+    index = node.folder / "cohort" / "index.json"
+    index.write_text(index.read_text().replace("held_out", "train"))
+    with opened() as seen:
+        refusal = apps.refused(apps.train(node.folder, apps.header(node.charter)))
+    assert refusal.code == "record"
+    assert "train.jsonl" not in images(seen)
+    assert Lineage(node).mixed() == 0
