@@ -15,7 +15,7 @@ from client.link_trouble import GarbledError
 
 MAX_ANSWER = 16 << 20
 """Bytes of one answer; a part of a message has at most 5 MiB."""
-_SECONDS = httpx.Timeout(30.0, connect=10.0)
+_SECONDS = httpx.Timeout(30.0, connect=10.0)  # without a byte; a call as a whole may take longer
 _SAMPLES = 20
 _PROBE = 2.0  # seconds
 

@@ -26,7 +26,7 @@ import uvicorn
 from flwr.app import Message
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
 from flwr.proto.fleet_pb2 import PushMessagesRequest
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.corestate import sql_corestate
 from flwr.supercore.error import ApiErrorCode
@@ -82,18 +82,32 @@ UPDATE message_ins SET delivered_at = '' WHERE dst_node_id = :node AND delivered
 """
 
 
-class _State(SqlLinkState):
-    """Flower's state, which gives a message again to a node that never had it.
+_ANNOUNCED: Final = "SELECT 1 FROM objects WHERE object_id = :object"
 
-    Flower takes a message for delivered once it was asked for, and a connection may end under the answer. Our nodes ask
-    for the next message only when they have done with the last, so what they have neither confirmed (its objects are
-    still here) nor answered, they have not got.
+
+class _State(SqlLinkState):
+    """Flower's state, which loses nothing where a connection ends under an answer.
+
+    Flower takes a message for delivered once it was asked for. Our nodes ask for the next message only when they have
+    done with the last: what they have neither confirmed (its objects are still here) nor answered, they have not got.
+
+    And Flower tells a node that announces an answer which of its objects to send. Where that word is lost, and the run
+    has taken the announcement meanwhile, it knows nothing of it when the node asks again, and the run waits in vain.
     """
 
     def get_message_ins(self, node_id: int, limit: int | None, *, run_id: int | None = None) -> list[Message]:
         before = (datetime.now(UTC) - UNDER_WAY).isoformat()
         self.query(_AGAIN, {"node": uint64_to_int64(node_id), "before": before})
         return super().get_message_ins(node_id, limit, run_id=run_id)
+
+    def store_message_and_object_tree(
+        self, message: Message, object_tree: ObjectTree, session_id: str
+    ) -> tuple[bool, list[str]]:
+        stored, missing = super().store_message_and_object_tree(message, object_tree, session_id)
+        announced = {"object": object_tree.object_id}
+        if stored or not message.metadata.reply_to_message_id or not self.query(_ANNOUNCED, announced):
+            return stored, missing
+        return True, self.preregister_object_tree(object_tree, session_id)
 
 
 def superlink(coordinator: Coordinator) -> tuple[App, SqlLinkState]:

@@ -5,6 +5,7 @@ import resource
 import signal
 import socket
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -161,6 +162,30 @@ def test_a_message_that_was_answered_without_a_receipt_is_not_given_again(two: T
     alpha.push(reply_to(delivery, RecordDict({"x": ConfigRecord({"n": 3})})), 0.1)
     time.sleep(UNDER_WAY.total_seconds())
     assert alpha.pull() is None
+
+
+def test_an_answer_whose_announcement_was_answered_to_nobody_comes_all_the_same(two: Two) -> None:
+    """The word which objects to send was lost, and the run has taken the announcement: it waits for them."""
+    number = two.send("alpha", "announced twice")
+    alpha = two.fleets["alpha"]
+    delivery = alpha.pull()
+    assert delivery is not None
+    alpha.fetch(delivery)
+    reply = reply_to(delivery, RecordDict({"x": ConfigRecord({"n": 4})}))
+    announced = PushMessagesRequest(
+        node=Node(node_id=alpha.node_id),
+        messages_list=[ProtoMessage.FromString(reply[0])],
+        message_object_trees=[ObjectTree.FromString(reply[1])],
+    )
+    assert alpha._client.PushMessages(announced).objects_to_push  # and nobody hears it
+    got: list[Message] = []
+    run = threading.Thread(target=lambda: got.extend(two.job.grid.pull_messages([number])), daemon=True)
+    run.start()
+    time.sleep(1.0)  # the run has taken it, and asks for the objects
+    alpha.push(reply, 0.1)
+    run.join(20)
+    assert [one.content["x"]["n"] for one in got] == [4]
+    assert not alpha._client.PushMessages(announced).objects_to_push, "it was asked for again after all"
 
 
 def test_who_says_nothing_is_not_listened_to_for_long(two: Two) -> None:
