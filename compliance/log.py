@@ -13,11 +13,9 @@ show: that the tail was not cut off, or the whole file rewritten by someone who 
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import hmac
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,12 +24,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, Self
 
+from compliance.lines import cut_torn_line, settled, write_all
+from compliance.verify import GENESIS, NotVerifiedError, read_entry
 from shared.errors import RecordError
 from shared.files import canonical_json, sync_folder
 
 VERSION = 1
-GENESIS = "0" * 64
-_BLOCK = 1 << 16  # bytes
 
 Scalar = str | int | float | bool | None
 
@@ -59,6 +57,8 @@ class Action(StrEnum):
     RUN_END = "run.end"
     ROUND = "round"
     REFUSAL = "refusal"
+    WITNESS = "witness"
+    LEGAL_HOLD = "legal.hold"
 
 
 class Outcome(StrEnum):
@@ -163,7 +163,7 @@ class AuditLog:
                 )
             if found.st_size == self._size:
                 return
-            torn = _cut_torn_line(self._file, self._size)
+            torn = cut_torn_line(self._file, self._size)
             for row, head, size in _rows(self._path, (self._next, self._head, self._size)):
                 self._note(row)
                 self._head, self._next, self._size = head, self._next + 1, self._size + size
@@ -189,7 +189,7 @@ class AuditLog:
             lines.append(line)
         data = b"".join(lines)
         try:
-            _write_all(self._file, data)
+            write_all(self._file, data)
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file.fileno(), self._size)
@@ -284,7 +284,7 @@ def verify(path: Path) -> Verified:
         RecordError: The first line that is not canonical, out of order or not chained to the one before it.
     """
     head, count = GENESIS, 0
-    stop, torn = _settled(path)
+    stop, torn = settled(path)
     for _, head, _ in _rows(path, stop=stop):  # noqa: B007  # the last one is what counts
         count += 1
     return Verified(count, head, torn)
@@ -309,25 +309,8 @@ def entries(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         RecordError: At the first line that does not verify.
     """
-    for row, _, _ in _rows(path, stop=_settled(path)[0]):
+    for row, _, _ in _rows(path, stop=settled(path)[0]):
         yield row
-
-
-def _settled(path: Path) -> tuple[int, int]:
-    """Bytes of whole entries in a log, and of a torn one behind them, at a moment when nobody is writing."""
-    try:
-        with path.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH)
-            place = size = os.fstat(stream.fileno()).st_size
-            while place:
-                start = max(0, place - _BLOCK)
-                stream.seek(start)
-                if (found := stream.read(place - start).rfind(b"\n")) >= 0:
-                    return start + found + 1, size - start - found - 1
-                place = start
-            return 0, size
-    except OSError as error:
-        raise RecordError(f"cannot read the audit log {path}: {error.strerror}", hint="check the path") from error
 
 
 def _rows(
@@ -346,45 +329,20 @@ def _rows(
             stream.seek(place)
             while (stop is None or place < stop) and (line := stream.readline()):
                 try:
-                    row = json.loads(line)
-                    sound = line.endswith(b"\n") and canonical_json(row) + b"\n" == line
-                except (ValueError, RecursionError):
-                    sound = False
-                if not sound or not isinstance(row, dict) or row.get("prev") != head or row.get("seq") != count:
+                    row = read_entry(line, count, head)
+                except NotVerifiedError as error:
                     raise RecordError(
-                        f"{path} does not verify at line {count + 1}",
+                        f"{path} {error}",
                         hint="keep the file as evidence and restore the log from a copy that verifies",
-                    )
+                    ) from error
                 head, count, place = hashlib.sha256(line).hexdigest(), count + 1, place + len(line)
                 yield row, head, len(line)
     except OSError as error:
         raise RecordError(f"cannot read the audit log {path}: {error.strerror}", hint="check the path") from error
 
 
-def _write_all(stream: IO[bytes], data: bytes) -> None:
-    """Write and fsync, or raise: a raw write on a filling disk may take only a part without an error."""
-    if stream.write(data) != len(data):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    os.fsync(stream.fileno())
-
-
 def _ended(entry: Entry, outcome: Outcome, detail: dict[str, Scalar]) -> Entry:
     return Entry(entry.action, outcome, entry.run, entry.round, entry.subject, detail)
-
-
-def _cut_torn_line(stream: IO[bytes], start: int) -> int:
-    """Cut a last line without a line end: its write never finished, so nothing was done under it."""
-    size = stream.seek(0, os.SEEK_END)
-    stream.seek(start)
-    whole = start
-    while chunk := stream.readline():
-        if chunk.endswith(b"\n"):
-            whole += len(chunk)
-    if whole < size:
-        os.ftruncate(stream.fileno(), whole)
-        os.fsync(stream.fileno())
-    stream.seek(0, os.SEEK_END)
-    return size - whole
 
 
 @contextlib.contextmanager
