@@ -59,6 +59,8 @@ class Action(StrEnum):
     REFUSAL = "refusal"
     WITNESS = "witness"
     LEGAL_HOLD = "legal.hold"
+    STATEMENT = "statement"
+    MODEL_RELEASE = "model.release"
 
 
 class Outcome(StrEnum):
