@@ -51,7 +51,7 @@ def keys_of(given: Given, rules: Charter, statements: tuple[Statement, ...]) -> 
                 raise RecordError(f"it endorses a key of {one.origin}, of whom the charter says nothing")
             if name.startswith("endorsements/") and name != endorsement_file(owner):
                 raise RecordError(f"it is the endorsement of {owner}")
-            if name != ENDORSEMENT and canonical_json(one.as_json()) != raw:
+            if canonical_json(one.as_json()) != raw:
                 raise RecordError("it is not in canonical form")
             vouched(rules, [one], authority, now=moment)
             return one

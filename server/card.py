@@ -41,8 +41,9 @@ FACTS: Final[Mapping[str, str]] = {
     "post_market": "the post-market monitoring plan (Art. 72)",
 }
 """What only the provider knows: the keys of the file of ``--facts``, and what each is."""
-_MARKS: Final = re.compile(r"([\\`*_{}\[\]()#!|~@:$^])")
-_START: Final = re.compile(r"^([-=+]|\d+(?=[.)]))")
+_MARKS: Final = re.compile(r"([\\`*_{}\[\]()#!|~@$^])")
+_LINK: Final = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp):|\b(www)\.")
+_START: Final = re.compile(r"^(?:[-=+]|\d+(?=[.)](?:\s|$)))")
 
 
 class Md(str):
@@ -59,7 +60,7 @@ def md(value: object) -> Md:
         text = " ".join(visible(" ".join(str(value).split()), LONGEST).split())
         text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         text = _START.sub(_escaped_start, _MARKS.sub(r"\\\1", text))
-        return Md(re.sub(r"(?i)(www)\.", r"\1\\.", text))
+        return Md(_LINK.sub(lambda found: f"{found[1]}&#58;" if found[1] else f"{found[2]}&#46;", text))
     return Md(f"{value:.6g}" if isinstance(value, float) else str(value))
 
 
