@@ -123,14 +123,14 @@ class Ended:
                     line = signers[site].cosign(signed.note.text, datetime.now(UTC))
                     trail.add_cosignature(signed.size, line, signers[site].witness_key)
 
-    def state(self, site: str, *, name: str = "", quality: Path | None = None) -> Path:
+    def state(self, site: str, *, name: str = "", quality: Path | None = None, within: Path | None = None) -> Path:
         """A hospital's statement, written to a file."""
-        out = self.root / f"{name or site}.statement.json"
+        out = (within or self.root) / f"{name or site}.statement.json"
         write_statement(self.node(site), RUN, out, quality=quality)
         return out
 
     def release(self, out: Path, *sites: str, **more: Any) -> Released:
-        statements = tuple(self.state(site, name=f"{site}-{out.name}") for site in sites)
+        statements = tuple(self.state(site, name=f"{site}-{out.name}", within=out.parent) for site in sites)
         return release(self.coordinator, replace(Order(RUN, out, statements=statements), **more))
 
     def resigned(self, statement: Statement, **changes: Any) -> Statement:
