@@ -27,6 +27,8 @@ CHARTER: Final = "charter.toml"
 AUTHORITY: Final = "authority.pem"
 ENDORSEMENT: Final = "endorsement.json"
 CHECKPOINT: Final = "checkpoints/coordinator"
+ENTRY: Final = "entry.json"
+"""The line of the coordinator's log about the model, with the proof that it stands in the log of the checkpoint."""
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "SIGNATURE"
 REQUIRED: Final = frozenset(
@@ -156,11 +158,18 @@ class MetricsForm(Form):
 
 
 class RecordForm(Form):
-    """The coordinator's log: its name, the checkpoint's size, and the entry at which the task's end is recorded."""
+    """The coordinator's log: its name, the checkpoint's size, and the number of the model's entry, if proved."""
 
     origin: str
     size: _Count
-    run_end: _Count | None
+    entry: _Count | None
+
+
+class EntryForm(Form):
+    """The file ``entry.json``: a line of the log without its line end, and its inclusion proof (RFC 6962)."""
+
+    line: _Text
+    proof: Annotated[list[_Sha256], Field(max_length=64)]
 
 
 class ManifestForm(Form):

@@ -1,15 +1,36 @@
 """Who may sign for a release, and the checkpoints in it: whose logs they are of, and which hospitals witnessed them."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cryptography import x509
+from pydantic import ValidationError
 
-from compliance.bundle_form import AUTHORITY, CHECKPOINT, ENDORSEMENT, checkpoint_file, endorsement_file, statement_file
+from compliance.bundle_form import (
+    AUTHORITY,
+    CHECKPOINT,
+    ENDORSEMENT,
+    ENTRY,
+    WEIGHTS,
+    EntryForm,
+    checkpoint_file,
+    endorsement_file,
+    statement_file,
+)
 from compliance.bundle_report import Given
 from compliance.checkpoint import Quorum, satisfied
 from compliance.endorse import Endorsement, coordinator_origin, origins, site_origin, vouched
-from compliance.verify import Key, Note, cosigners, signed_checkpoint
+from compliance.log import Action, Outcome
+from compliance.verify import (
+    Checkpoint,
+    Key,
+    Note,
+    cosigners,
+    leaf_hash,
+    root_from_inclusion,
+    signed_checkpoint,
+)
 from shared.certificates import check_authority, digest
 from shared.charter import Charter
 from shared.errors import ProtocolError, RecordError
@@ -101,8 +122,35 @@ def check_checkpoint(given: Given, keys: Keys, quorum: int) -> None:
     report.ok(CHECKPOINT, words)
     if not quorum:
         report.leave(CHECKPOINT, "whether hospitals have witnessed the log: you asked for no quorum")
-    if record.run_end is None or record.run_end >= record.size:
-        report.leave(CHECKPOINT, "whether the end of the run stands in the witnessed part of the log: it does not say")
+    if record.entry is None:
+        report.leave(ENTRY, "whether the witnessed log has an entry about the model: there is no proof of one")
+    elif report.attempt(ENTRY, lambda: _check_entry(given)) is not None:
+        report.ok(ENTRY, f"entry {record.entry} of that log says that this model was written in this run")
+
+
+def _check_entry(given: Given) -> bool:
+    """The entry about the model stands in the log whose head was checked (RFC 9162, section 2.1.3).
+
+    Raises:
+        RecordError, NotVerifiedError: It does not, or is about something else.
+    """
+    manifest, raw = given.manifest, given.need(ENTRY)
+    try:
+        form = EntryForm.model_validate_json(raw)
+        row = json.loads(form.line)
+        facts = (row["action"], row["outcome"], row["run"], row["subject"]["digest"])
+        about = facts, (row["detail"]["task"], row["detail"]["sha256"])
+    except (ValidationError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RecordError("it is no entry with its proof") from error
+    weights = manifest.files.get(WEIGHTS)
+    wanted = (Action.MODEL_WRITE.value, Outcome.OK.value, manifest.run, manifest.model.digest)
+    if about != (wanted, (manifest.task, weights.sha256 if weights else "")):
+        raise RecordError("it is an entry about something else")
+    head = Checkpoint.parse(Note.parse(given.need(CHECKPOINT)).text)
+    leaf, proof = leaf_hash(form.line.encode()), [bytes.fromhex(one) for one in form.proof]
+    if root_from_inclusion(manifest.record.entry or 0, head.size, leaf, proof) != head.root:
+        raise RecordError("the log of the checkpoint has no such entry")
+    return True
 
 
 def check_site_checkpoint(one: Statement, given: Given, rules: Charter, keys: Keys, quorum: int) -> None:

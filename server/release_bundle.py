@@ -21,6 +21,7 @@ from compliance.bundle_form import (
     CHECKPOINT,
     DESCRIBED,
     ENDORSEMENT,
+    ENTRY,
     HISTORY,
     KIND,
     LAYOUT,
@@ -37,14 +38,14 @@ from compliance.bundle_form import (
 )
 from compliance.bundle_model import layout_bytes, read_weights
 from compliance.endorse import Endorsement, origins
-from compliance.log import Action, AuditLog, Entry, Outcome, entries
+from compliance.log import Action, AuditLog, Entry, Outcome
 from compliance.note import write_note
 from compliance.place import Place, establish
 from server.card import Known, write_card
 from server.coordinator import Coordinator
 from server.release import ended_well, model_is_whole
 from server.release_folder import require_free, write_folder
-from server.release_record import head_of, read_statements
+from server.release_record import entry_of, head_of, read_statements
 from server.runs import RunFolder
 from shared.bundle import digest as bundle_digest
 from shared.certificates import digest, pem, read
@@ -157,13 +158,14 @@ def release(coordinator: Coordinator, order: Order, *, now: datetime | None = No
     statements = read_statements(order.statements, source.charter, order.run, source.described["sites"])
     endorsements = [Endorsement.load(path) for path in order.endorsements]
     endorsements += [Endorsement.parse(canonical_json(dict(one.endorsement))) for one in statements if one.endorsement]
-    end = _run_end(coordinator, order.run, source.task)
-    head = head_of(place, source.charter, source.authority, endorsements, end=end)
+    entry = entry_of(coordinator.log_path, order.run, source.task, source.described["weights_sha256"])
+    head = head_of(place, source.charter, source.authority, endorsements, entry=entry)
     files = dict(source.files) | {ENDORSEMENT: canonical_json(place.endorsement.as_json()), CHECKPOINT: head.raw}
+    files |= {ENTRY: head.proof} if head.proof else {}
     files |= _stated(statements) | _witnesses(order.endorsements, endorsements, source.charter)
     facts = _manifest(source, order, statements) | {
         "released": moment.strftime(TIME),
-        "record": {"origin": signer.name, "size": head.size, "run_end": head.end},
+        "record": {"origin": signer.name, "size": head.size, "entry": head.entry},
     }
     card, gaps = _card(source, order, statements, facts)
     files[CARD] = card.encode()
@@ -175,7 +177,7 @@ def release(coordinator: Coordinator, order: Order, *, now: datetime | None = No
     text = release_text(manifest)
     files |= {MANIFEST: manifest, SIGNATURE: write_note(text, signer.sign(text))}
     digest_of = hashlib.sha256(manifest).hexdigest()
-    entry = Entry(
+    act = Entry(
         Action.MODEL_RELEASE,
         Outcome.STARTED,
         run=order.run,
@@ -186,7 +188,7 @@ def release(coordinator: Coordinator, order: Order, *, now: datetime | None = No
     purpose = source.charter.purpose
     with (
         AuditLog(coordinator.log_path, site="coordinator", purpose=purpose, subject_key=b"") as log,
-        log.act(entry),
+        log.act(act),
     ):
         write_folder(order.out, files)
     silent = tuple(sorted(set(source.described["sites"]) - {one.site for one in statements}))
@@ -243,17 +245,6 @@ def _layout(
     if not history["rounds"] or not layout.digest(trained) == described["model"] == history["rounds"][-1]["model"]:
         raise DataError(f"the weights of {task} are not the model of the last round", hint="restore them from a copy")
     return layout
-
-
-def _run_end(coordinator: Coordinator, run: str, task: str) -> int | None:
-    """The entry that records the end of the task; None where the log lacks it."""
-    found = None
-    for row in entries(coordinator.log_path):
-        if (row["action"], row["outcome"], row["run"]) == (Action.RUN_END, Outcome.OK, run) and (
-            row["detail"].get("task") == task
-        ):
-            found = int(row["seq"])
-    return found
 
 
 def _stated(statements: Sequence[Statement]) -> dict[str, bytes]:

@@ -1,12 +1,15 @@
 """``fedward server release``: write a model so that others can check where it comes from."""
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from shared import console
 from shared.errors import UsageError
+
+if TYPE_CHECKING:
+    from server.release_bundle import Released
 
 _LONGEST: Final = 8_000
 _SUFFIXES: Final = frozenset({".txt", ".md"})
@@ -58,8 +61,6 @@ def release_command(
     from server.coordinator import Coordinator
     from server.release_bundle import Order, release
 
-    if version is not None and (not version.isprintable() or not 1 <= len(version.strip()) <= 64):
-        raise UsageError("--version must be 1 to 64 visible characters", hint="such as 2.1")
     order = Order(
         run,
         out,
@@ -68,11 +69,14 @@ def release_command(
         endorsements=tuple(endorsement or ()),
         intended_use=tuple(_text(one, "--intended-use") for one in intended_use or ()),
         facts=read_facts(_read(facts), str(facts)) if facts else None,
-        version=version,
+        version=None if version is None else _version(version),
         replaces=replaces,
         reason=_text(reason, "--reason") if reason else None,
     )
-    made = release(Coordinator.open(directory), order)
+    _tell(release(Coordinator.open(directory), order), as_json=as_json)
+
+
+def _tell(made: "Released", *, as_json: bool) -> None:
     if as_json:
         console.emit_json(
             {
@@ -93,6 +97,12 @@ def release_command(
     if len(made.cosigned) < 2:
         console.say("'fedward model verify' asks for 2 hospitals, or --quorum for fewer")
     console.say(f"the card names {console.plural(len(made.gaps), 'gap')} that the provider has to fill in")
+
+
+def _version(given: str) -> str:
+    if not given.isprintable() or not 1 <= len(given.strip()) <= 64:
+        raise UsageError("--version must be 1 to 64 visible characters", hint="such as 2.1")
+    return given
 
 
 def _text(given: str, option: str) -> str:

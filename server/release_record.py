@@ -9,10 +9,12 @@ from cryptography import x509
 
 from compliance.checkpoint import Quorum, Signed, satisfied
 from compliance.endorse import Endorsement, vouched
+from compliance.log import Action, Outcome, entries
 from compliance.place import Place
 from compliance.verify import Key, NotVerifiedError, cosigners
 from shared.charter import Charter
 from shared.errors import UsageError
+from shared.files import canonical_json
 from shared.statement import Statement
 
 QUORUM: Final = 2
@@ -27,13 +29,15 @@ class Head:
     Attributes:
         raw: The note.
         size: Entries up to it.
-        end: The entry that records the end of the task; None where there is none.
+        entry: The number of the entry about the model; None where the log has none.
+        proof: That this entry stands in the log of the checkpoint, as it goes into the release; empty without one.
         cosigned: Hospitals that cosigned it, as far as their keys are known here.
     """
 
     raw: bytes
     size: int
-    end: int | None
+    entry: int | None
+    proof: bytes
     cosigned: tuple[str, ...]
 
 
@@ -43,9 +47,9 @@ def head_of(
     authority: x509.Certificate,
     endorsements: Sequence[Endorsement],
     *,
-    end: int | None,
+    entry: int | None,
 ) -> Head:
-    """The newest checkpoint that reaches the entry ``end`` and has a quorum; else the newest, published now if need be.
+    """The newest checkpoint that reaches the model's entry and has a quorum; else the newest, if need be one of now.
 
     Raises:
         ProtocolError: An endorsement does not hold.
@@ -53,7 +57,7 @@ def head_of(
         OutputError: One cannot be published.
     """
     keys = vouched(charter, [place.endorsement, *endorsements], authority)
-    trail, reach = place.trail, -1 if end is None else end
+    trail, reach = place.trail, -1 if entry is None else entry
     found: Signed | None = None
     for size in list(reversed(trail.sizes()))[:_MOST]:
         if size <= reach:
@@ -64,7 +68,32 @@ def head_of(
             found = one
             break
     signed = found or trail.checkpoint()
-    return Head(signed.raw, signed.size, end, _names(signed, keys.sites))
+    proof = b""
+    if entry is not None:
+        hashes = [one.hex() for one in trail.inclusion(entry, signed.size)]
+        proof = canonical_json({"line": trail.line(entry).decode(), "proof": hashes})
+    return Head(signed.raw, signed.size, entry, proof, _names(signed, keys.sites))
+
+
+def entry_of(log: Path, run: str, task: str, weights: str) -> int | None:
+    """The number of the entry that says that these weights were written; None where there is none.
+
+    Args:
+        log: The coordinator's log.
+        run: Id of the run.
+        task: Name of the task.
+        weights: SHA-256 of the file.
+
+    Raises:
+        RecordError: The log does not verify.
+    """
+    found = None
+    for row in entries(log):
+        if (row["action"], row["outcome"], row["run"]) == (Action.MODEL_WRITE, Outcome.OK, run) and (
+            (row["detail"].get("task"), row["detail"].get("sha256")) == (task, weights)
+        ):
+            found = int(row["seq"])
+    return found
 
 
 def _names(signed: Signed, sites: Sequence[Key]) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from compliance.place import Place
 from shared.errors import RecordError, UsageError
 from shared.files import canonical_json
 from shared.statement import Statement
-from tests.federation.released import SITES, Ended
+from tests.federation.released import RUN, SITES, Ended
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,7 @@ def test_a_release_as_it_was_written_holds_in_every_check(folder: Path, ended: E
             "model",
             "checkpoints/coordinator",
         ),
+        "entry.json",
         *(f"statements/{site}.json" for site in SITES),
         *(f"checkpoints/sites/{site}" for site in SITES),
     }
@@ -347,6 +348,31 @@ def test_whatever_stands_in_a_file_is_refused_in_words(folder: Path, own: Signer
     (folder / name).write_bytes(raw)
     seal(folder, own)
     assert not check_bundle(folder).holds
+
+
+def test_the_witnessed_log_must_have_the_entry_about_this_very_model(folder: Path, own: Signer) -> None:
+    facts = json.loads((folder / "entry.json").read_bytes())
+    record = json.loads((folder / MANIFEST).read_bytes())["record"]
+    other = facts["line"].replace(f'"run":"{RUN}"', '"run":"run-2"')
+    forged = facts["line"].replace('"purpose":""', '"purpose":"x"')
+    assert facts["line"] not in {other, forged}
+    for changed, number in (
+        ({"line": other}, record["entry"]),
+        ({"line": forged}, record["entry"]),
+        ({"proof": facts["proof"][:-1]}, record["entry"]),
+        ({"proof": [*facts["proof"], "0" * 64]}, record["entry"]),
+        ({"line": "[]"}, record["entry"]),
+        ({}, record["entry"] + 1),
+        ({}, record["size"]),
+    ):
+        (folder / "entry.json").write_bytes(canonical_json(facts | changed))
+        seal(folder, own, record=record | {"entry": number})
+        assert set(failed(check_bundle(folder))) == {"entry.json"}, (changed, number)
+    (folder / "entry.json").unlink()
+    seal(folder, own, record=record)
+    assert set(failed(check_bundle(folder))) == {"entry.json"}
+    seal(folder, own, record=record | {"entry": None})
+    assert ("entry.json", Verdict.OPEN) in {(one.what, one.verdict) for one in check_bundle(folder).findings}
 
 
 # --- witnesses --------------------------------------------------------------------------------------------------------

@@ -182,7 +182,7 @@ def test_it_takes_the_newest_checkpoint_that_reaches_the_end_and_has_witnesses(e
     trail.checkpoint()  # newer, and nobody has seen it
     ended.release(tmp_path / "second", *SITES)
     facts = json.loads((tmp_path / "second" / MANIFEST).read_bytes())["record"]
-    assert facts["size"] == covered > facts["run_end"]
+    assert facts["size"] == covered > facts["entry"]
     assert check_bundle(tmp_path / "second").holds
 
 
