@@ -12,9 +12,11 @@ from typing import Final
 
 from compliance.bundle_form import (
     CHARTER,
+    ENTRY,
     MANIFEST,
     REQUIRED,
     SIGNATURE,
+    checkpoint_file,
     read_manifest,
     release_text,
     site_row,
@@ -102,10 +104,11 @@ def _read(folder: Path, report: Report) -> dict[str, bytes]:
     return files
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, depth: int = 3) -> Iterator[Path]:
+    """What lies in ``folder``; a release is two folders deep, and what is deeper is one thing that does not belong."""
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.is_symlink():
-            yield from _walk(path)
+        if depth and path.is_dir() and not path.is_symlink():
+            yield from _walk(path, depth - 1)
         else:
             yield path
 
@@ -122,6 +125,9 @@ def _check_files(given: Given) -> None:
             report.fail(name, "is not the file that was released: its SHA-256 is another one")
     for name in sorted(files.keys() - manifest.files.keys() - {MANIFEST, SIGNATURE}):
         report.fail(name, "does not belong to the release")
+    for name in sorted(manifest.files.keys() - REQUIRED - {ENTRY}):
+        if "/" not in name:
+            report.leave(name, "it belongs to the release, and this check does not know what it is")
     if len(report.failed) == faults:
         report.ok("files", f"{len(manifest.files)} files have their SHA-256, and there is no other")
 
@@ -174,6 +180,13 @@ def _statements(given: Given, rules: Charter) -> tuple[Statement, ...]:
         if (one := report.attempt(name, checked)) is not None:
             report.ok(name, f"signed with the identity key that the charter has of {one.site}; of this run")
             found.append(one)
+    stated = {one.site for one in found}
+    for name in sorted(one for one in files if one.startswith(checkpoint_file(""))):
+        site = name.removeprefix(checkpoint_file(""))
+        if statement_file(site) not in files:
+            report.fail(name, "belongs to no statement")
+        elif site not in stated:
+            report.leave(name, "the statement that it belongs to does not hold")
     if len(rows) != len(manifest.sites):
         report.fail("statements", f"{MANIFEST} names a hospital twice")
     members = {member.name for member in rules.members}

@@ -55,15 +55,19 @@ class Report:
 
     def ok(self, what: str, detail: str) -> None:
         """Note what holds."""
-        self.findings.append(Finding(Verdict.OK, what, detail))
+        self._note(Verdict.OK, what, detail)
 
     def fail(self, what: str, detail: str) -> None:
         """Note what does not."""
-        self.findings.append(Finding(Verdict.FAILED, what, detail))
+        self._note(Verdict.FAILED, what, detail)
 
     def leave(self, what: str, detail: str) -> None:
         """Note what nobody checked."""
-        self.findings.append(Finding(Verdict.OPEN, what, detail))
+        self._note(Verdict.OPEN, what, detail)
+
+    def _note(self, verdict: Verdict, what: str, detail: str) -> None:
+        """Add a line; a file's name or text in it cannot begin another one."""
+        self.findings.append(Finding(verdict, _one_line(what), _one_line(detail)))
 
     def attempt(self, what: str, act: Callable[[], _Found]) -> _Found | None:
         """What ``act`` gives; None where it refuses, and then that is noted with the reason."""
@@ -72,6 +76,11 @@ class Report:
         except (FedwardError, NotVerifiedError) as error:
             self.fail(what, error.message if isinstance(error, FedwardError) else str(error))
             return None
+
+
+def _one_line(text: str) -> str:
+    """``text`` with what cannot be printed, or not on this line, spelt out."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ def write_folder(out: Path, files: Mapping[str, bytes]) -> None:
             write_bytes(beside / name, raw, durable=True)
         with output_errors(out):
             beside.chmod(0o755)
+            sync_folder(beside)
             require_free(out)  # an empty folder would give way
             beside.rename(out)
     except BaseException:

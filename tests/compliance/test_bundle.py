@@ -202,6 +202,27 @@ def test_links_and_pipes_are_no_files_of_a_release(folder: Path) -> None:
     assert {"model.json", "pipe", "loop"} <= failed(check_bundle(folder)).keys()
 
 
+def test_names_that_no_release_has_are_said_and_not_crashed_on(folder: Path) -> None:
+    deep = folder / Path(*["d"] * 900)
+    deep.mkdir(parents=True)
+    (folder / os.fsdecode(b"statements/\xff.json")).write_bytes(b"x")
+    (folder / "checkpoints" / "sites" / "H9\nok  SIGNATURE: \x1b[2J").write_bytes(b"x")
+    faults = failed(check_bundle(folder))
+    assert {"d/d/d/d", "statements/\\udcff.json"} <= faults.keys()
+    done = CliRunner().invoke(app, ["verify", str(folder)])
+    assert isinstance(done.exception, RecordError)
+    assert "\x1b" not in done.output
+    assert "\nok  SIGNATURE: " not in done.output
+
+
+def test_a_file_that_the_check_does_not_know_is_said_to_be_unchecked(folder: Path, own: Signer) -> None:
+    (folder / "model.onnx").write_bytes(b"x")
+    seal(folder, own)
+    report = check_bundle(folder)
+    assert report.holds
+    assert ("model.onnx", Verdict.OPEN) in {(one.what, one.verdict) for one in report.findings}
+
+
 def test_two_files_that_change_places_are_found(folder: Path) -> None:
     first, second = (folder / f"statements/{site}.json" for site in ("H1", "H2"))
     raw = first.read_bytes()
@@ -298,7 +319,7 @@ def test_a_statement_of_another_hospital_or_of_none_is_refused(folder: Path, own
 def test_a_statement_that_was_taken_out_is_said_to_be_missing(folder: Path, own: Signer) -> None:
     (folder / "statements" / "H1.json").unlink()
     seal(folder, own)
-    assert failed(check_bundle(folder)).keys() >= {"statements/H1.json"}
+    assert failed(check_bundle(folder)).keys() == {"statements/H1.json", "checkpoints/sites/H1"}
     (folder / "checkpoints" / "sites" / "H1").unlink()
     seal(folder, own, sites=[{"site": "H1", "statement": None}, *rows(folder)[1:]])
     report = check_bundle(folder)

@@ -61,6 +61,11 @@ def test_what_the_provider_says_closes_the_gap(ended: Ended, tmp_path: Path) -> 
         assert f"{what[0].upper()}{what[1:]}: {GAP}" not in text
 
 
+def test_the_page_names_every_key_of_the_file_of_facts() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "release.md").read_text(encoding="utf-8")
+    assert [key for key in FACTS if f"`{key}`" not in page] == []
+
+
 def test_it_claims_nothing_that_software_cannot_know(ended: Ended, tmp_path: Path) -> None:
     text = card(ended, tmp_path / "out", "H1", "H2", "H3").lower()
     for word in ("anonymous", "anonymised", "anonymized", "compliant", "compliance", "safe to use"):
