@@ -2,7 +2,7 @@
 
 The charter that a hospital pinned names both (a member's Ed25519 identity; the SHA-256 of the authority's certificate).
 An *endorsement* is canonical JSON (RFC 8785) that says which log key is whose, signed under one of these. So a witness
-needs nothing but its charter to know whose checkpoint it cosigns, and the log key can be changed without a new charter.
+needs nothing but its charter to know whose checkpoint it cosigns. One whose time is over is renewed for the same key.
 """
 
 import hashlib

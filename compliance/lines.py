@@ -22,14 +22,9 @@ def settled(path: Path) -> tuple[int, int]:
     try:
         with path.open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH)
-            place = size = os.fstat(stream.fileno()).st_size
-            while place:
-                start = max(0, place - _BLOCK)
-                stream.seek(start)
-                if (found := stream.read(place - start).rfind(b"\n")) >= 0:
-                    return start + found + 1, size - start - found - 1
-                place = start
-            return 0, size
+            size = os.fstat(stream.fileno()).st_size
+            whole = _last_end(stream, size)
+            return whole, size - whole
     except OSError as error:
         raise RecordError(f"cannot read the audit log {path}: {error.strerror}", hint="check the path") from error
 
@@ -42,18 +37,29 @@ def write_all(stream: IO[bytes], data: bytes) -> None:
 
 
 def cut_torn_line(stream: IO[bytes], start: int) -> int:
-    """Cut a last line without a line end: its write never finished, so nothing was done under it."""
+    """Cut a last line without an end, behind byte ``start``: its write never finished, so nothing was done under it.
+
+    Returns:
+        How many bytes were cut.
+    """
     size = stream.seek(0, os.SEEK_END)
-    stream.seek(start)
-    whole = start
-    while chunk := stream.readline():
-        if chunk.endswith(b"\n"):
-            whole += len(chunk)
+    whole = max(start, _last_end(stream, size, start))
     if whole < size:
         os.ftruncate(stream.fileno(), whole)
         os.fsync(stream.fileno())
     stream.seek(0, os.SEEK_END)
     return size - whole
+
+
+def _last_end(stream: IO[bytes], place: int, floor: int = 0) -> int:
+    """Where the last line that ends before ``place`` ends, looking back to ``floor``; 0 where none does."""
+    while place > floor:
+        start = max(floor, place - _BLOCK)
+        stream.seek(start)
+        if (found := stream.read(place - start).rfind(b"\n")) >= 0:
+            return start + found + 1
+        place = start
+    return 0
 
 
 @contextlib.contextmanager

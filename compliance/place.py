@@ -124,9 +124,10 @@ class Place:
 
         Raises:
             RecordError: It does not verify, or cannot be written.
+            UsageError: The key of its digests is damaged.
         """
         key = self.folder / "keys" / "audit.key"
-        subject = bytes.fromhex(key.read_text(encoding="ascii")) if key.exists() else b""
+        subject = read_log_key(key).private_bytes_raw() if key.exists() else b""  # of the same file form
         return AuditLog(self.log, site=self.name, purpose=self.purpose, subject_key=subject)
 
 

@@ -254,12 +254,12 @@ class Trail:
 
     def _proved(self, signed: Signed, prove: Callable[[], _Proof]) -> _Proof:
         with self._alone():
+            self._load()
             try:
-                if self._load() < signed.size:
-                    self._catch_up(self.newest())
                 return prove()
-            except (DamagedTileError, NotVerifiedError, ValueError):
-                self._rebuild(self.newest() or signed)
+            except (DamagedTileError, NotVerifiedError, ValueError):  # a ValueError: the tree is too small
+                newest = self.newest() or signed
+                self._rebuild(newest, newest.size)
             try:
                 return prove()
             except (DamagedTileError, NotVerifiedError) as error:
@@ -287,7 +287,9 @@ class Trail:
     def _known(self, newest: Signed | None, stop: int) -> tuple[int, str] | None:
         """Where in the log the tree ends, and the hash of that line, if log, tree and ``newest`` fit together there."""
         size, place = self._load(), self._place
-        if size < (newest.size if newest else 0) or place > stop:
+        self._tree.forget()
+        # What the tiles have beyond the last head, nothing vouches for: a process was killed before it published.
+        if size != (newest.size if newest else 0) or place > stop:
             return None
         if newest is not None and self._tree.root(newest.size) != newest.root:
             return None
@@ -298,36 +300,41 @@ class Trail:
             return None
         return place, hashlib.sha256(line).hexdigest()
 
-    def _rebuild(self, newest: Signed | None) -> int:
-        """Make the tiles anew from the log, once it is shown that it goes on from ``newest``."""
-        stop, wanted = self._settled(), newest.size if newest else 0
-        try:
-            with reading(self.folder / LOG) as stream:
-                found = read_log(stream, [wanted], stop)
-        except NotVerifiedError as error:
-            raise RecordError(f"{self.folder / LOG} {error}", hint=_KEEP) from error
-        if found.entries < wanted:
-            raise RecordError(
-                f"{self.folder / LOG} has {found.entries} entries, and {wanted} were published: it was cut off, or is "
-                "an older copy",
-                hint=_KEEP,
-            )
-        if newest is not None and found.roots[wanted] != newest.root:
-            raise RecordError(
-                f"{self.folder / LOG} was rewritten: its first {wanted} entries are not those that were published",
-                hint=_KEEP,
-            )
+    def _rebuild(self, newest: Signed | None, limit: int | None = None) -> int:
+        """Make the tiles anew from ``limit`` entries of the log, once it is shown that it goes on from ``newest``."""
+        stop = self._settled()
+        if newest is not None:
+            self._require(newest, stop)
         self._tree.clear()
-        self._read_on(0, GENESIS, stop)
+        self._read_on(0, GENESIS, stop, limit)
         return self._tree.size
 
-    def _read_on(self, place: int, head: str, stop: int) -> None:
+    def _require(self, newest: Signed, stop: int) -> None:
+        """Refuse a log that does not go on from ``newest``, and touch nothing: what lies there is evidence."""
+        try:
+            with reading(self.folder / LOG) as stream:
+                found = read_log(stream, [newest.size], stop)
+        except NotVerifiedError as error:
+            raise RecordError(f"{self.folder / LOG} {error}", hint=_KEEP) from error
+        if found.entries < newest.size:
+            raise RecordError(
+                f"{self.folder / LOG} has {found.entries} entries, {newest.size} were published: it was cut off "
+                "or is an older copy",
+                hint=_KEEP,
+            )
+        if found.roots[newest.size] != newest.root:
+            raise RecordError(
+                f"{self.folder / LOG} was rewritten: its first {newest.size} entries are not those published",
+                hint=_KEEP,
+            )
+
+    def _read_on(self, place: int, head: str, stop: int, limit: int | None = None) -> None:
         def leaves() -> Iterator[bytes]:
             nonlocal place, head
             number = self._tree.size
             with reading(self.folder / LOG) as stream:
                 stream.seek(place)
-                while place < stop:
+                while place < stop and number != limit:
                     line = stream.readline()
                     try:
                         read_entry(line, number, head)

@@ -62,6 +62,10 @@ class Tree:
         except OSError as error:
             raise RecordError(f"cannot delete {self._folder}: {error.strerror}", hint="check the folder") from error
 
+    def forget(self) -> None:
+        """Read every tile from the disk again; what :meth:`root` then reads is what :meth:`extend` goes on from."""
+        self._cache.clear()
+
     def extend(self, leaves: Iterable[bytes]) -> int:
         """Append leaf hashes, write the tiles that this makes, durably, and return the new size. O(len(leaves)).
 
@@ -93,7 +97,9 @@ class Tree:
                 for folder in touched:
                     sync_folder(folder)
         self.size = size
-        self._cache.clear()
+        # The next head is computed from these very bytes: what stands on the disk may be altered meanwhile.
+        numbers = (size >> HEIGHT * (level + 1) for level in range(len(edges)))
+        self._cache = {(level, number): bytes(edges[level]) for level, number in enumerate(numbers) if edges[level]}
         return size
 
     def root(self, size: int) -> bytes:
@@ -209,7 +215,7 @@ class Tree:
         edges, level = [], 0
         while self.size >> HEIGHT * level:
             width = (self.size >> HEIGHT * level) % WIDTH
-            edges.append(bytearray(self._read(level, self.size >> HEIGHT * (level + 1), width) if width else b""))
+            edges.append(bytearray(self._tile(level, self.size >> HEIGHT * (level + 1)) if width else b""))
             level += 1
         return edges
 

@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote
 
 from compliance.checkpoint import Signed
 from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
-from compliance.note import Signer, lines_of, write_note
+from compliance.note import Signer, signature_line, write_note
 from compliance.verify import EMPTY_ROOT, Checkpoint, Key, Note, NotVerifiedError, root_from_consistency
 from shared.errors import PolicyError, ProtocolError, RecordError, UsageError
 from shared.files import locked, private_folder, write_bytes, write_json
@@ -160,7 +160,10 @@ class Witness:
             if 0 < size < given.size and not _leads(given, size, root, proof):
                 raise self._evidence(seen, given, Submission(old_size, tuple(proof), note), proven=False)
             line = self._signer.cosign(given.note.text, self._clock())
-            write_bytes(self._state_path(origin), write_note(given.note.text, *lines_of(note), line), durable=True)
+            # Of the other lines only the log's own: whoever carried the note may have added any number of them.
+            key = self._known[origin]
+            signed = signature_line(key, given.note.of(key) or b"")
+            write_bytes(self._state_path(origin), write_note(given.note.text, signed, line), durable=True)
             return line
 
     def state(self, origin: str) -> Signed | None:

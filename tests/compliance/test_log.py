@@ -240,3 +240,26 @@ def test_a_subject_stands_as_a_keyed_digest(tmp_path: Path) -> None:
     assert b"H1-12345" not in (tmp_path / "a.jsonl").read_bytes()
     with AuditLog(tmp_path / "b.jsonl", site="H1", subject_key=bytes(32)) as other:
         assert other.digest("H1-12345") != digest
+
+
+def test_to_open_a_long_log_reads_it_in_blocks_not_in_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    with open_log(path) as log:
+        log.append_many([Entry(Action.INGEST, Outcome.OK)] * 5000)
+    with path.open("ab") as stream:
+        stream.write(b"{" * 200_000)
+    code = f"""
+import sys
+from pathlib import Path
+from compliance.log import AuditLog
+reads = 0
+def count(frame, event, function):
+    global reads
+    reads += event == "c_call" and function.__name__ in ("read", "readline")
+sys.setprofile(count)
+AuditLog(Path({str(path)!r}), site="H1", subject_key=bytes(32)).close()
+sys.setprofile(None)
+sys.exit(0 if reads < 6000 else 1)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path.cwd()).returncode == 0
+    assert verify(path).entries == 5001
