@@ -37,7 +37,8 @@ class Part:
     Attributes:
         rounds: Rounds that were trained, by task.
         patients: Patients in training in the last of them; None where the log does not say.
-        manifest: Digest of the newest manifest of the data set before the end of the last of them; None without one.
+        manifest: Digest of the manifest of the data set that the last of them names, else of the newest before its end;
+            None without one.
         uncovered: Rounds on these patients without differential privacy up to then, in any run.
     """
 
@@ -124,6 +125,7 @@ def part_of(rows: Rows, run: str, charter: Charter) -> Part:
     pinned, last = "", -1
     rounds: dict[str, set[int]] = {}
     patients: int | None = None
+    quoted: str | None = None  # the manifest that the last round itself names; empty where none fitted its data
     for place, row in enumerate(rows):
         detail = row.get("detail") or {}
         if (row["action"], row["outcome"]) == (Action.CHARTER_PIN, Outcome.OK):
@@ -134,7 +136,7 @@ def part_of(rows: Rows, run: str, charter: Charter) -> Part:
             patients = detail.get("patients", patients)
         if row["outcome"] == Outcome.OK:
             rounds.setdefault(str(detail.get("task")), set()).add(int(row["round"]))
-            last = place
+            last, quoted = place, detail.get("manifest")
     if not rounds:
         raise UsageError(
             f"this node has trained nothing in a run {run} of the charter {charter.id} that it has pinned",
@@ -142,8 +144,9 @@ def part_of(rows: Rows, run: str, charter: Charter) -> Part:
         )
     before = rows[: last + 1]
     found = [row["detail"] for row in before if (row["action"], row["outcome"]) == (MANIFEST, Outcome.OK)]
-    manifest = str(found[-1]["manifest"]) if found else None
-    return Part({task: frozenset(done) for task, done in rounds.items()}, patients, manifest, uncovered(before))
+    if quoted is None:
+        quoted = str(found[-1]["manifest"]) if found else ""
+    return Part({task: frozenset(done) for task, done in rounds.items()}, patients, quoted or None, uncovered(before))
 
 
 def _task(charter: Charter, task: str, run: str, trained: Iterable[int], book: Book) -> TaskPart:

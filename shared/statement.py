@@ -75,7 +75,7 @@ class Statement:
         created: When, in UTC, to the second.
         tasks: Those that it trained, in the charter's order.
         uncovered: Rounds without differential privacy on the same patients up to the end of the run, in any run.
-        manifest: Digest of the manifest of the data set as it was recorded last before the end of the run; or None.
+        manifest: Digest of the manifest of the data set in the last round of the run; or None.
         patients: Patients in training in the last round, rounded down to tens; :data:`shared.quality.SUPPRESSED`, or
             None where that is not recorded.
         quality: Cells of held-out patients, suppressed where small.

@@ -117,6 +117,15 @@ def test_the_manifest_is_the_newest_before_the_end_of_the_run(standing: Ended) -
     assert part_of([*rows, manifest("a")], RUN, standing.charter).manifest is None
 
 
+def test_the_manifest_that_the_last_round_itself_names_counts(standing: Ended) -> None:
+    rows = list(entries(standing.node("H1").folder / "audit" / "log.jsonl"))
+    newest = {"action": "dataset.manifest", "outcome": "ok", "run": "", "detail": {"manifest": "a" * 64}}
+    for named, found in (("b" * 64, "b" * 64), ("", None)):
+        for row in rows:
+            row["detail"] |= {"manifest": named} if (row["action"], row["outcome"]) == ("train", "ok") else {}
+        assert part_of([newest, *rows], RUN, standing.charter).manifest == found
+
+
 def test_the_newest_checkpoint_goes_along_with_what_vouches_for_it(ended: Ended) -> None:
     ended.witnessed(*SITES)
     made = make_statement(ended.node("H1"), RUN)
