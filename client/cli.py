@@ -18,6 +18,7 @@ from client.deid.profile_cli import app as profile_app
 from client.ingest_cli import mount
 from client.join_cli import mount as mount_join
 from client.link_cli import mount as mount_link
+from client.statement_cli import mount as mount_statement
 from client.subject_cli import mount as mount_rights
 from compliance.log import AuditLog
 from shared import console
@@ -30,6 +31,7 @@ mount_join(app)
 mount_check(app)
 mount_link(app)
 mount_rights(app)
+mount_statement(app)
 
 app.add_typer(budget_app, name="budget")
 app.add_typer(profile_app, name="profile")

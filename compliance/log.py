@@ -70,6 +70,8 @@ class Action(StrEnum):
     RIGHTS_RECTIFY = "rights.rectify"
     RIGHTS_ERASE = "rights.erase"
     DATASET_MANIFEST = "dataset.manifest"
+    STATEMENT = "statement"
+    MODEL_RELEASE = "model.release"
 
 
 class Outcome(StrEnum):

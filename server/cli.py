@@ -11,6 +11,7 @@ from server.approve_cli import approve
 from server.history import HISTORY, VERSION
 from server.init_cli import mount as mount_init
 from server.link_cli import mount as mount_link
+from server.release_cli import mount as mount_release
 from shared.console import emit_json, plural, say
 from shared.errors import DataError, UsageError
 
@@ -18,6 +19,7 @@ app = typer.Typer(help="The coordinator: take hospitals into a charter, look at 
 mount_init(app)
 app.command()(approve)
 mount_link(app)
+mount_release(app)
 
 
 @app.command()
