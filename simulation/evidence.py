@@ -1,15 +1,23 @@
 """What a simulation can show of itself: its models, and its virtual hospitals one by one."""
 
 from pathlib import Path
+from typing import Final
 
 from client.evidence import party as hospital
 from compliance.charter_facts import operations
+from compliance.evidence import gather
+from compliance.evidence_page import PAGE, write_report
 from compliance.log import AuditLog
+from compliance.matrix import matrix
 from compliance.party import Facts, Figure, Kind, Party, Topic
 from server.evidence import models
 from shared.charter import Charter
-from shared.errors import CharterError
+from shared.errors import CharterError, UsageError
 from simulation.account import OWN_LOG
+
+EVIDENCE: Final = "evidence"
+"""The folder of the evidence report in that of a simulation."""
+EVIDENCE_PAGE: Final = f"{EVIDENCE}/{PAGE}"
 
 
 def party(folder: Path) -> Party | None:
@@ -55,3 +63,19 @@ def _charter(folder: Path) -> Charter | None:
         except CharterError:
             continue
     return None
+
+
+def write_evidence(folder: Path) -> Path:
+    """Write the evidence report of the simulation in ``folder`` beside its own; returns the page.
+
+    Raises:
+        RecordError: A log does not verify; the page says which, and is written.
+        OutputError: It cannot be written.
+    """
+    found = party(folder)
+    if found is None:
+        raise UsageError(f"{folder} holds no simulation", hint="run one with 'fedward simulate'")
+    gathered = gather(found, matrix())
+    page = write_report(folder / EVIDENCE, gathered, overwrite=True)
+    gathered.require_verified()
+    return page

@@ -221,12 +221,21 @@ class DeidRecord:
 
 @dataclass(frozen=True)
 class LogRecord:
-    """One audit log: whose, how long, whether its chain verified, and the hash of its last entry (hex)."""
+    """One audit log.
+
+    Attributes:
+        owner: Whose.
+        entries: How long it is.
+        verified: Whether its chain verified, and, of a hospital's, its newest checkpoint.
+        head: The hash of its last entry (hex).
+        witnesses: Other hospitals that cosigned it as it was at the end; 0 for a log that nobody was shown.
+    """
 
     owner: str
     entries: int
     verified: bool
     head: str
+    witnesses: int = 0
 
 
 @dataclass(frozen=True)
@@ -350,6 +359,12 @@ class RunRecord:
     def entries(self) -> int:
         """Audit entries of all logs together."""
         return sum(log.entries for log in self.logs)
+
+    @property
+    def witnesses(self) -> int:
+        """Hospitals that others could rely on: so many cosigned each hospital's log, at least."""
+        counts = [log.witnesses for log in self.logs if log.witnesses]
+        return min(counts, default=0)
 
     @property
     def verified(self) -> bool:

@@ -32,6 +32,7 @@ from shared.imaging.tasks import get_task
 from shared.processes import WorkerPool
 from simulation import account, arms, price, private, seen, tables
 from simulation.arms import Alone, Hospital
+from simulation.evidence import write_evidence
 from simulation.federation import Federated, federate, make_grid, masked
 from simulation.private import PrivateArm
 from simulation.record import Machine, RunRecord, SeenRecord
@@ -209,6 +210,7 @@ def simulate(plan: Plan, bar: Progress) -> RunRecord:
     )
     write_json(plan.out / "summary.json", to_summary(record))
     write_report(record, plan.out / "report.html")
+    write_evidence(plan.out)
     _mark(plan, finished=True)
     return record
 

@@ -26,7 +26,7 @@ def to_summary(record: RunRecord) -> dict[str, Any]:
             "quarantined": record.deid.quarantined,
             "refused": record.deid.refused,
         },
-        "audit": {"entries": record.entries, "verified": record.verified},
+        "audit": {"entries": record.entries, "verified": record.verified, "witnesses": record.witnesses},
         "wire": {
             "masked": record.wire.masked,
             "bytes_down": record.wire.down,
