@@ -6,8 +6,9 @@ it (its patients are counted in the index of the cohort): no image is looked at,
 and nobody learns what the first copy would not have told. Any other request is a new one.
 
 One file for each kind of request, ``NODE/answers/train.bin`` and ``evaluate.bin`` (0600): the SHA-256 of the request,
-that of the upload, the upload. It is no record of anything: where it is missing, torn or cannot be written, an answer
-that is lost stays lost. Virtual hospitals keep none.
+that of what follows, the length of the checkpoint that went with the answer, the checkpoint, the upload. It is no record
+of anything: where it is missing, torn or cannot be written, an answer that is lost stays lost. Virtual hospitals keep
+none.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from shared.wire import EvaluateReply, EvaluateRequest, MaskedBody, TrainReply, 
 ANSWERS = "answers"
 PRIVATE = 0o600
 _BYTES = hashlib.sha256().digest_size
+_LENGTH = 4  # bytes
 
 
 def kept_answer(session: Session, request: TrainRequest | EvaluateRequest) -> RecordDict | None:
@@ -34,26 +36,31 @@ def kept_answer(session: Session, request: TrainRequest | EvaluateRequest) -> Re
         raw = _path(session, request).read_bytes()
     except OSError:
         return None
-    upload = raw[2 * _BYTES :]
-    if raw[: 2 * _BYTES] != _key(request) + hashlib.sha256(upload).digest():
+    kept = raw[2 * _BYTES :]
+    if raw[: 2 * _BYTES] != _key(request) + hashlib.sha256(kept).digest():
         return None
+    end = _LENGTH + int.from_bytes(kept[:_LENGTH])
+    record, upload = kept[_LENGTH:end].decode(), kept[end:]
     reply = TrainReply if isinstance(request, TrainRequest) else EvaluateReply
-    return reply(request.header, session.node.site, MaskedBody(upload)).to_record()
+    return reply(request.header, session.node.site, MaskedBody(upload), record).to_record()
 
 
 def keep_answer(session: Session, request: TrainRequest | EvaluateRequest, answer: RecordDict) -> None:
     """Keep ``answer`` until the next one of its kind; best effort, since the answer itself must not fail for it."""
     reply = TrainReply if isinstance(request, TrainRequest) else EvaluateReply
-    body = reply.from_record(answer).body
+    given = reply.from_record(answer)
+    body, record = given.body, given.record.encode()
     if session.node.virtual or not isinstance(body, MaskedBody):
         return
     path = _path(session, request)
     with contextlib.suppress(OutputError):
         private_folder(path.parent)
         with atomic_file(path, mode=PRIVATE) as stream:
-            stream.write(_key(request))
-            stream.write(hashlib.sha256(body.upload).digest())
-            stream.write(body.upload)
+            head = len(record).to_bytes(_LENGTH) + record
+            digest = hashlib.sha256(head)
+            digest.update(body.upload)
+            for part in (_key(request), digest.digest(), head, body.upload):
+                stream.write(part)
 
 
 def _path(session: Session, request: TrainRequest | EvaluateRequest) -> Path:

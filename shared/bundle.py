@@ -20,7 +20,9 @@ from shared.errors import PolicyError, UsageError
 from shared.files import canonical_json
 
 ROOMS: Final = ("compliance", "shared")
-SUFFIXES: Final = frozenset({".css", ".html", ".json", ".py", ".safetensors", ".toml", ".txt", ".typed"})
+SUFFIXES: Final = frozenset(
+    {".css", ".html", ".json", ".proto", ".py", ".pyi", ".safetensors", ".toml", ".txt", ".typed"}
+)
 """Of files that count. What an editor or an interpreter leaves beside them has others."""
 RUN_CONFIG: Final = ("charter", "federation", "run")
 """The keys of a run's configuration, all of them texts; a hospital refuses a run with fewer or others."""

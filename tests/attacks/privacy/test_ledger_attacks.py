@@ -137,7 +137,8 @@ class Disk:
         self.safe = {path: path.read_bytes() for path in self._files()}
 
     def _files(self) -> list[Path]:
-        return [path for part in ("privacy", "audit") for path in (self.root / part).glob("*")]
+        found = (path for part in ("privacy", "audit") for path in (self.root / part).glob("*"))
+        return [path for path in found if path.is_file()]  # checkpoints follow what they are of
 
     def fsync(self, handle: int) -> None:
         """Make durable, unless it is this call at which the disk refuses or the machine stops."""
