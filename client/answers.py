@@ -6,9 +6,9 @@ it (its patients are counted in the index of the cohort): no image is looked at,
 and nobody learns what the first copy would not have told. Any other request is a new one.
 
 One file for each kind of request, ``NODE/answers/train.bin`` and ``evaluate.bin`` (0600): the SHA-256 of the request,
-that of what follows, the length of the checkpoint that went with the answer, the checkpoint, the upload. It is no record
-of anything: where it is missing, torn or cannot be written, an answer that is lost stays lost. Virtual hospitals keep
-none.
+that of what follows, the length of the checkpoint that went with the answer, the checkpoint, the upload. It is no
+record of anything: where it is missing, torn or cannot be written, an answer that is lost stays lost. Virtual hospitals
+keep none.
 """
 
 import contextlib
