@@ -2,20 +2,25 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from typer.testing import CliRunner
 
 from compliance.bundle_check import check_bundle
 from compliance.bundle_form import MANIFEST
+from compliance.endorse import Endorsement
 from compliance.log import entries
 from compliance.place import Place
+from compliance.shown import KNOWN
 from server import release_folder
 from server.cli import app
 from server.release_bundle import Order, metrics_of, release
 from server.runs import Outcome, RunFolder
 from shared.errors import DataError, FedwardError, OutputError, PolicyError, ProtocolError, RecordError, UsageError
+from shared.files import private_folder
 from tests.federation.released import RUN, SITES, Ended
 
 
@@ -184,6 +189,37 @@ def test_it_takes_the_newest_checkpoint_that_reaches_the_end_and_has_witnesses(e
     facts = json.loads((tmp_path / "second" / MANIFEST).read_bytes())["record"]
     assert facts["size"] == covered > facts["entry"]
     assert check_bundle(tmp_path / "second").holds
+
+
+def test_endorsements_that_the_coordinator_has_met_are_used_unasked(ended: Ended, tmp_path: Path) -> None:
+    ended.witnessed("H1", "H2")
+    known = ended.coordinator.folder / "audit" / KNOWN
+    private_folder(known)
+    for site in ("H1", "H2"):
+        one = Place.open(ended.root / site).endorsement
+        one.save(known / f"{quote(one.origin, safe='')}.json")
+    assert ended.release(tmp_path / "out").cosigned == ("H1", "H2")
+    assert {path.name for path in (tmp_path / "out" / "endorsements").iterdir()} == {"H1.json", "H2.json"}
+    assert check_bundle(tmp_path / "out").holds
+    assert ended.release(tmp_path / "stated", "H1").cosigned == ("H1", "H2")
+    assert {path.name for path in (tmp_path / "stated" / "endorsements").iterdir()} == {"H2.json"}  # H1's is stated
+    assert check_bundle(tmp_path / "stated").holds
+    for path in known.iterdir():
+        path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(ProtocolError):
+        ended.release(tmp_path / "altered")
+
+
+def test_a_met_endorsement_that_is_over_or_of_a_stranger_is_left_out(ended: Ended, tmp_path: Path) -> None:
+    ended.witnessed("H1", "H2")
+    node, known = ended.node("H1"), ended.coordinator.folder / "audit" / KNOWN
+    private_folder(known)
+    own, past = Place.open(node.folder).endorsement, datetime(2020, 1, 1, tzinfo=UTC)
+    Endorsement.make(own.origin, own.log_key, node.identity, until=past, now=past).save(known / "over.json")
+    stranger = Endorsement.make("fedward/X/0123456789abcdef", own.log_key, node.identity)
+    stranger.save(known / "stranger.json")
+    assert ended.release(tmp_path / "out").cosigned == ()
+    assert not (tmp_path / "out" / "endorsements").exists()
 
 
 def test_without_a_log_key_it_makes_one_and_says_that_nobody_has_witnessed(ended: Ended, tmp_path: Path) -> None:
