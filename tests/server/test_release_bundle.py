@@ -39,6 +39,7 @@ def acts(ended: Ended) -> list[tuple[str, str]]:
     return [(row["action"], row["outcome"]) for row in entries(ended.coordinator.log_path)]
 
 
+@pytest.mark.control("AIACT-11-documentation")
 def test_it_holds_what_it_is_to_hold(made: Ended, tmp_path: Path) -> None:
     made.witnessed(*SITES)
     found = made.release(tmp_path / "out", "H1", "H2", intended_use=("Denoise head MR.",), version="2.0")
@@ -135,6 +136,7 @@ def test_a_model_that_is_damaged_or_gone_is_not_released(ended: Ended, tmp_path:
         ended.release(tmp_path / "out")
 
 
+@pytest.mark.control("MODEL-change")
 def test_weights_that_are_not_those_of_the_last_round_are_not_released(ended: Ended, tmp_path: Path) -> None:
     path = ended.coordinator.runs_folder / RUN / "toy" / "history.json"
     history = json.loads(path.read_bytes())
@@ -231,6 +233,7 @@ def test_without_a_log_key_it_makes_one_and_says_that_nobody_has_witnessed(ended
     assert check_bundle(tmp_path / "out", quorum=0).holds
 
 
+@pytest.mark.control("MODEL-change")
 def test_the_change_record_names_what_is_replaced(made: Ended, tmp_path: Path) -> None:
     first = made.release(tmp_path / "first", version="1.0")
     made.release(tmp_path / "second", version="1.1", replaces=tmp_path / "first", reason="A hospital more.")
