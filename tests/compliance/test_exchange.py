@@ -260,7 +260,7 @@ def test_over_the_network_with_certificates_of_the_federation(world: World) -> N
     assert {len(world.parties[site].cosigned()) for site in SITES} == {2}
 
 
-@pytest.mark.control("HIPAA-164.312-d-authentication")
+@pytest.mark.control("HIPAA-164.312-d-authentication", "HIPAA-164.312-e-transmission")
 def test_strangers_are_not_answered(world: World) -> None:
     world.parties["H1"].publish()
     with answered(world) as port:
