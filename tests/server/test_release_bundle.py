@@ -155,7 +155,7 @@ def test_names_that_are_not_there_are_wrong_use(made: Ended, tmp_path: Path) -> 
         {"replaces": tmp_path},
     ):
         with pytest.raises(UsageError):
-            release(made.coordinator, replace(Order(RUN, tmp_path / "out"), **changes))  # type: ignore[arg-type]
+            release(made.coordinator, replace(Order(RUN, tmp_path / "out"), **changes))
 
 
 def test_a_charter_that_names_another_authority_is_refused(ended: Ended, tmp_path: Path) -> None:
