@@ -25,9 +25,9 @@ def check_command(
 ) -> None:
     """Look whether this hospital is ready, and say what to mend.
 
-    Keys, permissions, audit log, charter, release, policy, budget, consent, cohort, device, disk, certificate, and the
-    connection to the coordinator, with its clock. Each line says ok, warn or fail, what was found, and how to mend it.
-    Nothing is changed.
+    Keys, permissions, audit log, charter, release, policy, budget, consent, cohort, device, disk, certificate, the
+    connection to the coordinator, with its clock, and the log's witnesses. Each line says ok, warn or fail, what was
+    found, and how to mend it. Nothing is changed.
 
     Exit status 0: all ok, or warnings. 6: policy, the charter or a permission forbids taking part. 8: the coordinator
     is not reached, or is another one, or the clocks differ. Else that of the gravest failure.

@@ -20,6 +20,7 @@ from client.paying import ACTS, known
 from client.policy_file import HospitalPolicy
 from client.training import accounting
 from client.uncovered import uncovered
+from client.witnessing import vouched_here
 from compliance.charter_facts import operations, recipients
 from compliance.log import Action, Outcome, entries
 from compliance.party import Facts, Figure, Kind, Party, Table, Topic
@@ -50,6 +51,7 @@ def party(folder: Path) -> Party | None:
         open_log=node.open_log,
         facts=lambda: facts_of(node),
         knows_pseudonyms=True,
+        vouch=(lambda found: vouched_here(node, found)) if node.pinned else None,
     )
 
 

@@ -1,10 +1,12 @@
 """The folder of a hospital's node: who it is, its keys, the charter that it pinned, its record and its cohort.
 
 ``node.json`` (site, purpose, whether it is virtual), ``keys/`` (files 0600), ``charter.toml``, ``policy.toml`` (the
-hospital's own; optional), ``audit/log.jsonl``, ``cohort/``, ``privacy/``, ``sums/``, ``masks/`` (0700; the ledger of
-secure aggregation), ``answers/`` (0700; the newest masked answers), ``held/`` (0700; files of an ingest that wait for a
-person), ``link/`` (0700; the certificates of the connection to the coordinator, its state, its lock and the message
-under way); and the locks ``session.lock`` and ``ingest.lock``.
+hospital's own; optional), ``audit/`` (``log.jsonl``; ``tiles/``, ``checkpoints/``, ``checkpoint`` and
+``endorsement.json``, what was published of it; ``witness/`` and ``known/``, what was seen of the others), ``cohort/``,
+``privacy/``, ``sums/``, ``rights/`` (0700; lawful basis, consents, lineage, manifest, requests), ``incidents/``,
+``masks/`` (0700; the ledger of secure aggregation), ``answers/`` (0700; the newest masked answers), ``held/`` (0700;
+files of an ingest that wait for a person), ``link/`` (0700; the certificates of the connection to the coordinator, its
+state, its lock and the message under way); and the locks ``session.lock`` and ``ingest.lock``.
 """
 
 import hashlib

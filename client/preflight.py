@@ -142,7 +142,7 @@ def preflight(node: Node, *, offline: bool = False, timeout: float = 10.0) -> It
         offline: Leave out what connects to the coordinator.
         timeout: Seconds that the coordinator has for an answer.
     """
-    from client import preflight_link  # noqa: F401, PLC0415  # registers its checks, which need this module
+    from client import preflight_link, preflight_record  # noqa: F401, PLC0415  # register checks, which need this module
 
     look, failed = Look(node, timeout), dict[str, str]()  # and what was in its way, or it itself
     for one in CHECKS.values():

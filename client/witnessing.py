@@ -98,7 +98,7 @@ def require_witnessed(node: Node, *, now: datetime | None = None) -> None:
     if split := split_logs(place.witness_folder):
         raise RecordError(
             f"{next(iter(split))} showed two histories of its log",
-            hint="decide with 'fedward audit witness decide' once it is known what happened; the evidence is kept",
+            hint="decide with 'fedward audit witness resolve' once it is known what happened; the evidence is kept",
         )
     plan = policy_of(node).record
     if plan is not None:

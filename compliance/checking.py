@@ -8,7 +8,7 @@ from cryptography import x509
 
 from compliance.endorse import FILE, Endorsement, vouched
 from compliance.lines import reading, settled
-from compliance.trail import LOG, PUBLISHED, Trail
+from compliance.trail import LOG, NEWEST, PUBLISHED, Trail
 from compliance.verify import Key, NotVerifiedError, cosigners, read_log
 from shared.certificates import read
 from shared.charter import Charter
@@ -124,7 +124,8 @@ def check(log: Path, known: Known | None, witnesses: Sequence[Key], quorum: int)
             the newest.
     """
     trail = Trail(log.parent, known.key) if known else None
-    beside = log.name == LOG and (log.parent / PUBLISHED).is_dir()
+    there = (log.parent / PUBLISHED).is_dir()
+    beside = log.name == LOG and (there or (log.parent / NEWEST).exists())
     published = {size: trail.at(size) for size in trail.sizes()} if trail and beside else {}
     newest = trail.newest() if trail and beside else None
     if newest is not None:
@@ -144,7 +145,7 @@ def check(log: Path, known: Known | None, witnesses: Sequence[Key], quorum: int)
             raise RecordError(
                 f"{log} has no checkpoint that could be cosigned", hint="ask for it, or leave out --quorum"
             )
-        waiting = sum(one.name.isdecimal() for one in (log.parent / PUBLISHED).iterdir()) if beside else 0
+        waiting = sum(one.name.isdecimal() for one in (log.parent / PUBLISHED).iterdir()) if beside and there else 0
         return Checked(found.entries, found.head, torn, unchecked=waiting if known is None else 0)
     witnessed: int | None = None
     seen: tuple[str, ...] = ()

@@ -14,10 +14,12 @@ from typing import Any, Final
 
 from compliance.incident import Incidents
 from compliance.incident_form import Incident
-from compliance.log import entries, verify
+from compliance.log import entries
 from compliance.matrix import Matrix
 from compliance.party import Facts, Figure, Kind, Party, Table, Topic
+from compliance.standing import Standing, Vouch, standing
 from compliance.suppress import shown
+from compliance.witness import FOLDER, split_logs
 from shared.errors import FedwardError, RecordError
 
 VERSION: Final = 1
@@ -36,7 +38,12 @@ class LogFound:
         last: Time of the last entry.
         torn: Bytes behind it of an entry that was never finished.
         fault: Why it does not verify; empty where it does.
-        checkpoint: What its newest checkpoint says; empty where there is none.
+        published: Entries of the newest checkpoint that verifies; None without one.
+        cosigned: Other hospitals that cosigned that one.
+        when: When the last of them did.
+        witnessed: Entries of the newest checkpoint that any other hospital cosigned; None without one.
+        unchecked: Why a checkpoint that is there was not checked.
+        split: Logs that showed this party's witness two histories.
     """
 
     name: str
@@ -46,7 +53,12 @@ class LogFound:
     last: str = ""
     torn: int = 0
     fault: str = ""
-    checkpoint: str = ""
+    published: int | None = None
+    cosigned: tuple[str, ...] = ()
+    when: str = ""
+    witnessed: int | None = None
+    unchecked: str = ""
+    split: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,37 +220,45 @@ def gather(party: Party, matrix: Matrix, *, now: datetime | None = None) -> Evid
             incidents += [_incident(found, one, facts.least, made) for found in Incidents(one).all()]
         except FedwardError as error:
             faults.append(f"{one.name}, incidents: {_without(error.message, party.folder)}")
-    logs = tuple(_log(path, party.folder) for one in whole for path in one.logs)
+    logs = tuple(_log(path, party.folder, one.vouch) for one in whole for path in one.logs)
     faults += [f"{log.name}: {log.fault}" for log in logs if log.fault]
+    faults += [f"{origin} showed two histories of its log" for log in logs for origin in log.split]
     return Evidence(party, made, tuple(chapters), logs, tuple(incidents), matrix, tuple(dict.fromkeys(faults)))
 
 
-def _log(path: Path, folder: Path) -> LogFound:
+def _log(path: Path, folder: Path, vouch: Vouch | None) -> LogFound:
+    """One log, its checkpoints and their cosignatures, verified as far as somebody says whose keys they are."""
     name = path.relative_to(folder).as_posix()
+    split = tuple(split_logs(path.parent / FOLDER))
     if not path.exists():
-        return LogFound(name, fault="there is none: nothing was recorded, or it was taken away")
+        return LogFound(name, fault="there is none: nothing was recorded, or it was taken away", split=split)
     try:
-        found = verify(path)
+        found = standing(path.parent, vouch)
         first = last = ""
         for row in entries(path):
             last = str(row.get("time"))
             first = first or last
-    except RecordError as error:
-        return LogFound(name, fault=_without(error.message, folder))
-    checkpoint = _checkpoint(path.with_name("checkpoint"))
-    return LogFound(name, found.entries, found.head, first, last, found.torn, "", checkpoint)
+    except FedwardError as error:
+        return LogFound(name, fault=_without(error.message, folder), split=split)
+    return _found(name, found, first, last)
 
 
-def _checkpoint(path: Path) -> str:
-    """What a signed note (https://c2sp.org/tlog-checkpoint) says; its signatures are not checked here."""
-    try:
-        body, _, tail = path.read_text("utf-8").partition("\n\n")
-        origin, size, _ = body.split("\n", 2)
-    except (OSError, UnicodeDecodeError, ValueError):
-        return ""
-    names = [line.split(" ")[1] for line in tail.splitlines() if line.startswith("— ") and line.count(" ") >= 2]
-    others = sum(name != origin for name in names)
-    return f"{size} entries, {others} cosigned; check them with 'fedward audit verify'"
+def _found(name: str, found: Standing, first: str, last: str) -> LogFound:
+    log = found.checked
+    return LogFound(
+        name,
+        log.entries,
+        log.head,
+        first,
+        last,
+        log.torn,
+        published=log.published,
+        cosigned=found.cosigned,
+        when=_minute(found.when) if found.when else "",
+        witnessed=log.witnessed,
+        unchecked=found.unchecked,
+        split=found.split,
+    )
 
 
 def _incident(found: Incident, party: Party, least: int, now: datetime) -> IncidentFound:
@@ -248,7 +268,7 @@ def _incident(found: Incident, party: Party, least: int, now: datetime) -> Incid
         found.id,
         party.name,
         "open" if found.closed is None else "closed",
-        f"{found.breach.aware.astimezone(UTC):%Y-%m-%d %H:%M} UTC",
+        _minute(found.breach.aware),
         NOT_RECORDED if total is None else shown(total, least),
         pending,
         len(found.overdue(now)),
@@ -257,6 +277,10 @@ def _incident(found: Incident, party: Party, least: int, now: datetime) -> Incid
 
 def _due(due: datetime | None) -> str:
     return "at once" if due is None else f"by {due:%Y-%m-%d %H:%M} UTC"
+
+
+def _minute(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _without(text: str, folder: Path) -> str:

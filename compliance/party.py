@@ -5,13 +5,14 @@ of the group ``fedward.parties``: a function that takes a folder and returns a :
 is none of its own.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
+from compliance.endorse import Endorsement, Vouched
 from compliance.log import AuditLog
 from shared.cli import ROOMS
 from shared.errors import UsageError
@@ -99,6 +100,7 @@ class Party:
         facts: What its files say; read when it is asked for.
         parts: The parties of a simulation.
         knows_pseudonyms: Whether pseudonyms of patients mean anything here.
+        vouch: Tells of endorsements which log keys its federation vouches for; None where nobody can say.
     """
 
     folder: Path
@@ -109,6 +111,7 @@ class Party:
     facts: Callable[[], Facts]
     parts: tuple["Party", ...] = ()
     knows_pseudonyms: bool = False
+    vouch: Callable[[Iterable[Endorsement]], Vouched] | None = None
 
     @property
     def incidents(self) -> Path:

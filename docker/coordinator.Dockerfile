@@ -44,7 +44,8 @@ ENV PATH=/opt/fedward/bin:/usr/local/bin:/usr/bin:/bin \
 USER 10001:10001
 WORKDIR /state
 VOLUME ["/state"]
-EXPOSE 8443
+# The gate, and the audit exchange one above it.
+EXPOSE 8443 8444
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=30s --start-period=90s --retries=3 CMD ["fedward", "server", "health", "9095"]
 ENTRYPOINT ["fedward"]

@@ -1,9 +1,11 @@
 """The folder of a coordinator: who it is, its keys, whom it admitted, and what its runs left.
 
 ``coordinator.json`` (name, address, country), ``keys/`` (0700; ``authority.key``, ``gate.key``, ``link.secret``,
-each 0600), ``authority.pem`` and ``gate.pem`` (certificates), ``members/SITE.json`` (the requests that
+``log.key``, each 0600), ``authority.pem`` and ``gate.pem`` (certificates), ``members/SITE.json`` (the requests that
 were approved, as they came), ``certificates/SITE.pem`` (what is sent to a hospital), ``superlink/``, ``runs/RUN/``,
-``audit/log.jsonl`` and ``status.json``. ``fedward server init`` makes it (:mod:`server.authority`).
+``audit/`` (``log.jsonl``; ``tiles/``, ``checkpoints/``, ``checkpoint`` and ``endorsement.json``, what was published of
+it; ``witness/`` and ``known/``, what was seen of the hospitals), ``incidents/`` and ``status.json``. ``fedward server
+init`` makes it (:mod:`server.authority`).
 """
 
 import os

@@ -11,6 +11,7 @@ from compliance.party import Facts, Figure, Kind, Party, Table, Topic
 from server.coordinator import Coordinator
 from server.history import HISTORY
 from server.release import CARD
+from server.witnessing import vouched_here
 from shared.charter import Charter
 from shared.errors import CharterError
 
@@ -33,6 +34,7 @@ def party(folder: Path) -> Party | None:
         logs=(folder / _LOG,),
         open_log=lambda: AuditLog(folder / _LOG, site="coordinator", subject_key=b""),
         facts=lambda: _facts(coordinator),
+        vouch=lambda found: vouched_here(coordinator, found),
     )
 
 

@@ -45,7 +45,7 @@ from server.card import Known, write_card
 from server.coordinator import Coordinator
 from server.release import ended_well, model_is_whole
 from server.release_folder import require_free, write_folder
-from server.release_record import entry_of, head_of, read_statements
+from server.release_record import endorsements_of, entry_of, head_of, read_statements
 from server.runs import RunFolder
 from shared.bundle import digest as bundle_digest
 from shared.certificates import digest, pem, read
@@ -71,7 +71,7 @@ class Order:
         out: The folder to write; must not be there.
         task: Which task; None where the run has one.
         statements: Files of the hospitals.
-        endorsements: Files of witnesses' endorsements of their log keys, where they gave no statement.
+        endorsements: Files of witnesses' endorsements of their log keys, beside those that this coordinator has met.
         intended_use: Texts of the provider.
         facts: What else the provider says (:data:`server.card.FACTS`).
         version: Of the model; None for the run's name.
@@ -156,13 +156,13 @@ def release(coordinator: Coordinator, order: Order, *, now: datetime | None = No
     place = Place.open(coordinator.folder)
     signer = establish(place)
     statements = read_statements(order.statements, source.charter, order.run, source.described["sites"])
-    endorsements = [Endorsement.load(path) for path in order.endorsements]
-    endorsements += [Endorsement.parse(canonical_json(dict(one.endorsement))) for one in statements if one.endorsement]
+    stated = [Endorsement.parse(canonical_json(dict(one.endorsement))) for one in statements if one.endorsement]
+    witnesses = endorsements_of(place, source.charter, order.endorsements, stated, now=moment)
     entry = entry_of(coordinator.log_path, order.run, source.task, source.described["weights_sha256"])
-    head = head_of(place, source.charter, source.authority, endorsements, entry=entry)
+    head = head_of(place, source.charter, source.authority, [*witnesses, *stated], entry=entry)
     files = dict(source.files) | {ENDORSEMENT: canonical_json(place.endorsement.as_json()), CHECKPOINT: head.raw}
     files |= {ENTRY: head.proof} if head.proof else {}
-    files |= _stated(statements) | _witnesses(order.endorsements, endorsements, source.charter)
+    files |= _stated(statements) | _witnesses(witnesses, source.charter)
     facts = _manifest(source, order, statements) | {
         "released": moment.strftime(TIME),
         "record": {"origin": signer.name, "size": head.size, "entry": head.entry},
@@ -252,13 +252,9 @@ def _stated(statements: Sequence[Statement]) -> dict[str, bytes]:
     return files | {checkpoint_file(one.site): one.checkpoint.encode() for one in statements if one.checkpoint}
 
 
-def _witnesses(paths: Sequence[Path], found: Sequence[Endorsement], charter: Charter) -> dict[str, bytes]:
+def _witnesses(found: Sequence[Endorsement], charter: Charter) -> dict[str, bytes]:
     names = origins(charter)
-    return {
-        endorsement_file(names[one.origin]): canonical_json(one.as_json())
-        for one in found[: len(paths)]
-        if one.origin in names
-    }
+    return {endorsement_file(names[one.origin]): canonical_json(one.as_json()) for one in found if one.origin in names}
 
 
 def _manifest(source: Source, order: Order, statements: Sequence[Statement]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def release_command(
     ] = None,
     endorsement: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="A witness's endorsement of its log key, where it gives no statement."),
+        typer.Option(metavar="FILE", help="A witness's endorsement of its log key, where DIR/audit/known has none."),
     ] = None,
     intended_use: Annotated[
         list[str] | None,

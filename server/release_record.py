@@ -2,15 +2,18 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
 
 from compliance.checkpoint import Quorum, Signed, satisfied
-from compliance.endorse import Endorsement, vouched
+from compliance.endorse import Endorsement, origins, vouched
+from compliance.exchange import believed
 from compliance.log import Action, Outcome, entries
 from compliance.place import Place
+from compliance.shown import KNOWN
 from compliance.verify import Key, NotVerifiedError, cosigners
 from shared.charter import Charter
 from shared.errors import UsageError
@@ -73,6 +76,41 @@ def head_of(
         hashes = [one.hex() for one in trail.inclusion(entry, signed.size)]
         proof = canonical_json({"line": trail.line(entry).decode(), "proof": hashes})
     return Head(signed.raw, signed.size, entry, proof, _names(signed, keys.sites))
+
+
+def endorsements_of(
+    place: Place, charter: Charter, given: Sequence[Path], stated: Sequence[Endorsement], *, now: datetime
+) -> tuple[Endorsement, ...]:
+    """The endorsements of witnesses' log keys that go into a release in files of their own.
+
+    Those that were named, and those that the coordinator has met in the audit exchange, of hospitals of the charter.
+    Of two of one hospital the later one holds, as everywhere; what its statement carries as well stands there.
+
+    Args:
+        place: The coordinator's folder.
+        charter: Of the run.
+        given: Files that were named.
+        stated: Those in statements.
+        now: The time of the release: what was met and is over by then is left out.
+
+    Raises:
+        UsageError: A file that was named cannot be read.
+        ProtocolError: One was altered.
+    """
+    named = [Endorsement.load(path) for path in given]
+    known, own = origins(charter), place.endorsement.origin
+    met = [
+        one
+        for one in believed(place.audit / KNOWN).values()
+        if one.origin in known and one.origin != own and (one.until is None or now < one.until)
+    ]
+    newest: dict[str, Endorsement] = {}
+    for one in sorted([*met, *named], key=lambda each: each.created):
+        newest[one.origin] = one
+    there = {one.origin: one for one in stated}
+    return tuple(
+        one for origin, one in sorted(newest.items()) if origin not in there or there[origin].created < one.created
+    )
 
 
 def entry_of(log: Path, run: str, task: str, weights: str) -> int | None:

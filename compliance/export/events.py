@@ -93,6 +93,8 @@ EVENTS: Final[Mapping[str, Event]] = {
     "rights.rectify": Event(_PATIENT, "U", lifecycle="3"),
     "rights.erase": Event(_PATIENT, "D", lifecycle="15"),
     "dataset.manifest": _own("dataset.manifest", "Data set manifest written", "C", "1"),
+    "statement": _own("statement", "Statement about a run written", "C", "9"),
+    "model.release": _own("model.release", "Model released", "C", "10"),
     "incident.open": Event(_ALERT, "E"),
     "incident.update": Event(_ALERT, "E"),
     "incident.notice": Event(_ALERT, "E"),

@@ -26,6 +26,7 @@ def read(tmp_path: Path, text: str | bytes, **options: Any) -> list[Any]:
     return read_consents(path, purpose="research", today=TODAY, **options)
 
 
+@pytest.mark.control("GDPR-7-3-withdrawal")
 def test_a_table_is_read(tmp_path: Path) -> None:
     rows = read(
         tmp_path,
@@ -103,6 +104,7 @@ def consent(number: int | str = 7, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+@pytest.mark.control("GDPR-7-3-withdrawal")
 def test_a_resource_a_bundle_and_ndjson_say_the_same(tmp_path: Path) -> None:
     one = consent()
     patient = {"resourceType": "Patient", "id": "p", "identifier": [{"system": "urn:oid:1.2.3", "value": "7"}]}
@@ -185,6 +187,7 @@ def call(*words: object) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.control("GDPR-7-3-withdrawal")
 def test_an_import_is_recorded_and_the_same_again_changes_nothing(tmp_path: Path) -> None:
     node = Node.create(tmp_path / "node", site="H1", purpose="research")
     file = tmp_path / "consents.csv"

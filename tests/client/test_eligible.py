@@ -62,6 +62,7 @@ bases = st.none() | st.builds(
 holds = st.frozensets(st.sampled_from(Hold), max_size=2)
 
 
+@pytest.mark.control("GDPR-6-basis", "GDPR-7-3-withdrawal")
 @given(said=decisions, basis=bases, held=holds, day=days, purpose=st.sampled_from(PURPOSES), virtual=st.booleans())
 def test_nobody_takes_part_whose_basis_is_withdrawn_expired_for_another_purpose_or_missing(  # noqa: PLR0917
     said: list[tuple[str, Decision]],
@@ -89,6 +90,7 @@ def test_nobody_takes_part_whose_basis_is_withdrawn_expired_for_another_purpose_
         assert virtual
 
 
+@pytest.mark.control("GDPR-7-3-withdrawal")
 @given(said=decisions, day=days, purpose=st.sampled_from(PURPOSES))
 def test_a_withdrawal_of_everything_stops_everything_and_the_same_again_changes_nothing(
     said: list[tuple[str, Decision]], day: date, purpose: str
@@ -125,6 +127,7 @@ def test_a_basis_is_read_as_people_write_it(text: str, shown: str) -> None:
     assert Basis.parse(shown) == Basis.parse(text)
 
 
+@pytest.mark.control("GDPR-6-basis")
 @pytest.mark.parametrize("text", ["", "consent", "GDPR 6(1)(e)", "GDPR 6(1)(z), 9(2)(j)", "PIPL 13(1)(1)", "PIPL 9"])
 def test_what_is_no_basis_for_data_on_health_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
@@ -139,6 +142,7 @@ def test_consent_is_no_basis_of_a_data_set() -> None:
 # --- a node -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.control("GDPR-6-basis")
 def test_a_real_hospital_that_has_recorded_nothing_has_nobody_and_a_virtual_one_everybody(
     node: Node, tmp_path: Path
 ) -> None:
@@ -173,6 +177,7 @@ def test_the_register_is_private(node: Node) -> None:
         eligible(("A",), node)
 
 
+@pytest.mark.control("GDPR-7-3-withdrawal")
 @pytest.mark.parametrize("how", ["lost", "older", "altered"])
 def test_a_register_that_the_log_does_not_know_lets_nobody_take_part(node: Node, how: str) -> None:
     set_basis(node, default())

@@ -74,6 +74,7 @@ def everything(node: Node) -> bytes:
 # --- access -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.control("GDPR-12-22-rights")
 def test_a_report_has_all_that_is_known(node: Node) -> None:
     made = report(node, PATIENT)
     body = made.body
@@ -113,6 +114,7 @@ def test_charges_from_before_the_lineage_count_as_everybodys_who_is_trained_on(n
 # --- rectification ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.control("GDPR-12-22-rights", "MODEL-held-out")
 def test_rectified_studies_are_taken_in_anew_and_the_patient_stays_on_his_side(node: Node) -> None:
     done = rectify(node, PATIENT, who="Ada")
     assert (done.cached, done.released, done.studies) == (1, 1, 1)
@@ -127,6 +129,7 @@ def test_rectified_studies_are_taken_in_anew_and_the_patient_stays_on_his_side(n
 # --- erasure ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.control("GDPR-17-erasure")
 def test_an_erased_patient_is_nowhere_and_his_rounds_are_marked(node: Node) -> None:
     withdraw(node, PATIENT)
     done = erase(node, PATIENT, who="Ada")
@@ -147,6 +150,7 @@ def test_an_erased_patient_is_nowhere_and_his_rounds_are_marked(node: Node) -> N
     assert kind_of(apps.train(node.folder, apps.header(PRIVATE, round=3))) == TrainReply.kind, "the run goes on"
 
 
+@pytest.mark.control("GDPR-17-erasure")
 @pytest.mark.parametrize("after", ["stop", "retrain"])
 def test_the_policy_stops_the_runs_that_he_was_in_and_asks_to_train_them_again(node: Node, after: str) -> None:
     (node.folder / "policy.toml").write_text(f'[erasure]\nafter = "{after}"\n')
@@ -221,6 +225,7 @@ def dies_at(node: Node, call: int) -> bool:
     return os.WIFSIGNALED(status)
 
 
+@pytest.mark.control("GDPR-17-erasure")
 def test_an_erasure_that_is_killed_anywhere_has_done_nothing_or_is_finished_by_the_next_command(
     template: Path, tmp_path: Path
 ) -> None:

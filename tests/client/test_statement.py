@@ -117,6 +117,7 @@ def test_the_manifest_is_the_newest_before_the_end_of_the_run(standing: Ended) -
     assert part_of([*rows, manifest("a")], RUN, standing.charter).manifest is None
 
 
+@pytest.mark.control("MODEL-provenance")
 def test_the_manifest_that_the_last_round_itself_names_counts(standing: Ended) -> None:
     rows = list(entries(standing.node("H1").folder / "audit" / "log.jsonl"))
     newest = {"action": "dataset.manifest", "outcome": "ok", "run": "", "detail": {"manifest": "a" * 64}}
@@ -262,6 +263,7 @@ def test_there_is_one_form_only(statement: Statement) -> None:
             Statement.parse(other)
 
 
+@pytest.mark.control("MODEL-bias")
 def test_a_small_group_cannot_stand_in_a_statement(statement: Statement) -> None:
     facts = json.loads(statement.to_bytes())
     facts["quality"][0]["n"] = 9

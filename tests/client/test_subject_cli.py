@@ -67,6 +67,7 @@ def test_a_patient_id_that_nobody_has_is_told(node: Path) -> None:
     assert isinstance(call("consent", "withdraw", node, " ").exception, UsageError)
 
 
+@pytest.mark.control("MODEL-provenance")
 def test_a_manifest_is_written_shown_and_checked(node: Path) -> None:
     call("dataset", "write", node)
     shown = json.loads(call("dataset", "show", node, "--json", "--check").stdout)

@@ -52,6 +52,7 @@ def begun(node: Node) -> list[dict[str, object]]:
     return [row["detail"] for row in rows if (row["action"], row["outcome"]) == ("train", "started")]
 
 
+@pytest.mark.control("GDPR-7-3-withdrawal", "GDPR-12-22-rights")
 @pytest.mark.parametrize("how", ["withdrawn", "restricted", "objected"])
 def test_the_studies_of_somebody_who_says_no_are_not_read_in_the_next_round_of_a_run_under_way(
     node: Node, how: str
@@ -105,6 +106,7 @@ def test_all_who_say_no_are_too_few_in_the_same_words(node: Node) -> None:
     assert not images(seen) - {"H1-6.safetensors"}
 
 
+@pytest.mark.control("GDPR-7-3-withdrawal")
 def test_the_register_that_was_lost_stops_training_and_says_nothing_of_why(node: Node) -> None:
     withdraw(node, "PATIENT-H1-2")
     (node.folder / "rights" / "records.json").unlink()
@@ -114,6 +116,18 @@ def test_the_register_that_was_lost_stops_training_and_says_nothing_of_why(node:
     assert not images(seen)
 
 
+@pytest.mark.control("HIPAA-164.312-c-witnessed")
+def test_no_round_is_trained_where_a_log_showed_two_histories(node: Node) -> None:
+    folder = node.folder / "audit" / "witness"
+    folder.mkdir(mode=0o700, parents=True)
+    (folder / "fedward%2FH2%2F0123456789abcdef.split").write_text("evidence.json")
+    with opened() as seen:
+        refusal = apps.refused(apps.train(node.folder, apps.header(node.charter)))
+    assert (refusal.code, refusal.reason) == ("record", "this hospital cannot keep its record of it")
+    assert not images(seen)
+
+
+@pytest.mark.control("GDPR-12-22-rights")
 def test_the_lineage_leads_from_a_patient_to_data_set_rounds_and_models(node: Node) -> None:
     with node.open_log() as log:
         manifest = write_manifest(node, log)
@@ -130,6 +144,7 @@ def test_the_lineage_leads_from_a_patient_to_data_set_rounds_and_models(node: No
     assert datetime.fromisoformat(one.part.time).tzinfo == UTC
 
 
+@pytest.mark.control("MODEL-held-out")
 def test_nobody_who_was_tested_on_is_trained_on_though_the_index_was_changed(node: Node) -> None:
     if not node.charter.scores_leave:
         pytest.skip("no scores leave")

@@ -76,6 +76,7 @@ def own(ended: Ended) -> Signer:
 # --- what holds -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.control("AIACT-11-documentation")
 def test_a_release_as_it_was_written_holds_in_every_check(folder: Path, ended: Ended) -> None:
     report = check_bundle(folder, charter=ended.charter.sha256)
     assert report.holds
@@ -146,6 +147,7 @@ def test_what_is_no_release_is_wrong_use(tmp_path: Path, words: list[str]) -> No
 # --- somebody on the way ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.control("AIACT-11-documentation")
 def test_a_flip_in_any_file_is_found(folder: Path) -> None:
     for name in names(folder):
         raw = (folder / name).read_bytes()

@@ -7,19 +7,25 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from typer.testing import CliRunner
 
 from compliance.compliance_cli import app
+from compliance.endorse import vouched
 from compliance.evidence import Evidence, gather
 from compliance.evidence_page import render, write_matrix, write_report
 from compliance.incident import Incidents
 from compliance.log import Action, AuditLog, Entry, Outcome
 from compliance.matrix import Matrix, matrix
 from compliance.party import Facts, Figure, Kind, Party, Table, Topic, party_in
+from compliance.place import Place
+from compliance.shown import KNOWN
 from shared.errors import RecordError, UsageError
+from shared.files import private_folder
 from tests.browser import LOW_CONTRAST, WIDE, check_page, chromium
+from tests.compliance import members
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 HOSTILE = "<script>alert(1)</script>\u202e"
@@ -143,13 +149,88 @@ def test_a_log_that_is_missing_is_a_fault(tmp_path: Path, controls: Matrix) -> N
     assert "there is none" in gather(party(tmp_path / "node"), controls, now=NOW).faults[0]
 
 
-def test_a_checkpoint_is_told_and_not_trusted(own: Party, controls: Matrix) -> None:
-    note = "fedward/H1/ab\n2\nroot=\n\n— fedward/H1/ab c2ln\n— fedward/H2/cd c2ln\n"
-    own.logs[0].with_name("checkpoint").write_text(note)
-    (log,) = gather(own, controls, now=NOW).logs
-    assert log.checkpoint == "2 entries, 1 cosigned; check them with 'fedward audit verify'"
-    own.logs[0].with_name("checkpoint").write_bytes(b"\xff")
-    assert not gather(own, controls, now=NOW).logs[0].checkpoint
+def federated(home: Path, *witnesses: str) -> tuple[Party, dict[str, Place]]:
+    """H1 as a party whose newest checkpoint these sites cosigned."""
+    places = {site: members.node(home, site) for site in ("H1", "H2", "H3")}
+    own, charter = places["H1"], members.charter_of(list(places.values()))
+    made = replace(party(own.folder), vouch=lambda found: vouched(charter, found))
+    with made.open_log() as log:
+        log.append_many([Entry(Action.ROUND, Outcome.OK, round=number) for number in range(3)])
+    private_folder(own.audit / KNOWN)
+    for one in (places["H2"], places["H3"]):
+        one.endorsement.save(own.audit / KNOWN / f"{quote(one.endorsement.origin, safe='')}.json")
+    signed = own.trail.checkpoint()
+    for site in witnesses:
+        signer = places[site].signer
+        own.trail.add_cosignature(signed.size, signer.cosign(signed.note.text, NOW), signer.witness_key)
+    return made, places
+
+
+@pytest.mark.control("GDPR-30-record", "HIPAA-164.312-c-witnessed")
+def test_a_checkpoint_is_verified_and_told_with_who_has_cosigned_it(tmp_path: Path, controls: Matrix) -> None:
+    made, places = federated(tmp_path, "H2", "H3")
+    found = gather(made, controls, now=NOW)
+    found.require_verified()
+    (log,) = found.logs
+    assert (log.entries, log.published, log.witnessed, log.cosigned) == (3, 3, 3, ("H2", "H3"))
+    assert log.when == "2026-03-01 12:00 UTC"
+    assert "H2, H3<small>2026-03-01 12:00 UTC</small>" in render(found)
+    with made.open_log() as more:
+        more.append(Entry(Action.ROUND, Outcome.OK, round=9))
+    places["H1"].trail.checkpoint()
+    found = gather(made, controls, now=NOW)
+    assert (found.logs[0].published, found.logs[0].cosigned, found.logs[0].witnessed) == (4, (), 3)
+    assert "an earlier one, of 3 entries, was" in render(found)
+
+
+def test_a_cosignature_of_somebody_whom_nobody_vouches_for_counts_for_nothing(tmp_path: Path, controls: Matrix) -> None:
+    made, places = federated(tmp_path, "H2", "H3")
+    for path in (places["H1"].audit / KNOWN).iterdir():
+        path.unlink()
+    assert gather(made, controls, now=NOW).logs[0].cosigned == ()
+
+
+def test_a_checkpoint_whose_key_nobody_names_is_said_not_to_have_been_checked(tmp_path: Path, controls: Matrix) -> None:
+    made, _ = federated(tmp_path, "H2", "H3")
+    found = gather(replace(made, vouch=None), controls, now=NOW)
+    assert (found.logs[0].published, found.logs[0].unchecked != "") == (None, True)
+    assert "not checked: nothing here says whose key signed it" in render(found)
+
+
+@pytest.mark.control("HIPAA-164.312-c-witnessed", "HIPAA-164.312-c-integrity")
+@pytest.mark.parametrize("what", ["cut", "cosignature", "stranger"])
+def test_a_log_that_is_not_the_one_that_was_signed_is_a_fault(tmp_path: Path, controls: Matrix, what: str) -> None:
+    made, places = federated(tmp_path, "H2")
+    audit = places["H1"].audit
+    match what:
+        case "cut":
+            made.logs[0].write_bytes(b"".join(made.logs[0].read_bytes().splitlines(keepends=True)[:-1]))
+        case "cosignature":
+            path = audit / "checkpoints" / "3"
+            lines = path.read_text().split("\n")
+            lines[-2] = lines[-2][:-8] + ("A" if lines[-2][-8] != "A" else "B") + lines[-2][-7:]
+            path.write_text("\n".join(lines))
+        case _:
+            strangers = members.charter_of([members.node(tmp_path / "other", "H1")])
+            made = replace(made, vouch=lambda found: vouched(strangers, found))
+    found = gather(made, controls, now=NOW)
+    assert found.logs[0].fault, what
+    assert str(made.folder) not in render(found)
+    with pytest.raises(RecordError):
+        found.require_verified()
+
+
+@pytest.mark.control("HIPAA-164.312-c-witnessed")
+def test_a_log_of_another_that_showed_two_histories_stands_on_top(tmp_path: Path, controls: Matrix) -> None:
+    made, places = federated(tmp_path, "H2", "H3")
+    folder, origin = places["H1"].witness_folder, places["H2"].endorsement.origin
+    private_folder(folder)
+    (folder / f"{quote(origin, safe='')}.split").write_text("evidence.json")
+    found = gather(made, controls, now=NOW)
+    assert found.faults == (f"{origin} showed two histories of its log",)
+    assert "two histories" in render(found).split("<nav")[0]
+    with pytest.raises(RecordError):
+        found.require_verified()
 
 
 def test_hospitals_of_a_simulation_stand_side_by_side(tmp_path: Path, controls: Matrix) -> None:
@@ -189,7 +270,10 @@ def test_a_folder_that_nobody_knows_is_wrong_use(tmp_path: Path) -> None:
 
 
 @pytest.mark.system("chromium")
-def test_it_can_be_read_in_light_dark_and_print_and_asks_nobody(own: Party, controls: Matrix, tmp_path: Path) -> None:
+def test_it_can_be_read_in_light_dark_and_print_and_asks_nobody(controls: Matrix, tmp_path: Path) -> None:
+    own, places = federated(tmp_path, "H2", "H3")
+    private_folder(places["H1"].witness_folder)
+    (places["H1"].witness_folder / f"{quote(places['H3'].endorsement.origin, safe='')}.split").write_text("x.json")
     Incidents(own).open(who="DPO", aware=datetime(2026, 1, 1, tzinfo=UTC), affected={"H1": 7})
     page = write_report(tmp_path / "out", gather(own, controls, now=NOW))
     write_matrix(tmp_path / "matrix.html", controls)

@@ -117,6 +117,7 @@ def world(tmp_path: Path) -> World:
     return World(desk, parties, shown)
 
 
+@pytest.mark.control("HIPAA-164.312-c-witnessed")
 def test_every_site_has_a_quorum_after_three_turns(world: World) -> None:
     relay = world.relay
     for party in world.parties.values():
@@ -163,6 +164,7 @@ def test_who_lost_his_memory_goes_on_where_he_was(world: World) -> None:
     assert {len(world.parties[site].cosigned()) for site in SITES} == {2}
 
 
+@pytest.mark.control("HIPAA-164.312-c-witnessed")
 def test_a_hospital_that_shows_two_histories_is_found_out_and_marked(world: World, tmp_path: Path) -> None:
     relay, liar = world.relay, world.parties["H3"]
     for party in world.parties.values():
@@ -196,6 +198,7 @@ def test_a_party_shows_its_own_log_alone(world: World) -> None:
         relay.turn("H1", TurnRequest(own=Head(checkpoint=b"x")))
 
 
+@pytest.mark.control("HIPAA-164.312-c-witnessed")
 @pytest.mark.parametrize("what", ["checkpoint", "endorsement", "proofs", "cosignatures"])
 def test_a_coordinator_that_alters_what_it_carries_gets_nothing_cosigned(world: World, what: str) -> None:
     relay = world.relay
@@ -240,6 +243,7 @@ def spoilt(reply: TurnReply, what: str) -> None:
             given.line = given.line[:-9] + b"AAAAAAA=\n"
 
 
+@pytest.mark.control("HIPAA-164.312-c-witnessed", "HIPAA-164.312-d-authentication")
 def test_over_the_network_with_certificates_of_the_federation(world: World) -> None:
     for party in world.parties.values():
         party.publish()
@@ -256,6 +260,7 @@ def test_over_the_network_with_certificates_of_the_federation(world: World) -> N
     assert {len(world.parties[site].cosigned()) for site in SITES} == {2}
 
 
+@pytest.mark.control("HIPAA-164.312-d-authentication", "HIPAA-164.312-e-transmission")
 def test_strangers_are_not_answered(world: World) -> None:
     world.parties["H1"].publish()
     with answered(world) as port:

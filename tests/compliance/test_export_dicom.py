@@ -54,6 +54,7 @@ def test_the_schema_refuses_a_message_without_what_is_mandatory(tmp_path: Path, 
     assert not SCHEMA.validate(root)
 
 
+@pytest.mark.control("HIPAA-164.312-b-export")
 @pytest.mark.parametrize("action", Action)
 def test_every_act_in_every_outcome_is_a_valid_message(tmp_path: Path, action: Action) -> None:
     found = [checked(message(record, NOTE)) for record in records(filled(tmp_path, actions=(action,)))]

@@ -25,6 +25,7 @@ def entity(found: dict[str, Any], name: str) -> dict[str, str]:
     return {one["type"]: one["valueString"] for one in whole["detail"]}
 
 
+@pytest.mark.control("HIPAA-164.312-b-export")
 @pytest.mark.parametrize("action", Action)
 def test_every_act_in_every_outcome_is_a_valid_resource(tmp_path: Path, action: Action) -> None:
     found = [resource(record, NOTE) for record in records(filled(tmp_path, actions=(action,)))]
@@ -56,6 +57,7 @@ def test_a_resource_says_who_when_why_and_where_it_stands_in_the_log(tmp_path: P
     assert (details["run"], details["round"], details["detail.patients"]) == ("run-0", "0", "3")
 
 
+@pytest.mark.control("HIPAA-164.312-b-export")
 def test_a_patient_is_a_keyed_digest_and_never_a_reference(tmp_path: Path) -> None:
     entry = records(filled(tmp_path, actions=(Action.TRAIN,)))[0]
     patient = resource(entry)["entity"][1]

@@ -24,6 +24,7 @@ def test_a_leaf_hash_is_that_of_rfc_6962() -> None:
     assert leaf_hash(b"").hex() == "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d"
 
 
+@pytest.mark.control("HIPAA-164.312-b-export")
 def test_all_of_a_log_is_the_log_and_still_verifies(tmp_path: Path) -> None:
     log, out = filled(tmp_path), tmp_path / "out.jsonl"
     result = export(log, "--to", out)
@@ -101,6 +102,7 @@ def test_an_empty_log_is_an_empty_file(tmp_path: Path) -> None:
     assert len(beside(tmp_path / "out")) == 1
 
 
+@pytest.mark.control("HIPAA-164.312-b-export")
 def test_a_log_that_does_not_verify_leaves_no_file(tmp_path: Path) -> None:
     log = filled(tmp_path)
     data = bytearray(log.read_bytes())

@@ -40,6 +40,7 @@ def send(log: Path, to: Collector, ca: Path, folder: Path, **options: Any) -> sy
     return syslog.send(Reader(log), receiver, context, state, **{"seconds": 5.0} | options)
 
 
+@pytest.mark.control("HIPAA-164.312-b-export")
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("polite", [True, False])
 def test_every_entry_comes_as_a_valid_message_in_its_frame(
@@ -135,6 +136,7 @@ def test_a_receiver_that_never_closes_has_not_taken_anything_in(
     assert not (tmp_path / "state.json").exists()
 
 
+@pytest.mark.control("HIPAA-164.312-b-export")
 def test_nothing_is_sent_to_a_receiver_of_another_authority_or_name(
     tmp_path: Path, authority: Authority, pair: tuple[Path, Path]
 ) -> None:

@@ -17,6 +17,7 @@ def opened(path: Path) -> AuditLog:
     return AuditLog(path, site="H1", subject_key=b"")
 
 
+@pytest.mark.control("HIPAA-164.316-b2i-retention")
 def test_a_record_is_kept_for_six_years_from_its_newest_entry(tmp_path: Path) -> None:
     path = trail_of(tmp_path, 3).folder / "log.jsonl"
     end = kept_until(path)
@@ -37,6 +38,7 @@ def test_a_29_february_is_kept_until_1_march(tmp_path: Path) -> None:
     assert _years_after(datetime(2028, 2, 29, 12, tzinfo=UTC)) == datetime(2034, 3, 1, 12, tzinfo=UTC)
 
 
+@pytest.mark.control("HIPAA-164.316-b2i-retention")
 def test_a_hold_keeps_it_for_as_long_as_it_stands(tmp_path: Path) -> None:
     path = fill(tmp_path, 1)
     with opened(path) as log:
@@ -67,6 +69,7 @@ def test_who_and_why_are_words(tmp_path: Path, who: str, why: str) -> None:
     assert len(list(entries(path))) == 1
 
 
+@pytest.mark.control("HIPAA-164.316-b2i-retention")
 def test_what_cannot_be_read_or_lies_elsewhere_is_not_to_be_deleted(tmp_path: Path) -> None:
     path = fill(tmp_path / "audit", 3)
     elsewhere = tmp_path / "images"

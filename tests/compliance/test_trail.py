@@ -76,6 +76,7 @@ def rewritten(path: Path, longer: int = 0) -> None:
     fill(path.parent, size + longer, "another history")
 
 
+@pytest.mark.control("HIPAA-164.312-c-witnessed")
 @pytest.mark.parametrize("grown", [0, 3, 300])
 @pytest.mark.parametrize("forgotten", ["nothing", "tiles", "newest", "published"])
 @pytest.mark.parametrize("how", ["cut", "older copy", "rewritten", "rewritten, longer"])

@@ -102,6 +102,7 @@ def test_a_submission_of_a_wrong_form_is_refused(
         witness.submit(old, (bytes(32),) * hashes, log.head(new))
 
 
+@pytest.mark.control("HIPAA-164.312-c-witnessed")
 def test_two_heads_of_one_size_are_kept_and_nothing_more_is_cosigned_before_a_person_decides(
     tmp_path: Path, witness: Witness, log: Twofaced
 ) -> None:
@@ -160,6 +161,7 @@ def test_a_fork_gets_no_cosignature_and_whoever_spoils_a_proof_stops_nobody(
     assert holds(witness.submit(10, log.proof(10, 20), log.head(20)), log.head(20))
 
 
+@pytest.mark.control("HIPAA-164.312-c-witnessed")
 @settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_whatever_is_submitted_one_history_alone_is_cosigned(

@@ -17,8 +17,8 @@ from tests.docker.installed import install
 
 IMAGES = {"hospital": "client", "coordinator": "server"}
 GROUPS = {
-    "hospital": {"audit", "charter", "compliance", "node"},
-    "coordinator": {"audit", "charter", "compliance", "server"},
+    "hospital": {"audit", "charter", "compliance", "model", "node"},
+    "coordinator": {"audit", "charter", "compliance", "model", "server"},
 }
 STRANGERS = {
     "hospital": ("server", "simulation", "nilearn", "nibabel"),

@@ -72,6 +72,7 @@ def test_every_error_stands_in_the_table_with_its_code() -> None:
         "node subject report {} 1",
         "node dataset show {}",
         "node statement {} run --out {out}",
+        "model verify {}",
         "node join {} {}.toml",
         "node join {node} {}.toml",
         "server approve {}.toml {} --fingerprint A",

@@ -2,20 +2,25 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from typer.testing import CliRunner
 
 from compliance.bundle_check import check_bundle
 from compliance.bundle_form import MANIFEST
+from compliance.endorse import Endorsement
 from compliance.log import entries
 from compliance.place import Place
+from compliance.shown import KNOWN
 from server import release_folder
 from server.cli import app
 from server.release_bundle import Order, metrics_of, release
 from server.runs import Outcome, RunFolder
 from shared.errors import DataError, FedwardError, OutputError, PolicyError, ProtocolError, RecordError, UsageError
+from shared.files import private_folder
 from tests.federation.released import RUN, SITES, Ended
 
 
@@ -34,6 +39,7 @@ def acts(ended: Ended) -> list[tuple[str, str]]:
     return [(row["action"], row["outcome"]) for row in entries(ended.coordinator.log_path)]
 
 
+@pytest.mark.control("AIACT-11-documentation")
 def test_it_holds_what_it_is_to_hold(made: Ended, tmp_path: Path) -> None:
     made.witnessed(*SITES)
     found = made.release(tmp_path / "out", "H1", "H2", intended_use=("Denoise head MR.",), version="2.0")
@@ -130,6 +136,7 @@ def test_a_model_that_is_damaged_or_gone_is_not_released(ended: Ended, tmp_path:
         ended.release(tmp_path / "out")
 
 
+@pytest.mark.control("MODEL-change")
 def test_weights_that_are_not_those_of_the_last_round_are_not_released(ended: Ended, tmp_path: Path) -> None:
     path = ended.coordinator.runs_folder / RUN / "toy" / "history.json"
     history = json.loads(path.read_bytes())
@@ -148,7 +155,7 @@ def test_names_that_are_not_there_are_wrong_use(made: Ended, tmp_path: Path) -> 
         {"replaces": tmp_path},
     ):
         with pytest.raises(UsageError):
-            release(made.coordinator, replace(Order(RUN, tmp_path / "out"), **changes))  # type: ignore[arg-type]
+            release(made.coordinator, replace(Order(RUN, tmp_path / "out"), **changes))
 
 
 def test_a_charter_that_names_another_authority_is_refused(ended: Ended, tmp_path: Path) -> None:
@@ -186,6 +193,37 @@ def test_it_takes_the_newest_checkpoint_that_reaches_the_end_and_has_witnesses(e
     assert check_bundle(tmp_path / "second").holds
 
 
+def test_endorsements_that_the_coordinator_has_met_are_used_unasked(ended: Ended, tmp_path: Path) -> None:
+    ended.witnessed("H1", "H2")
+    known = ended.coordinator.folder / "audit" / KNOWN
+    private_folder(known)
+    for site in ("H1", "H2"):
+        one = Place.open(ended.root / site).endorsement
+        one.save(known / f"{quote(one.origin, safe='')}.json")
+    assert ended.release(tmp_path / "out").cosigned == ("H1", "H2")
+    assert {path.name for path in (tmp_path / "out" / "endorsements").iterdir()} == {"H1.json", "H2.json"}
+    assert check_bundle(tmp_path / "out").holds
+    assert ended.release(tmp_path / "stated", "H1").cosigned == ("H1", "H2")
+    assert {path.name for path in (tmp_path / "stated" / "endorsements").iterdir()} == {"H2.json"}  # H1's is stated
+    assert check_bundle(tmp_path / "stated").holds
+    for path in known.iterdir():
+        path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(ProtocolError):
+        ended.release(tmp_path / "altered")
+
+
+def test_a_met_endorsement_that_is_over_or_of_a_stranger_is_left_out(ended: Ended, tmp_path: Path) -> None:
+    ended.witnessed("H1", "H2")
+    node, known = ended.node("H1"), ended.coordinator.folder / "audit" / KNOWN
+    private_folder(known)
+    own, past = Place.open(node.folder).endorsement, datetime(2020, 1, 1, tzinfo=UTC)
+    Endorsement.make(own.origin, own.log_key, node.identity, until=past, now=past).save(known / "over.json")
+    stranger = Endorsement.make("fedward/X/0123456789abcdef", own.log_key, node.identity)
+    stranger.save(known / "stranger.json")
+    assert ended.release(tmp_path / "out").cosigned == ()
+    assert not (tmp_path / "out" / "endorsements").exists()
+
+
 def test_without_a_log_key_it_makes_one_and_says_that_nobody_has_witnessed(ended: Ended, tmp_path: Path) -> None:
     assert not (ended.coordinator.folder / "keys" / "log.key").exists()
     found = ended.release(tmp_path / "out")
@@ -195,6 +233,7 @@ def test_without_a_log_key_it_makes_one_and_says_that_nobody_has_witnessed(ended
     assert check_bundle(tmp_path / "out", quorum=0).holds
 
 
+@pytest.mark.control("MODEL-change")
 def test_the_change_record_names_what_is_replaced(made: Ended, tmp_path: Path) -> None:
     first = made.release(tmp_path / "first", version="1.0")
     made.release(tmp_path / "second", version="1.1", replaces=tmp_path / "first", reason="A hospital more.")

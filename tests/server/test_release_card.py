@@ -26,6 +26,7 @@ def card(ended: Ended, out: Path, *sites: str, **more: object) -> str:
     return (out / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.control("AIACT-11-documentation")
 def test_it_follows_the_headings_of_annex_iv(ended: Ended, tmp_path: Path) -> None:
     text = card(ended, tmp_path / "out", "H1")
     heads = re.findall(r"^## (\d)\. .*\(Annex IV, point (\d)\)$", text, flags=re.MULTILINE)
@@ -42,6 +43,7 @@ def test_it_follows_the_headings_of_annex_iv(ended: Ended, tmp_path: Path) -> No
     assert "an ONNX file is not part of this release" in text
 
 
+@pytest.mark.control("AIACT-11-documentation")
 def test_every_gap_stands_in_its_place_and_in_the_list_on_top(ended: Ended, tmp_path: Path) -> None:
     text = card(ended, tmp_path / "out")
     top, body = text.split("## 1. General description")
@@ -90,6 +92,7 @@ def test_without_differential_privacy_it_says_none_and_no_figure(tmp_path: Path)
     assert "which no epsilon covers: 3" in row
 
 
+@pytest.mark.control("MODEL-bias")
 def test_small_groups_are_shown_as_suppressed(ended: Ended, tmp_path: Path) -> None:
     (tmp_path / "quality.json").write_text(
         '{"cells": [{"task": "toy", "grouping": "sex", "group": "F", "n": 21, "metrics": {"psnr": 30.5, "ssim": 0.9},'

@@ -87,6 +87,7 @@ def asked(node: Node) -> Retraining:
     return Retraining.read(path)
 
 
+@pytest.mark.control("GDPR-17-erasure")
 def test_a_task_is_trained_again_from_the_last_model_before_the_patient(
     federation: Federation, coordinator: Coordinator
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_task_is_trained_again_from_the_last_model_before_the_patient(
     assert (run.path / "toy" / "model.safetensors").exists(), "the old model is for people to withdraw"
 
 
+@pytest.mark.control("GDPR-17-erasure")
 def test_only_what_a_member_signed_is_done(federation: Federation, coordinator: Coordinator) -> None:
     _, _ = begun(federation, coordinator)
     request = asked(federation.node("H1"))

@@ -14,6 +14,7 @@ from tests.compliance.recording import fill, signer, trail_of
 HOUSE = Path(__file__).parents[3]
 
 
+@pytest.mark.control("HIPAA-164.312-c-witnessed")
 @pytest.mark.parametrize("what", ["trail", "witness"])
 def test_killed_anywhere_it_never_signs_two_heads_of_one_size(tmp_path: Path, what: str) -> None:
     command = [sys.executable, "-m", "tests.attacks.record.killed", what, str(tmp_path)]

@@ -49,6 +49,7 @@ def test_each_byte_of_the_cosigned_checkpoint_is_covered(tmp_path: Path) -> None
             check(tmp_path / "log.jsonl", changed)
 
 
+@pytest.mark.control("HIPAA-164.312-c-witnessed")
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data(), size=st.integers(2, 20), behind=st.integers(0, 5))
 def test_no_line_can_be_dropped_swapped_inserted_repeated_or_cut_off(
@@ -80,6 +81,7 @@ def test_no_line_can_be_dropped_swapped_inserted_repeated_or_cut_off(
         check(path, note)
 
 
+@pytest.mark.control("HIPAA-164.312-c-witnessed")
 def test_who_may_write_everything_and_has_the_log_key_is_given_away_by_the_witnesses(tmp_path: Path) -> None:
     """The owner himself: a new history, a new head of the same size, freshly signed. All in his folder fits."""
     trail = cosigned(tmp_path / "a", 8)

@@ -46,6 +46,7 @@ def keys(done: Ingested) -> set[str]:
     return {entry.key for entry in done.cohort.entries}
 
 
+@pytest.mark.control("GDPR-17-erasure")
 def test_an_erased_patient_is_not_taken_in_again_also_with_a_new_study(node: Node, source: Path) -> None:
     number, other = ids(source)[0], ids(source)[-1]
     patient = pseudonym_of(node, number)
@@ -93,6 +94,7 @@ def test_rectified_studies_come_back_and_the_patient_takes_part_again(node: Node
     assert not read_register(node)[0].patients
 
 
+@pytest.mark.control("MODEL-provenance")
 def test_an_ingest_writes_the_manifest_and_knows_whose_its_studies_are(node: Node, source: Path) -> None:
     done = take_in(node, source)
     made = read_manifest(node)
@@ -112,6 +114,7 @@ def test_an_ingest_writes_the_manifest_and_knows_whose_its_studies_are(node: Nod
     assert now.for_others()["counts"] == others["counts"], "one withdrawal does not show"
 
 
+@pytest.mark.control("MODEL-held-out")
 def test_a_patient_who_leaves_the_archive_and_comes_back_is_on_the_side_where_he_was(node: Node, images: Path) -> None:
     first = take_in(node, images / "H1")
     patient = first.cohort.entries[-1].key

@@ -1,0 +1,93 @@
+"""How a party's log stands with the others: what it published, which hospitals cosigned it and when, who was split.
+
+Everything is verified here, against the keys that the party's own charter or its approved members vouch for: the whole
+log, every checkpoint, every cosignature (45 CFR 164.312(c)(1), integrity). The coordinator's cosignature counts for
+nothing, since it carries all of these messages.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from compliance.checking import Checked, Known, check
+from compliance.endorse import FILE, Endorsement, Vouched
+from compliance.exchange import believed
+from compliance.shown import KNOWN
+from compliance.trail import LOG, NEWEST, PUBLISHED, Trail
+from compliance.verify import Key, cosigners
+from compliance.witness import FOLDER, split_logs
+from shared.errors import RecordError
+
+Vouch = Callable[[Iterable[Endorsement]], Vouched]
+UNKNOWN_KEY: Final = "nothing here says whose key signed it"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A log, and what others have seen of it.
+
+    Attributes:
+        checked: The log itself, and its checkpoints as far as a key was known for them.
+        cosigned: Hospitals that cosigned the newest checkpoint.
+        when: When the last of them did.
+        seen: When a hospital last cosigned any checkpoint, that of :attr:`Checked.witnessed` entries.
+        split: Logs that showed this party's witness two histories, and that nobody has decided on.
+        unchecked: Why the checkpoints that are there were not checked; empty where they were, or where there are none.
+    """
+
+    checked: Checked
+    cosigned: tuple[str, ...] = ()
+    when: datetime | None = None
+    seen: datetime | None = None
+    split: tuple[str, ...] = ()
+    unchecked: str = ""
+
+
+def standing(audit: Path, vouch: Vouch | None) -> Standing:
+    """How the log in the folder ``audit`` stands.
+
+    Args:
+        audit: The folder; its log must be there.
+        vouch: Tells which log keys the federation's parties vouch for; None where nobody can say.
+
+    Raises:
+        RecordError: The log, a checkpoint or a cosignature does not verify; or the log does not go on from one.
+        ProtocolError: An endorsement does not hold, or the log's is that of nobody in the federation.
+        FedwardError: ``vouch`` cannot say.
+    """
+    split = tuple(split_logs(audit / FOLDER))
+    if vouch is None or not (audit / FILE).exists():
+        there = (audit / NEWEST).exists() or (audit / PUBLISHED).is_dir()
+        return Standing(check(audit / LOG, None, (), 0), split=split, unchecked=UNKNOWN_KEY if there else "")
+    own = Endorsement.load(audit / FILE)
+    keys = vouch([*believed(audit / KNOWN).values(), own])
+    key = keys.logs.get(own.origin)
+    if key is None:
+        raise RecordError(
+            f"the log key of {own.origin} is endorsed by nobody of this federation",
+            hint="restore audit/endorsement.json and keys/log.key from a copy of one moment",
+        )
+    checked = check(audit / LOG, Known(key, "the federation"), keys.sites, 0)
+    trail = Trail(audit, key)
+    newest = trail.newest()
+    under = {} if newest is None else cosigners(newest.note, keys.sites)
+    seen = {} if checked.witnessed is None else _under(trail, checked.witnessed, keys.sites)
+    return Standing(
+        checked,
+        tuple(sorted(name.split("/")[1] for name in under)),
+        _last(under),
+        _last(seen),
+        split,
+    )
+
+
+def _under(trail: Trail, size: int, sites: tuple[Key, ...]) -> dict[str, int]:
+    newest = trail.newest()
+    signed = newest if newest is not None and newest.size == size else trail.at(size)
+    return cosigners(signed.note, sites)
+
+
+def _last(seen: dict[str, int]) -> datetime | None:
+    return datetime.fromtimestamp(max(seen.values()), UTC) if seen else None
