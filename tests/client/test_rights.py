@@ -195,6 +195,7 @@ def test_a_round_that_began_before_an_erasure_does_not_name_the_patient_after_it
     assert lineage.of(PATIENT)[0].drawn == 1
 
 
+@pytest.mark.control("HIPAA-164.312-a2i-users")
 def test_somebody_must_have_decided(node: Node) -> None:
     with pytest.raises(UsageError, match="who"):
         erase(node, PATIENT, who=" ")

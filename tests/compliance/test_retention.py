@@ -58,6 +58,7 @@ def test_a_hold_keeps_it_for_as_long_as_it_stands(tmp_path: Path) -> None:
     assert all(row["who"] and row["why"] for row in rows)
 
 
+@pytest.mark.control("HIPAA-164.312-a2i-users")
 @pytest.mark.parametrize(("who", "why"), [("", "a matter"), ("DPO", "x"), ("a\nb", "a matter"), (" DPO", "a matter")])
 def test_who_and_why_are_words(tmp_path: Path, who: str, why: str) -> None:
     path = fill(tmp_path, 1)
