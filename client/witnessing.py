@@ -16,7 +16,7 @@ from client.policy_file import RecordPlan, policy_of
 from client.session import Session
 from compliance import shown
 from compliance.endorse import Endorsement, Vouched, vouched
-from compliance.exchange import Correspondent, believed
+from compliance.exchange import Correspondent, believed, holding
 from compliance.place import Place
 from compliance.trail import Occasion
 from compliance.verify import Note, NotVerifiedError
@@ -73,7 +73,8 @@ def check_shown(node: Node, text: str) -> None:
     charter = node.charter
     if not text or node.virtual or charter.coordinator is None:
         return
-    keys = vouched_here(node, believed(node.folder / "audit" / shown.KNOWN).values())
+    kept = believed(node.folder / "audit" / shown.KNOWN).values()
+    keys = vouched_here(node, holding(kept, lambda found: vouched_here(node, found)))
     note = Note.parse(text.encode())
     origin = note.text.partition("\n")[0]
     own = next((key for name, key in keys.logs.items() if name.split("/")[1] == charter.coordinator.name), None)

@@ -7,6 +7,7 @@ cosignature hold by themselves or not at all (:class:`Correspondent`). It can ho
 together, and the same texts go by file (``fedward audit witness export | import | collect``).
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from compliance.note import lines_of
 from compliance.proto.audit_pb2 import Cosignature, Head, Proof, Seen, TurnReply, TurnRequest
 from compliance.trail import Trail
 from compliance.verify import COSIGNATURE, Checkpoint, Key, Note, NotVerifiedError
-from compliance.witness import ConflictError, InconsistentError, Witness
+from compliance.witness import MAX_PROOF, ConflictError, InconsistentError, Witness
 from shared.errors import FedwardError, PolicyError, ProtocolError, RecordError
 from shared.files import canonical_json, private_folder
 
@@ -29,8 +30,10 @@ MAX_OFFERED: Final = 64
 """Proofs, cosignatures and sizes of one site in one turn."""
 MAX_NOTE: Final = 16384  # bytes
 MAX_ENDORSEMENT: Final = 4096  # bytes
+_HASH: Final = 32  # bytes
+MAX_LINE: Final = 512  # bytes of a cosignature
 KEPT_SIZES: Final = 16
-"""Of the newest checkpoints of a log cosignatures are kept, until its site has fetched them."""
+"""Of so many of the newest checkpoints of a log each witness's cosignatures wait for its site."""
 
 
 @dataclass
@@ -41,7 +44,7 @@ class _Shelf:
     size: int = 0
     proofs: dict[int, Proof] = field(default_factory=dict)  # by old size, each to the size of the head
     seen: dict[str, int] = field(default_factory=dict)
-    cosigned: dict[int, dict[str, bytes]] = field(default_factory=dict)  # by size and witness
+    cosigned: dict[str, dict[int, bytes]] = field(default_factory=dict)  # by witness and size
 
 
 class Relay:
@@ -84,11 +87,12 @@ class Relay:
     def _keep(self, witness: str, given: Cosignature) -> None:
         """Keep a cosignature for the site whose log it is under; whether it holds, that site finds out."""
         shelf = self._shelves.get(given.origin)
-        if shelf is None or given.origin == witness or len(given.line) > MAX_NOTE:
+        if shelf is None or given.origin == witness or len(given.line) > MAX_LINE or given.size > shelf.size:
             return
-        shelf.cosigned.setdefault(int(given.size), {})[witness] = bytes(given.line)
-        for old in sorted(shelf.cosigned)[:-KEPT_SIZES]:
-            del shelf.cosigned[old]
+        lines = shelf.cosigned.setdefault(witness, {})
+        lines[int(given.size)] = bytes(given.line)
+        for old in sorted(lines)[:-KEPT_SIZES]:
+            del lines[old]
 
     def _answer(self, origin: str, shelf: _Shelf) -> TurnReply:
         reply = TurnReply()
@@ -106,8 +110,9 @@ class Relay:
             reply.others.append(
                 Head(checkpoint=other.head.checkpoint, endorsement=other.head.endorsement, proofs=proofs)
             )
-        for size, lines in shelf.cosigned.items():
-            reply.cosignatures.extend(Cosignature(origin=origin, size=size, line=line) for line in lines.values())
+        for lines in shelf.cosigned.values():
+            reply.cosignatures.extend(Cosignature(origin=origin, size=size, line=line) for size, line in lines.items())
+            lines.clear()  # one that is lost on its way is given again by the witness, who sees that it is not there
         return reply
 
 
@@ -123,6 +128,8 @@ def _show(shelf: _Shelf, origin: str, own: Head) -> None:
         raise ProtocolError(f"what was shown is no checkpoint: {error}", hint="send the note as it is") from error
     if found.origin != origin:
         raise PolicyError(f"the checkpoint is one of {found.origin[:120]}", hint="show that of the own log")
+    if any(len(one.hashes) > MAX_PROOF or any(len(each) != _HASH for each in one.hashes) for one in own.proofs):
+        raise ProtocolError(f"a proof has at most {MAX_PROOF} hashes of {_HASH} bytes", hint="send it as it is")
     shelf.head, shelf.size = own, found.size
     shelf.proofs = {int(one.old_size): one for one in own.proofs if one.new_size == found.size}
 
@@ -215,8 +222,7 @@ class Correspondent:
 
     def vouched(self) -> Vouched:
         """The log keys that the parties of the pinned charter vouched for, as far as they have shown them."""
-        own = {self._endorsement.origin: self._endorsement}
-        return self._vouch((self._endorsements | own).values())
+        return self._vouch(holding([*self._endorsements.values(), self._endorsement], self._vouch))
 
     def _witness(self) -> Witness:
         return self._make(self.vouched().logs)
@@ -292,8 +298,8 @@ class Correspondent:
             if one is None or given.origin != self._endorsement.origin:
                 return False
             key = Key(name, COSIGNATURE, one.log_key)
-            if self._trail.at(int(given.size)).note.of(key) is not None:
-                return False
+            if int(given.size) not in self._trail.sizes() or self._trail.at(int(given.size)).note.of(key) is not None:
+                return False  # of nothing that was published here, or known
             self._trail.add_cosignature(int(given.size), line, key)
         except (ValueError, IndexError):
             problems.append("a cosignature that is none")
@@ -302,6 +308,20 @@ class Correspondent:
             problems.append(error.message)
             return False
         return True
+
+
+def holding(
+    endorsements: Iterable[Endorsement], vouch: Callable[[Iterable[Endorsement]], Vouched]
+) -> list[Endorsement]:
+    """Those of ``endorsements`` that hold at this moment; one whose time is over, or that a new charter does not bear
+    out, must not take the others with it: its owner brings a new one.
+    """
+    found = []
+    for one in endorsements:
+        with contextlib.suppress(ProtocolError):
+            vouch([one])
+            found.append(one)
+    return found
 
 
 def believed(folder: Path) -> dict[str, Endorsement]:

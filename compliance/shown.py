@@ -6,7 +6,7 @@ from typing import Final
 
 from compliance.checkpoint import Quorum, Signed, satisfied
 from compliance.endorse import Endorsement, Vouched
-from compliance.exchange import Correspondent, believed
+from compliance.exchange import Correspondent, believed, holding
 from compliance.note import lines_of, write_note
 from compliance.place import Place, establish
 from compliance.trail import Trail
@@ -58,9 +58,9 @@ def keys_of(place: Place, vouch: Vouch) -> Vouched:
     """The log keys of the federation as far as this party has met them, its own among them.
 
     Raises:
-        ProtocolError: An endorsement does not hold.
+        ProtocolError: A file of an endorsement was altered.
     """
-    return vouch([*believed(place.audit / KNOWN).values(), place.endorsement])
+    return vouch(holding([*believed(place.audit / KNOWN).values(), place.endorsement], vouch))
 
 
 def newest_witnessed(trail: Trail, keys: Vouched, needed: int) -> tuple[Signed, datetime] | None:

@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from compliance.alerts import unrecorded
 from compliance.exchange import Correspondent
-from compliance.log import AuditLog
+from compliance.log import AuditLog, entries
 from compliance.place import Place
 from compliance.proto.audit_pb2 import TurnReply, TurnRequest
 from shared.errors import FedwardError
@@ -34,6 +35,7 @@ class Turning:
         say: Callable[[str], None],
     ) -> None:
         self._side, self._place, self._call, self._log, self._say = side, place, call, log, say
+        self._owed = (place.witness_folder / "evidence").exists() and place.log.exists()
         self._trouble, self._bytes, self._published = "", -1, -PUBLISH_EVERY
 
     def turn(self) -> bool:
@@ -44,11 +46,15 @@ class Turning:
         """
         try:
             self._publish()
+            self._make_up()
             asked = self._side.offer()
-            done = self._side.take(asked, self._call(asked))
+            reply = self._call(asked)
+            self._owed = True  # until the alerts of this turn are in the log
+            done = self._side.take(asked, reply)
             if done.entries:
                 with self._log() as log:
                     log.append_many(done.entries)
+            self._owed = False
         except FedwardError as error:
             if str(error) != self._trouble:
                 self._say(str(error))
@@ -58,6 +64,13 @@ class Turning:
             self._say(line)
         self._trouble = ""
         return True
+
+    def _make_up(self) -> None:
+        """Append the alerts of a turn, or of an earlier life, that ended between evidence and log."""
+        if self._owed and (missing := unrecorded(self._place.witness_folder, entries(self._place.log))):
+            with self._log() as log:
+                log.append_many(missing)
+        self._owed = False
 
     def close(self) -> None:
         """Publish the log as it is now, and show it once more."""

@@ -12,7 +12,6 @@ nothing does; then this witness may cosign a second history, and it takes the ot
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 from urllib.parse import quote, unquote
 
+from compliance.alerts import evidence_entry
 from compliance.checkpoint import Signed
 from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
 from compliance.note import Signer, signature_line, write_note
@@ -313,10 +313,7 @@ class Witness:
         if proven or (not path.exists() and earlier < MAX_EVIDENCE):
             private_folder(path.parent)
             write_json(path, kept, durable=True)
-            detail: dict[str, Scalar] = {"alert": "two histories" if proven else "no proof", "origin": origin}
-            detail |= {"size": given.size, "root": given.root.hex(), "seen_size": seen.size if seen else 0}
-            detail |= {"seen_root": seen.root.hex() if seen else "", "evidence": number}
-            entry = Entry(Action.WITNESS, Outcome.REFUSED, detail=detail)
+            entry = evidence_entry(kept, number)
         if proven:
             write_bytes(self._mark_path(origin), name.encode(), durable=True)
             message = f"{origin} signed two heads of {given.size} entries"
@@ -351,16 +348,3 @@ def _leads(given: Signed, size: int, root: bytes, proof: Sequence[bytes]) -> boo
         return root_from_consistency(size, given.size, root, proof) == given.root
     except NotVerifiedError:
         return False
-
-
-def read_evidence(path: Path) -> dict[str, Any]:
-    """One file of evidence, to be shown.
-
-    Raises:
-        RecordError: It cannot be read.
-    """
-    try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise RecordError(f"cannot read the evidence {path}", hint="check the folder") from error
-    return found

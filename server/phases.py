@@ -34,7 +34,7 @@ class _Phase:
     refused: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
-    shown: dict[str, str] = field(default_factory=dict)  # the checkpoint of its log that each site showed
+    shown: dict[str, dict[str, Scalar]] = field(default_factory=dict)  # the head of its log that each site showed
     up: int = 0
     sums: dict[str, float] = field(default_factory=dict)
 
@@ -162,9 +162,10 @@ class Phases:
                     if refusal.code in _DECLINING:
                         self._unwilling[site] = phase.refused[site]
                 else:
+                    shown = head_of(record_in(content))
                     add_sums(phase.sums, take(content, site))
                     phase.answered.append(site)
-                    phase.shown[site] = record_in(content)
+                    phase.shown[site] = shown
             except ProtocolError as error:
                 phase.dropped[site] = error.message
 
@@ -219,5 +220,5 @@ def _heard(record: PhaseRecord, header: Header, kind: str, phase: _Phase) -> Ite
             facts["reason"] = reason
         if site in phase.kept:
             facts["kept"] = True
-        facts |= head_of(phase.shown.get(site, ""))
+        facts |= phase.shown.get(site, {})
         yield entry(Action.MESSAGE_IN, outcome, header, facts)

@@ -1,22 +1,25 @@
 """The audit exchange: sites become each other's witnesses through a coordinator that nobody needs to believe."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from compliance.alerts import unrecorded
 from compliance.checkpoint import Quorum, Signed, satisfied
 from compliance.endorse import Endorsement, coordinator_origin, site_origin, vouched
-from compliance.exchange import Correspondent, Relay, Turned
+from compliance.exchange import MAX_OFFERED, Correspondent, Relay, Turned
 from compliance.exchange_grpc import Caller, Papers, serve
-from compliance.log import Action, AuditLog, Entry, Outcome
-from compliance.note import Signer
-from compliance.proto.audit_pb2 import Head, TurnReply, TurnRequest
+from compliance.log import Action, AuditLog, Entry, Outcome, entries
+from compliance.note import Signer, read_log_key
+from compliance.proto.audit_pb2 import Cosignature, Head, Proof, TurnReply, TurnRequest
 from compliance.trail import Trail
 from compliance.verify import cosigners
 from compliance.witness import Witness
@@ -84,6 +87,7 @@ class World:
     desk: Desk
     parties: dict[str, Party]
     shown: dict[str, Credentials]
+    keys: dict[str, Path]
 
     @property
     def relay(self) -> Relay:
@@ -114,7 +118,11 @@ def world(tmp_path: Path) -> World:
     signer = Signer(coordinator_origin(plan.name, plan.authority), Ed25519PrivateKey.generate())
     endorsed = Endorsement.make(signer.name, signer.public, read_key(desk.coordinator.authority_key_path))
     parties[plan.name] = Party(plan.name, tmp_path / "coordinator", signer, endorsed, charter, authority)
-    return World(desk, parties, shown)
+    keys = {site: tmp_path / f"{site}.key" for site in SITES}
+    for site, path in keys.items():
+        path.write_text(identities[site].private_bytes_raw().hex())
+        path.chmod(0o600)
+    return World(desk, parties, shown, keys)
 
 
 @pytest.mark.control("HIPAA-164.312-c-witnessed")
@@ -223,8 +231,7 @@ def test_a_coordinator_that_alters_what_it_carries_gets_nothing_cosigned(world: 
     assert done.problems
     assert (done.cosigned, done.received) == (3 if what == "cosignatures" else 0, 0)
     assert one.cosigned() == before
-    one.turn(relay)
-    one.turn(relay)
+    world.turns(relay, 3)
     if what == "cosignatures":
         assert len(one.cosigned()) == 2, "what was spoilt once keeps nobody from the next"
 
@@ -244,6 +251,73 @@ def spoilt(reply: TurnReply, what: str) -> None:
 
 
 @pytest.mark.control("HIPAA-164.312-c-witnessed", "HIPAA-164.312-d-authentication")
+def test_an_endorsement_whose_time_is_over_takes_nobody_with_it(world: World) -> None:
+    """Whoever shows one that is good for two seconds would stop every turn of all others."""
+    relay, odd = world.relay, world.parties["H3"]
+    identity = read_log_key(world.keys["H3"])
+    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
+    odd.endorsement = Endorsement.make(odd.signer.name, odd.signer.public, identity, until=soon)
+    odd.start()
+    for party in world.parties.values():
+        party.publish()
+    world.turns(relay)
+    time.sleep(max(0.0, (soon - datetime.now(UTC)).total_seconds()) + 0.1)
+    one = world.parties["H1"]
+    assert odd.signer.name not in one.side.vouched().logs
+    for party in world.parties.values():
+        if party is not odd:
+            party.publish()
+    world.turns(relay, 5, "H3")
+    assert len(one.cosigned()) == 1, "H2 goes on witnessing it"
+
+
+def test_a_member_cannot_push_out_what_others_cosigned(world: World) -> None:
+    relay, victim = world.relay, world.parties["H1"]
+    for party in world.parties.values():
+        party.publish()
+    world.turns(relay, 1)
+    junk = [Cosignature(origin=victim.signer.name, size=2**62 + n, line=b"x") for n in range(MAX_OFFERED)]
+    junk += [Cosignature(origin=victim.signer.name, size=n, line=b"x" * 600) for n in range(3)]
+    for _ in range(3):
+        relay.turn("H3", TurnRequest(cosignatures=junk[:MAX_OFFERED]))
+    world.turns(relay, 2, "H3")
+    assert victim.cosigned() >= {world.parties["H2"].signer.name}
+    assert not victim.said
+
+
+@pytest.mark.parametrize("hashes", [[bytes(32)] * 64, [bytes(33)], [b"x" * 100_000]])
+def test_a_proof_has_the_length_of_a_proof(world: World, hashes: list[bytes]) -> None:
+    """Otherwise one member's proof would make everybody's answer longer than an answer may be."""
+    party = world.parties["H1"]
+    party.publish()
+    asked = party.side.offer()
+    asked.own.proofs.append(Proof(old_size=1, new_size=3, hashes=hashes))
+    with pytest.raises(ProtocolError, match="a proof has at most"):
+        world.relay.turn("H1", asked)
+
+
+def test_an_alert_stands_in_the_log_also_where_the_process_was_killed_before_it_was_written(
+    world: World, tmp_path: Path
+) -> None:
+    relay, liar, one = world.relay, world.parties["H3"], world.parties["H1"]
+    for party in world.parties.values():
+        party.publish()
+    world.turns(relay)
+    with AuditLog(tmp_path / "forged" / "log.jsonl", site="H3", subject_key=b"k") as log:
+        log.append_many([Entry(Action.TRAIN, Outcome.OK, round=number) for number in range(3)])
+    other = Trail(tmp_path / "forged", liar.signer).checkpoint()
+    own = Head(checkpoint=other.raw, endorsement=liar.side.offer().own.endorsement)
+    relay.turn("H3", TurnRequest(own=own))
+    asked = one.side.offer()
+    assert one.side.take(asked, relay.turn("H1", asked)).entries  # and here the machine stops
+    before = list(entries(one.folder / "log.jsonl"))
+    missing = unrecorded(one.folder / "witness", before)
+    assert [entry.detail and entry.detail["alert"] for entry in missing] == ["two histories"]
+    with AuditLog(one.folder / "log.jsonl", site="H1", subject_key=b"k") as log:
+        log.append_many(missing)
+    assert unrecorded(one.folder / "witness", entries(one.folder / "log.jsonl")) == []
+
+
 def test_over_the_network_with_certificates_of_the_federation(world: World) -> None:
     for party in world.parties.values():
         party.publish()

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from compliance.alerts import read_evidence
 from compliance.checkpoint import Signed
 from compliance.log import Action, AuditLog, Outcome, entries
 from compliance.note import write_note
@@ -20,7 +21,6 @@ from compliance.witness import (
     NotSignedError,
     UnknownOriginError,
     Witness,
-    read_evidence,
 )
 from shared.errors import ProtocolError, RecordError, UsageError
 from tests.compliance.recording import Twofaced, flips, signer
