@@ -83,7 +83,9 @@ def test_an_answer_with_a_checkpoint_that_is_none_is_left_out_and_no_other(log: 
     record = phases.ask(HEADER, "train", dict.fromkeys(SITES, request), lambda _, site: taken.append(site) or {})
     assert (record.answered, taken) == (("H1",), ["H1"])
     assert "no checkpoint" in record.dropped["H2"]
-    rows = {row["detail"]["site"]: row for row in entries(tmp_path / "coordinator.jsonl") if row["action"] == "message.in"}
+    rows = {
+        row["detail"]["site"]: row for row in entries(tmp_path / "coordinator.jsonl") if row["action"] == "message.in"
+    }
     assert rows["H1"]["detail"]["log_size"] == 7
     assert (rows["H1"]["outcome"], rows["H2"]["outcome"]) == ("ok", "failed")
 
