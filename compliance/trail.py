@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from compliance.checkpoint import Signed
-from compliance.lines import line_before, nth_line, reading, settled
+from compliance.lines import line_before, nth_line, reading, seconds_to_read, settled
 from compliance.note import Signer, lines_of, write_note
 from compliance.tree import DamagedTileError, Tree
 from compliance.verify import (
@@ -43,7 +43,7 @@ NEWEST: Final = "checkpoint"
 PUBLISHED: Final = "checkpoints"
 TILES: Final = "tiles"
 _STATE: Final = "state.json"
-_PATIENCE: Final = 60.0  # seconds for which another process may be publishing
+_PATIENCE: Final = 60.0  # seconds for which another process may be publishing, beside those in which it reads
 _BLOCK: Final = 1 << 16
 _KEEP: Final = "keep the whole audit folder as evidence; restore the log from a copy that verifies"
 _Proof = TypeVar("_Proof")
@@ -389,7 +389,8 @@ class Trail:
     def _alone(self) -> Iterator[None]:
         with output_errors(self.folder / PUBLISHED):
             (self.folder / PUBLISHED).mkdir(parents=True, exist_ok=True, mode=0o700)
-        with locked(self.folder / "trail.lock", "another process is publishing this log", patience=_PATIENCE):
+        patience = _PATIENCE + seconds_to_read(self.folder / LOG)  # a round that comes then is late, and not refused
+        with locked(self.folder / "trail.lock", "another process is publishing this log", patience=patience):
             yield
 
 

@@ -1,5 +1,6 @@
 """One party's turns in the audit exchange, again and again: publish what is due, call, take in, write down alerts."""
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Final
@@ -86,3 +87,37 @@ class Turning:
             return
         self._place.trail.checkpoint()
         self._bytes, self._published = size, moment
+
+
+def persist(
+    run: Callable[[], None],
+    stop: threading.Event,
+    say: Callable[[str], None],
+    *,
+    first: float = 1.0,
+    longest: float = 60.0,
+) -> None:
+    """Run what takes turns until ``stop``, again with patience where it cannot; why is said once.
+
+    A party whose log nobody witnesses is still one that trains: nothing of this ends what runs beside it.
+
+    Args:
+        run: Ends by itself once ``stop`` is set.
+        stop: Says that it is over.
+        say: Told in one line what is wrong.
+        first: Seconds before it is run again; doubled each time.
+        longest: Seconds at most. What ran so long begins anew with ``first``.
+    """
+    told, pause = "", first
+    while not stop.is_set():
+        begun = time.monotonic()
+        try:
+            run()
+        except FedwardError as error:
+            if time.monotonic() - begun >= longest:
+                told, pause = "", first
+            if str(error) != told:
+                say(str(error))
+            told = str(error)
+        stop.wait(pause)
+        pause = min(2 * pause, longest)
