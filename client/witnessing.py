@@ -110,9 +110,13 @@ def _require_fresh(node: Node, place: Place, plan: RecordPlan, now: datetime) ->
     found = None
     if (place.audit / "endorsement.json").exists():
         keys = shown.keys_of(place, lambda given: vouched_here(node, given))
-        found = shown.newest_witnessed(place.trail, keys, plan.witnesses)
+        since = now - timedelta(hours=plan.hours)
+        found = shown.newest_witnessed(place.trail, keys, plan.witnesses, since=since, now=now)
     if found is None:
-        raise RecordError(f"{plan.witnesses} other sites have not cosigned this log yet", hint=_STALE)
+        raise RecordError(
+            f"{plan.witnesses} other sites have not cosigned this log yet, or not within {plan.hours:g} hours",
+            hint=_STALE,
+        )
     if now - found[1] > timedelta(hours=plan.hours):
         raise RecordError(
             f"the newest checkpoint that {plan.witnesses} other sites cosigned is of {found[1]:%Y-%m-%d %H:%M} UTC, "

@@ -251,7 +251,7 @@ def test_what_tiles_have_beyond_the_last_head_is_not_believed(tmp_path: Path) ->
     path = fill(tmp_path, 5)
     ahead = Trail(tmp_path, signer())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trail, "_store", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("compliance.trail.Signed.make", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             ahead.checkpoint()
     tile = tmp_path / "tiles" / "0" / "000.p" / "8"
