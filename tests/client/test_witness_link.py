@@ -1,14 +1,14 @@
 """The audit exchange at a hospital goes on where its node is joining, and ends nothing where it cannot work."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from client import witness_link
 from client.link_cli import children
 from client.link_trouble import MovedError
-from compliance.turning import persist
+from compliance.turning import Turning, persist
 from shared.errors import PolicyError, ProtocolError, UsageError
 from tests.client.test_link_place import OTHERS, Joined, joined
 from tests.federation.links import until
@@ -17,7 +17,7 @@ __all__ = ["joined"]  # a fixture
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What it says; it makes haste meanwhile."""
     lines: list[str] = []
     monkeypatch.setattr(witness_link, "EVERY", 0.02)
@@ -35,7 +35,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         found.append(1)
         return True
 
-    monkeypatch.setattr(witness_link.Turning, "turn", turn)
+    monkeypatch.setattr(Turning, "turn", turn)
     return found
 
 
