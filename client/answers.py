@@ -8,9 +8,9 @@ register of bases and consents, and of the day, that it was asked for under: whe
 consent may have ended, or the basis was taken away, it stays lost (GDPR Art. 7(3)).
 
 One file for each kind of request, ``NODE/answers/train.bin`` and ``evaluate.bin`` (0600): the SHA-256 of the request
-with the register and the day, that of what follows, the length of the checkpoint that went with the answer, the checkpoint, the upload. It is no
-record of anything: where it is missing, torn or cannot be written, an answer that is lost stays lost. Virtual hospitals
-keep none.
+with the register and the day, that of what follows, the length of the checkpoint that went with the answer, the
+checkpoint, the upload. It is no record of anything: where it is missing, torn or cannot be written, an answer that is
+lost stays lost. Virtual hospitals keep none.
 """
 
 import contextlib

@@ -72,8 +72,8 @@ def newest_witnessed(
 ) -> tuple[Signed, datetime] | None:
     """The newest checkpoint of a log that enough sites cosigned, and since when; None without one.
 
-    That is the moment of the last but ``needed - 1`` of them, so that no site alone decides how fresh it is. A time that
-    lies more than :data:`AHEAD` before the own clock counts as no cosignature.
+    That is the moment of the last but ``needed - 1`` of them, so that no site alone decides how fresh it is. A time
+    that is more than :data:`AHEAD` ahead of the own clock counts as no cosignature.
 
     Args:
         trail: The checkpoints.
