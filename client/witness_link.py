@@ -15,7 +15,7 @@ from client.link_place import Place as LinkPlace
 from client.link_place import Post
 from client.link_trouble import MovedError
 from client.node import Node
-from client.witnessing import correspondent
+from client.witnessing import correspondent, stale
 from compliance.exchange_grpc import PORT_STEP, Caller, Papers
 from compliance.place import Place
 from compliance.turning import Turning, persist
@@ -42,7 +42,8 @@ def run(folder: Path, stop: threading.Event) -> None:
         str(Address(address.host, address.port + PORT_STEP)),
         Papers.read(where.certificate, where.key, where.authority),
     )
-    own = Turning(correspondent(node), Place.open(folder), caller.turn, node.open_log, complain)
+    side, place = correspondent(node), Place.open(folder)
+    own = Turning(side, place, caller.turn, node.open_log, complain, stale=lambda: stale(node))
     pause, unsettled = EVERY, ""
     try:
         while not stop.wait(pause):

@@ -24,6 +24,8 @@ from compliance.witness import split_logs
 from shared.certificates import read
 from shared.errors import ProtocolError, RecordError
 
+_RENEWED: Final = timedelta(hours=12)
+"""After which a log that rests asks for new cosignatures, where the policy does not want them earlier."""
 _STALE: Final = "see 'fedward audit witness status', and the coordinator's 'fedward server status'"
 
 
@@ -104,6 +106,29 @@ def require_witnessed(node: Node, *, now: datetime | None = None) -> None:
     plan = policy_of(node).record
     if plan is not None:
         _require_fresh(node, place, plan, now or datetime.now(UTC))
+
+
+def stale(node: Node, *, now: datetime | None = None) -> bool:
+    """Whether the newest checkpoint is witnessed and half of the policy's hours have gone since: time for a new one.
+
+    Where it is not witnessed there is nothing to renew: whoever cosigns it does so with the time of then.
+
+    Raises:
+        RecordError: A checkpoint was altered.
+        PolicyError: The policy cannot be read.
+        ProtocolError: An endorsement does not hold.
+    """
+    place, moment = Place.open(node.folder), now or datetime.now(UTC)
+    if not (place.audit / "endorsement.json").exists() or (newest := place.trail.newest()) is None:
+        return False
+    plan = policy_of(node).record or RecordPlan()
+    keys = shown.keys_of(place, lambda given: vouched_here(node, given))
+    found = shown.newest_witnessed(place.trail, keys, plan.witnesses, since=moment, now=moment)
+    return (
+        found is not None
+        and found[0].size == newest.size
+        and moment - found[1] > min(timedelta(hours=plan.hours) / 2, _RENEWED)
+    )
 
 
 def _require_fresh(node: Node, place: Place, plan: RecordPlan, now: datetime) -> None:

@@ -15,7 +15,7 @@ from compliance.exchange import Relay
 from compliance.exchange_grpc import Papers, serve
 from compliance.log import AuditLog
 from compliance.place import Place
-from compliance.turning import Turning, persist
+from compliance.turning import OFTEN, Turning, persist
 from server.coordinator import Coordinator
 from server.members import Members
 from server.witnessing import correspondent, origins
@@ -48,7 +48,8 @@ def run(coordinator: Coordinator, listen: str, stop: threading.Event) -> None:
     def log() -> AuditLog:
         return place.open_log()
 
-    own = Turning(correspondent(coordinator), place, lambda asked: relay.turn(coordinator.name, asked), log, complain)
+    side = correspondent(coordinator)
+    own = Turning(side, place, lambda asked: relay.turn(coordinator.name, asked), log, complain, every=OFTEN)
     with serve(listen, papers(coordinator), Members(coordinator), relay):
         while not stop.wait(EVERY):
             own.turn()
