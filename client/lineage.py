@@ -267,7 +267,7 @@ class Lineage:
     def _set(self, kind: str, patients: Collection[str]) -> str:
         """The name of a set, kept from its first use on."""
         members = sorted(map(self._now(), patients))
-        name = self._name(kind, members)
+        name = self.name(kind, members)
         path = self._folder / "sets" / f"{name}.json"
         if not path.exists():
             wanted = set(members)
@@ -281,7 +281,7 @@ class Lineage:
             write_json(path, members, mode=0o600, durable=True)
         return name
 
-    def _name(self, kind: str, members: Collection[str]) -> str:
+    def name(self, kind: str, members: Collection[str]) -> str:
         """The name of a set; it stays when one of its patients is erased."""
         mark = marker(self._node)
         marks = sorted(one.removeprefix(GONE) if one.startswith(GONE) else mark(one) for one in members)
@@ -294,7 +294,7 @@ class Lineage:
             found: Any = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
             raise RecordError(f"{path} is damaged", hint="put it back from a copy") from error
-        if not isinstance(found, list) or self._name(path.name.partition("-")[0], list(map(str, found))) != path.stem:
+        if not isinstance(found, list) or self.name(path.name.partition("-")[0], list(map(str, found))) != path.stem:
             raise RecordError(f"{path} was altered", hint=_LOST)
         return [str(one) for one in found]
 

@@ -15,6 +15,7 @@ from client.node import Node
 from client.policy_file import RecordPlan, policy_of
 from client.session import Session
 from compliance import shown
+from compliance.checkpoint import majority
 from compliance.endorse import Endorsement, Vouched, vouched
 from compliance.exchange import Correspondent, believed, holding
 from compliance.place import Place
@@ -107,15 +108,15 @@ def require_witnessed(node: Node, *, now: datetime | None = None) -> None:
 
 
 def _require_fresh(node: Node, place: Place, plan: RecordPlan, now: datetime) -> None:
-    found = None
+    found, needed = None, max(plan.witnesses, majority(len(node.charter.members) - 1))
     if (place.audit / "endorsement.json").exists():
         keys = shown.keys_of(place, lambda given: vouched_here(node, given))
-        found = shown.newest_witnessed(place.trail, keys, plan.witnesses)
+        found = shown.newest_witnessed(place.trail, keys, needed)
     if found is None:
-        raise RecordError(f"{plan.witnesses} other sites have not cosigned this log yet", hint=_STALE)
+        raise RecordError(f"{needed} other sites have not cosigned this log yet", hint=_STALE)
     if now - found[1] > timedelta(hours=plan.hours):
         raise RecordError(
-            f"the newest checkpoint that {plan.witnesses} other sites cosigned is of {found[1]:%Y-%m-%d %H:%M} UTC, "
+            f"the newest checkpoint that {needed} other sites cosigned is of {found[1]:%Y-%m-%d %H:%M} UTC, "
             f"and the policy allows {plan.hours:g} hours",
             hint=_STALE,
         )
