@@ -2,8 +2,8 @@
 
 A figure over few patients tells of each of them. A cell is therefore shown only where it counts at least
 :data:`LEAST` patients; one that is left out is shown as suppressed, not as zero, and the cells that are left out of one
-grouping stand for :data:`LEAST` patients together at least, and for each of them the total, with what is shown and this
-rule, leaves at least two numbers open: else a larger cell is left out as well.
+grouping stand for :data:`LEAST` patients together at least, and for each of them the total, with what is shown, leaves
+at least two numbers open: else a larger cell is left out as well.
 """
 
 import itertools
@@ -97,16 +97,17 @@ def _hidden(counts: Sequence[int], places: Sequence[int]) -> dict[int, str]:
 
 
 def _told(small: int, large: int, together: int, following: int) -> bool:
-    """Whether the sum of the cells that are left out tells one of them.
+    """Whether the sum of the cells that are left out tells one of those below :data:`LEAST`.
 
     Args:
-        small: Those below :data:`LEAST`.
-        large: Those that are not, and are no larger than what follows.
+        small: How many of them are.
+        large: How many are not; these are below what follows, since the smallest go first.
         together: Their sum.
         following: The smallest that would be shown.
     """
-    least, most = large * LEAST, small * (LEAST - 1) + large * following
-    return small + large < 2 or not least < together < most
+    most = together - LEAST * large
+    least = together - (LEAST - 1) * (small - 1) - max(following - 1, LEAST) * large
+    return min(LEAST - 1, most) <= max(0, least)
 
 
 def _count(cell: Cell) -> int:
