@@ -1,5 +1,6 @@
 """``fedward node basis`` and ``fedward node consent``: why patients' data may be processed, and who said no."""
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ from shared.errors import UsageError
 
 if TYPE_CHECKING:
     from client.consent import Register
+    from client.node import Node
 
 _NODE = "The node's folder, from 'fedward node init'."
 _PATIENT = "Patient ID as the archive has it; with --pseudonym the cohort's name."
@@ -132,13 +134,19 @@ def consent_import(
     opened = Node.open(node)
     rows = read_consents(file, purpose=purpose or opened.purpose, today=today(), system=system)
     done = import_consents(opened, rows, file=file, dry=dry_run)
+    nobody = _of_nobody(opened, [row.patient_id for row in rows])
     if as_json:
-        console.emit_json({**asdict(done), "dry_run": dry_run})
+        console.emit_json({**asdict(done), "nobody": nobody, "dry_run": dry_run})
         return
     counts = ", ".join(f"{count} {choice}" for choice, count in done.choices.items())
     would = "would be" if dry_run else "is"
     console.say(f"{console.plural(done.rows, 'decision')} of {console.plural(done.patients, 'patient')}: {counts}")
     console.say(f"something new {would} recorded of {done.changed}; {done.stopped} of them said no")
+    if nobody:
+        console.say(
+            f"{nobody} of {console.plural(done.rows, 'decision')} fit nobody in the cohort, and count if he comes: "
+            "compare their Patient IDs with the archive"
+        )
 
 
 @consent_app.command("show")
@@ -232,6 +240,16 @@ def known(node: Path, patient: str, *, pseudonym: bool) -> str:
             "nobody in the cohort has this Patient ID", "it counts if he comes; compare it with the archive"
         )
     return key
+
+
+def _of_nobody(node: "Node", patient_ids: Sequence[str]) -> int:
+    """How many of these are of nobody in the cohort: a number that the archive writes otherwise would go unseen."""
+    from client.records import pseudonym_of
+
+    there = (node.folder / "cohort" / "index.json").exists()
+    keys = {entry.key for entry in node.cohort.entries} if there else set[str]()
+    fits = {one: pseudonym_of(node, one) in keys for one in set(patient_ids)}
+    return sum(not fits[one] for one in patient_ids)
 
 
 def _tell_all(node: Path, register: "Register", *, as_json: bool) -> None:

@@ -4,7 +4,9 @@ Read are: ``status``, ``scope`` (only ``research`` counts), ``patient`` (its ide
 in the same file), ``dateTime``, and of ``provision`` its ``type`` and ``period``. A resource says nothing here while it
 is ``draft`` or ``proposed``. ``inactive`` and ``entered-in-error`` are withdrawals, ``rejected`` is a refusal. A permit
 that is narrowed by what is not read here (nested provisions, actors, data, classes, codes, labels, a purpose that is
-not research) is an error: a person decides what it means, and records that by CSV.
+not research) is an error: a person decides what it means, and records that by CSV. So is whatever may turn the meaning
+of what is read: a modifier extension and ``implicitRules`` (2.4.1: who does not understand one must not go on as if it
+were not there), extensions of plain values (``_status``), and a name that stands twice in one JSON object.
 """
 
 import json
@@ -22,7 +24,12 @@ from shared.faults import first_fault
 _STATUS: Final = {"inactive": Choice.WITHDRAWN, "entered-in-error": Choice.WITHDRAWN, "rejected": Choice.REFUSED}
 _SILENT: Final = {"draft", "proposed"}
 _RESEARCH: Final = {"HRESCH", "CLINTRCH", "BIORCH"}
+_RESEARCH_SCOPE: Final = "research"
 _MEDICAL_RECORD: Final = "MR"
+_TURNS: Final = ("modifierExtension", "implicitRules")
+_BESIDE: Final = frozenset({"text", "contained", "meta", "extension"})
+"""Parts that say nothing of the consent itself, so that what stands in them turns nothing."""
+_DEEP: Final = "it is nested too deep"
 Wrong = Callable[[int, str], None]
 
 
@@ -122,9 +129,14 @@ def fhir_rows(text: str, purpose: str, system: str, wrong: Wrong) -> Iterator[Ro
         if one.get("resourceType") != "Consent":
             continue
         try:
-            found_row = _row(line, _Consent.model_validate(one), purpose, system, patients)
+            form = _Consent.model_validate(one)
+            if _RESEARCH_SCOPE in form.scope.codes:
+                _require_plain(one)
+            found_row = _row(line, form, purpose, system, patients)
         except ValidationError as error:
             wrong(line, f"Consent: {first_fault(error)}")
+        except RecursionError:
+            wrong(line, _DEEP)
         except LineError as error:
             wrong(line, str(error))
         else:
@@ -135,7 +147,13 @@ def fhir_rows(text: str, purpose: str, system: str, wrong: Wrong) -> Iterator[Ro
 def _resources(text: str, wrong: Wrong) -> Iterator[tuple[int, dict[str, Any], str]]:
     """Every resource with its line in NDJSON, its place in a Bundle, or 1; and the URL that a Bundle gives it."""
     try:
-        whole = json.loads(text)
+        whole = json.loads(text, object_pairs_hook=_once)
+    except LineError as error:
+        wrong(1, str(error))
+        return
+    except RecursionError:
+        wrong(1, _DEEP)
+        return
     except ValueError as fault:
         lines = text.splitlines()
         if len([line for line in lines if line.strip()]) < 2:
@@ -145,30 +163,66 @@ def _resources(text: str, wrong: Wrong) -> Iterator[tuple[int, dict[str, Any], s
             if not line.strip():
                 continue
             try:
-                one = json.loads(line)
-            except ValueError:
-                wrong(number, "it is no JSON; one resource a line")
+                one = json.loads(line, object_pairs_hook=_once)
+            except LineError as error:
+                wrong(number, str(error))
+                continue
+            except (ValueError, RecursionError) as error:
+                wrong(number, _DEEP if isinstance(error, RecursionError) else "it is no JSON; one resource a line")
                 continue
             yield from _unpacked(number, one, wrong)
         return
     yield from _unpacked(1, whole, wrong)
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object in which no name stands twice: of two values nobody knows which was meant (RFC 8259, section 4)."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise LineError("a name stands twice in one object")
+    return found
+
+
+def _require_plain(one: object) -> None:
+    """Refuse a Consent in which something may turn the meaning of what is read here.
+
+    Raises:
+        LineError: Something does; no value is quoted.
+    """
+    if isinstance(one, list):
+        for part in one:
+            _require_plain(part)
+    elif isinstance(one, dict):
+        if name := next((name for name in one if name in _TURNS and one[name] not in (None, [], "")), ""):
+            raise LineError(f"{name} may turn its meaning and is not read; record the decision by CSV")
+        if any(name.startswith("_") and value not in (None, [], {}) for name, value in one.items()):
+            raise LineError("an extension of a plain value is not read; record the decision by CSV")
+        for name, part in one.items():
+            if name not in _BESIDE:
+                _require_plain(part)
+
+
 def _unpacked(line: int, one: object, wrong: Wrong) -> Iterator[tuple[int, dict[str, Any], str]]:
     if not isinstance(one, dict) or not isinstance(one.get("resourceType"), str):
         wrong(line, "it is no FHIR resource")
+    elif one["resourceType"] in {"Bundle", "Patient"} and any(one.get(name) for name in _TURNS):
+        wrong(line, f"the {one['resourceType']} has a modifier that is not read; record the decisions by CSV")
     elif one["resourceType"] == "Bundle":
         entries = one.get("entry", [])
         for number, entry in enumerate(entries if isinstance(entries, list) else [], start=1):
             resource = entry.get("resource") if isinstance(entry, dict) else None
-            if isinstance(resource, dict):
-                yield number, resource, str(entry.get("fullUrl", ""))
+            if not isinstance(resource, dict):
+                continue
+            if resource.get("resourceType") == "Patient" and any(resource.get(name) for name in _TURNS):
+                wrong(number, "the Patient has a modifier that is not read; record the decision by CSV")
+                continue
+            yield number, resource, str(entry.get("fullUrl", ""))
     else:
         yield line, one, ""
 
 
 def _row(line: int, consent: _Consent, purpose: str, system: str, patients: dict[str, _Patient]) -> Row | None:
-    if "research" not in consent.scope.codes or consent.status in _SILENT:
+    if _RESEARCH_SCOPE not in consent.scope.codes or consent.status in _SILENT:
         return None
     if consent.status != "active" and consent.status not in _STATUS:
         raise LineError("status is none that FHIR R4 has")
@@ -213,6 +267,6 @@ def _day(text: str, what: str) -> date:
         return day_of(text, what)
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        return (found.astimezone(UTC) if found.tzinfo else found).date()
+    except (ValueError, OverflowError):
         raise LineError(f"{what} is no dateTime") from None
-    return (found.astimezone(UTC) if found.tzinfo else found).date()

@@ -5,7 +5,7 @@ refused), ``purpose`` (word for word as the charter's; several with ``|`` betwee
 a withdrawal or refusal for every purpose), ``date`` and ``until`` (2026-05-31, ``until`` the last day and optional) and
 ``basis`` (optional). Only the first two and ``date`` must be there. FHIR: :mod:`client.consent_fhir`.
 
-Messages name lines and columns and never what stands in a ``patient_id``.
+Messages name lines and columns and never quote what stands in one: where columns are off by one, it is a Patient ID.
 """
 
 import csv
@@ -173,8 +173,8 @@ def _csv_row(line: int, row: Mapping[str, str], purpose: str) -> Iterator[Row]:
         raise LineError("until is before date")
     try:
         basis = Basis.parse(row["basis"]) if row.get("basis") else CONSENT
-    except FedwardError as error:
-        raise LineError(error.message) from error
+    except FedwardError:
+        raise LineError("basis names no basis such as GDPR 6(1)(a), 9(2)(a)") from None
     purposes = [one.strip() for one in row.get("purpose", "").split(_SEVERAL) if one.strip()]
     for one in purposes or [purpose if choice is Choice.GIVEN else ALL]:
         if one == ALL and choice is Choice.GIVEN:

@@ -7,12 +7,16 @@ lies in ``NODE/rights/`` (0700, files 0600) and holds pseudonyms, so that an era
 
 Here it is also seen that no test patient is ever trained on: a set is held against all sets of the other side of the
 split before it is used for the first time.
+
+The audit log's entry of each round says how long ``rounds.jsonl`` is then, and its SHA-256; the file only grows. A set
+is named by a keyed digest of who is in it, an erased patient by what stands in his place. So a round or a set that was
+taken out or altered is missed: before the next round, which is refused, and wherever somebody's lineage is read.
 """
 
 import hashlib
 import hmac
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +24,8 @@ from typing import Any, Final
 
 from client.node import Node
 from client.private_lines import Lines, Row, sweep_parts
-from client.records import folder_of, marker, read_register, tombstone
+from client.records import folder_of, log_of, marker, read_register, tombstone
+from compliance.log import Action, AuditLog, Outcome, Scalar, entries
 from shared.charter import Charter
 from shared.errors import RecordError
 from shared.files import write_json
@@ -29,7 +34,11 @@ from shared.header import Header
 TRAIN, EVALUATE = "train", "evaluate"
 GONE: Final = "erased:"
 """What stands before the keyed digest of somebody who was erased, in his place."""
+SIZE, HEAD = "lineage_bytes", "lineage"
+"""What a round's entry in the audit log says of ``rounds.jsonl``: its size, and its SHA-256."""
 _OTHER: Final = {TRAIN: EVALUATE, EVALUATE: TRAIN}
+_ACTS: Final = (Action.TRAIN, Action.EVALUATE)
+_LOST: Final = "put back the newest copy of rights/; until then no round begins"
 
 
 @dataclass(frozen=True)
@@ -105,13 +114,21 @@ class Lineage:
         steps: int,
         dataset: str,
         manifest: str,
+        log: AuditLog | None = None,
     ) -> Part:
         """Note a round before it begins; durable when this returns.
 
+        ``log`` is the node's audit log, open: against its newest entry the lineage is held first. The entry of this
+        round is to have :meth:`head`.
+
         Raises:
-            RecordError: It would train on somebody who was tested on, or the other way round; or the record is damaged.
+            RecordError: It would train on somebody who was tested on, or the other way round; or the record is damaged,
+                or not the one that the log knows.
             OutputError: The disk does not take it.
         """
+        if log is not None:
+            newest = log.newest(*_ACTS, outcome=Outcome.STARTED)
+            self._hold_against([newest] if newest else [])
         self._remember(charter)
         part = Part(
             datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
@@ -121,6 +138,25 @@ class Lineage:
         )
         self._rounds.append(asdict(part))
         return part
+
+    def head(self) -> dict[str, Scalar]:
+        """What the audit log is to say of the rounds so far."""
+        data = self._rounds.raw()
+        return {SIZE: len(data), HEAD: hashlib.sha256(data).hexdigest()}
+
+    def check(self) -> None:
+        """Hold all of the lineage against all of the audit log.
+
+        A round at the end that the log does not name may stand there: it broke off before it was recorded.
+
+        Raises:
+            RecordError: A round or a set is missing or was altered, or the log does not verify.
+        """
+        path = log_of(self._node)
+        rows = entries(path) if path.exists() else ()
+        self._hold_against(row.get("detail") or {} for row in rows if row.get("action") in _ACTS)
+        for one in self._sets():
+            self._members(one)
 
     def drawn(self, part: Part, counts: Mapping[str, int]) -> None:
         """Note who was drawn in how many steps; not made durable, since the round is noted already."""
@@ -142,9 +178,14 @@ class Lineage:
                 raise RecordError(f"{self._folder / 'rounds.jsonl'} is damaged", hint="put it back") from error
 
     def of(self, patient: str) -> tuple[Trace, ...]:
-        """The rounds in which a patient could be drawn, also where he has been erased since."""
+        """The rounds in which a patient could be drawn, also where he has been erased since.
+
+        Raises:
+            RecordError: As :meth:`check`.
+        """
+        self.check()
         names = {patient, GONE + tombstone(self._node, patient)}
-        sets = {path.stem for path in self._sets() if names & set(_members(path))}
+        sets = {path.stem for path in self._sets() if names & set(self._members(path))}
         drawn = {
             row["time"]: next((row["drawn"][name] for name in names if name in row["drawn"]), 0)
             for row in self._drawn.rows()
@@ -190,10 +231,15 @@ class Lineage:
     # --- the frozen split ---------------------------------------------------------------------------------------------
 
     def mixed(self) -> int:
-        """How many patients were both trained and tested on; 0 unless the split was changed by hand."""
+        """How many patients were both trained and tested on; 0 unless the split was changed by hand.
+
+        Raises:
+            RecordError: As :meth:`check`.
+        """
+        self.check()
         sides: dict[str, set[str]] = {TRAIN: set(), EVALUATE: set()}
         for path in self._sets():
-            sides[path.name.partition("-")[0]] |= set(_members(path))
+            sides[path.name.partition("-")[0]] |= set(self._members(path))
         return len(sides[TRAIN] & sides[EVALUATE])
 
     # --- erasure ------------------------------------------------------------------------------------------------------
@@ -202,7 +248,7 @@ class Lineage:
         """Put the keyed digest of a patient in his place, and drop what was noted of his studies."""
         gone = GONE + tombstone(self._node, patient)
         for path in list(self._sets()):
-            members = _members(path)
+            members = self._members(path)
             sweep_parts(path)
             if patient in members:
                 write_json(path, [gone if one == patient else one for one in members], mode=0o600, durable=True)
@@ -221,13 +267,12 @@ class Lineage:
     def _set(self, kind: str, patients: Collection[str]) -> str:
         """The name of a set, kept from its first use on."""
         members = sorted(map(self._now(), patients))
-        text = "\n".join([kind, *members]).encode()
-        name = f"{kind}-{hmac.new(self._node.key('audit'), text, hashlib.sha256).hexdigest()}"
+        name = self.name(kind, members)
         path = self._folder / "sets" / f"{name}.json"
         if not path.exists():
             wanted = set(members)
             for other in self._sets(_OTHER[kind]):
-                if wanted & set(_members(other)):
+                if wanted & set(self._members(other)):
                     raise RecordError(
                         "a patient would be trained on here and tested on as well",
                         hint="put back the index of the cohort: a split is for ever",
@@ -235,6 +280,35 @@ class Lineage:
             path.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
             write_json(path, members, mode=0o600, durable=True)
         return name
+
+    def name(self, kind: str, members: Collection[str]) -> str:
+        """The name of a set; it stays when one of its patients is erased."""
+        mark = marker(self._node)
+        marks = sorted(one.removeprefix(GONE) if one.startswith(GONE) else mark(one) for one in members)
+        text = "\n".join([kind, *marks]).encode()
+        return f"{kind}-{hmac.new(self._node.key('audit'), text, hashlib.sha256).hexdigest()}"
+
+    def _members(self, path: Path) -> list[str]:
+        """Who is in the set at ``path``; its name says whether that is all of them, and nobody else."""
+        try:
+            found: Any = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise RecordError(f"{path} is damaged", hint="put it back from a copy") from error
+        if not isinstance(found, list) or self.name(path.name.partition("-")[0], list(map(str, found))) != path.stem:
+            raise RecordError(f"{path} was altered", hint=_LOST)
+        return [str(one) for one in found]
+
+    def _hold_against(self, facts: Iterable[Mapping[str, Scalar]]) -> None:
+        """See that the rounds are those that some entries of the log name, and that their sets are there."""
+        data, seen, place = self._rounds.raw(), hashlib.sha256(), 0
+        for size, head in sorted({(int(str(one[SIZE])), str(one[HEAD])) for one in facts if SIZE in one}):
+            seen.update(data[place:size])
+            place = size
+            if size > len(data) or seen.hexdigest() != head:
+                raise RecordError(f"{self._folder / 'rounds.jsonl'} is not what the audit log knows", hint=_LOST)
+        for name in {part.patients for part in self.parts()}:
+            if not (self._folder / "sets" / f"{name}.json").exists():
+                raise RecordError(f"{self._folder / 'sets'} lacks a set of patients of a round", hint=_LOST)
 
     def _now(self) -> Callable[[str], str]:
         """How a patient stands in the lineage: one who was erased while the round began is never named again."""
@@ -257,11 +331,3 @@ class Lineage:
             rows.append({"name": plan.name, "role": "coordinator", "country": plan.country or ""})
         path.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
         write_json(path, rows, mode=0o600, durable=True)
-
-
-def _members(path: Path) -> list[str]:
-    try:
-        found: Any = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{path} is damaged", hint="put it back from a copy") from error
-    return [str(one) for one in found]

@@ -88,7 +88,7 @@ def read_manifest(node: Node) -> Manifest | None:
         sound = body["sha256"] == found.digest and bool(found.index)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RecordError(f"{path} is damaged", hint=_ANEW) from error
     if not sound:
         raise RecordError(f"{path} was altered", hint=_ANEW)

@@ -59,7 +59,8 @@ class RecordPlan:
     """Who must have seen this hospital's audit log before it trains, the ``[record]`` table.
 
     Attributes:
-        witnesses: So many other hospitals must have cosigned one checkpoint; the coordinator does not count.
+        witnesses: So many other hospitals, and over half of the charter's others at least, must have cosigned one
+            checkpoint; the coordinator does not count.
         hours: And the newest such checkpoint may be so old.
     """
 

@@ -41,22 +41,30 @@ class Lines:
             if fresh and durable:
                 sync_folder(self._path.parent)
 
+    def raw(self) -> bytes:
+        """All lines as they stand there; one without its end was never acknowledged and is left out.
+
+        Raises:
+            RecordError: They cannot be read.
+        """
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise RecordError(f"cannot read {self._path}: {error.strerror}", hint="look at its permissions") from error
+        return data[: data.rfind(b"\n") + 1]
+
     def rows(self) -> Iterator[Row]:
-        """All lines; one without its end was never acknowledged and is left out.
+        """All lines, as :meth:`raw` has them.
 
         Raises:
             RecordError: One is damaged.
         """
-        try:
-            lines = self._path.read_bytes().split(b"\n")[:-1]
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise RecordError(f"cannot read {self._path}: {error.strerror}", hint="look at its permissions") from error
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(self.raw().split(b"\n")[:-1], start=1):
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise self._damaged(number) from error
             if not isinstance(row, dict):
                 raise self._damaged(number)

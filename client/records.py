@@ -134,7 +134,7 @@ def change(
     private_folder(folder)
     with locked(folder / "lock", "another command changes the register", patience=_PATIENCE):
         before, was = read_register(node, log)
-        after = make(before)
+        after = _without_erased(node, make(before))
         if after == before:
             return before, before
         after = replace(after, serial=before.serial + 1)
@@ -145,6 +145,15 @@ def change(
             sweep_parts(folder / FILE)
             write_bytes(folder / FILE, data, mode=0o600, durable=True)
     return before, after
+
+
+def _without_erased(node: Node, register: Register) -> Register:
+    """Nobody who was erased is written down again, whatever is said of him later: he stays out by his digest."""
+    if not register.erased:
+        return register
+    mark = marker(node)
+    kept = {key: one for key, one in register.patients.items() if mark(key) not in register.erased}
+    return replace(register, patients=MappingProxyType(kept))
 
 
 def state_of(node: Node) -> tuple[int, ...]:

@@ -249,10 +249,11 @@ def spent_on(node: Node, traces: Sequence[Trace], *, trained: bool) -> Spent:
 
 
 def _finish_erasure(node: Node, log: AuditLog, patient: str) -> Erased:
+    # First what can be deleted whatever became of the lineage; without it nobody knows which runs were his.
+    taken_out = forget_patient(node, patient, returns=False)
     lineage = Lineage(node)
     traces = lineage.of(patient)
     aftermath = _aftermath(node, patient, traces)
-    taken_out = forget_patient(node, patient, returns=False)
     lineage.forget(patient)
     _write_manifest(node, log)
     stopped = frozenset(aftermath.runs) if aftermath.policy != "record" else frozenset[str]()

@@ -116,8 +116,9 @@ class Rounds:
             "privacy": privacy.mode,
             "records": read_register(session.node)[1],
         }
+        part = self._note(header, TRAIN, bench.train, rate=privacy.sample_rate if privacy.mode != "off" else 1.0)
+        facts |= Lineage(session.node).head()
         with session.act(Action.TRAIN, header, facts), computing(policy_of(session.node).device):
-            part = self._note(header, TRAIN, bench.train, rate=privacy.sample_rate if privacy.mode != "off" else 1.0)
             receipt = self._pay(header, plan, bench)
             if privacy.mode == "distributed" and masking is not None:
                 outcome, body, done = self._shared(masking, plan, bench, receipt)
@@ -160,8 +161,9 @@ class Rounds:
         bench = self._prepare(request, training=False)
         masking = masks.expected(session, request, size=0, metrics=bench.task.sums)
         facts: dict[str, Scalar] = {"patients": len(bench.held_out), "records": read_register(session.node)[1]}
+        self._note(header, EVALUATE, bench.held_out, rate=1.0)
+        facts |= Lineage(session.node).head()
         with session.act(Action.EVALUATE, header, facts):
-            self._note(header, EVALUATE, bench.held_out, rate=1.0)
             sums = score(bench.task, bench.network, bench.held_out)
             body: PlainSums | MaskedBody = PlainSums(sums)
             if masking is not None:
@@ -251,7 +253,7 @@ class Rounds:
         return eligible(cohort.patients(split), session.node, purpose=session.charter.purpose, log=session.log)
 
     def _note(self, header: Header, kind: str, patients: Sequence[PatientImages], *, rate: float) -> Part:
-        """Have the lineage know of a round before it begins."""
+        """Have the lineage know of a round before the log does: so whatever the log names was there."""
         node, charter = self.session.node, self.session.charter
         index = index_digest(node)
         return Lineage(node).begin(
@@ -263,6 +265,7 @@ class Rounds:
             steps=charter.task(header.task).local_steps if kind == TRAIN else 0,
             dataset=index,
             manifest=current(node, index, self.session.log),
+            log=self.session.log,
         )
 
     def _shared(

@@ -15,6 +15,7 @@ from client.node import Node
 from client.policy_file import RecordPlan, policy_of
 from client.session import Session
 from compliance import shown
+from compliance.checkpoint import majority
 from compliance.endorse import Endorsement, Vouched, vouched
 from compliance.exchange import Correspondent, believed, holding
 from compliance.place import Place
@@ -123,7 +124,8 @@ def stale(node: Node, *, now: datetime | None = None) -> bool:
         return False
     plan = policy_of(node).record or RecordPlan()
     keys = shown.keys_of(place, lambda given: vouched_here(node, given))
-    found = shown.newest_witnessed(place.trail, keys, plan.witnesses, since=moment, now=moment)
+    needed = max(plan.witnesses, majority(len(node.charter.members) - 1))
+    found = shown.newest_witnessed(place.trail, keys, needed, since=moment, now=moment)
     return (
         found is not None
         and found[0].size == newest.size
@@ -132,19 +134,19 @@ def stale(node: Node, *, now: datetime | None = None) -> bool:
 
 
 def _require_fresh(node: Node, place: Place, plan: RecordPlan, now: datetime) -> None:
-    found = None
+    found, needed = None, max(plan.witnesses, majority(len(node.charter.members) - 1))
     if (place.audit / "endorsement.json").exists():
         keys = shown.keys_of(place, lambda given: vouched_here(node, given))
         since = now - timedelta(hours=plan.hours)
-        found = shown.newest_witnessed(place.trail, keys, plan.witnesses, since=since, now=now)
+        found = shown.newest_witnessed(place.trail, keys, needed, since=since, now=now)
     if found is None:
         raise RecordError(
-            f"{plan.witnesses} other sites have not cosigned this log yet, or not within {plan.hours:g} hours",
+            f"{needed} other sites have not cosigned this log yet, or not within {plan.hours:g} hours",
             hint=_STALE,
         )
     if now - found[1] > timedelta(hours=plan.hours):
         raise RecordError(
-            f"the newest checkpoint that {plan.witnesses} other sites cosigned is of {found[1]:%Y-%m-%d %H:%M} UTC, "
+            f"the newest checkpoint that {needed} other sites cosigned is of {found[1]:%Y-%m-%d %H:%M} UTC, "
             f"and the policy allows {plan.hours:g} hours",
             hint=_STALE,
         )

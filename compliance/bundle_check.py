@@ -25,13 +25,13 @@ from compliance.bundle_form import (
 from compliance.bundle_model import check_model
 from compliance.bundle_record import Keys, check_checkpoint, check_site_checkpoint, keys_of
 from compliance.bundle_report import Given, Report
+from compliance.checkpoint import LEAST, majority
 from compliance.verify import Note
 from shared.charter import Charter
 from shared.errors import RecordError, UsageError
 from shared.files import canonical_json
 from shared.statement import Statement
 
-DEFAULT_QUORUM: Final = 2
 MOST_BYTES: Final = 2**33
 """Of all files together."""
 NOT_SHOWN: Final = (
@@ -41,14 +41,15 @@ NOT_SHOWN: Final = (
 )
 
 
-def check_bundle(folder: Path, *, charter: str = "", quorum: int = DEFAULT_QUORUM) -> Report:
+def check_bundle(folder: Path, *, charter: str = "", quorum: int | None = None) -> Report:
     """Check the release in ``folder``.
 
     Args:
         folder: The release.
         charter: SHA-256 of the charter, or its first 32 digits or more, in lower case, as somebody else than the sender
             told it; empty leaves that comparison to the reader.
-        quorum: So many hospitals must have cosigned the checkpoint of the coordinator's log; 0 asks for none.
+        quorum: So many hospitals must have cosigned the checkpoint of the coordinator's log; 0 asks for none, None for
+            over half of the charter's hospitals, and two at least.
 
     Raises:
         UsageError: It is no release.
@@ -75,9 +76,11 @@ def check_bundle(folder: Path, *, charter: str = "", quorum: int = DEFAULT_QUORU
         statements = _statements(given, rules)
         keys = keys_of(given, rules, statements)
         _check_signature(given, keys)
-        check_checkpoint(given, keys, quorum)
+        sites = len(rules.members)
+        check_checkpoint(given, keys, max(LEAST, majority(sites)) if quorum is None else quorum)
         for one in statements:
-            check_site_checkpoint(one, given, rules, keys, quorum)
+            others = max(LEAST, majority(sites - 1)) if quorum is None else quorum
+            check_site_checkpoint(one, given, rules, keys, others)
     check_model(manifest, files, report)
     for line in NOT_SHOWN:
         report.leave("beyond any check", line)

@@ -6,6 +6,7 @@ checks them is :mod:`compliance.verify`, which needs nothing of fedward.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 from compliance.log import Scalar
 from compliance.note import Signer, write_note
@@ -62,6 +63,15 @@ class Signed:
         return self.checkpoint.root
 
 
+LEAST: Final = 2
+"""Witnesses in the smallest quorum where nobody says otherwise."""
+
+
+def majority(others: int) -> int:
+    """So many of a log's ``others`` that no two histories get as many cosignatures of honest witnesses: over half."""
+    return others // 2 + 1
+
+
 @dataclass(frozen=True)
 class Quorum:
     """How many other sites must have cosigned a checkpoint.
@@ -69,16 +79,23 @@ class Quorum:
     Attributes:
         sites: The witness keys of the federation's sites. The coordinator's is not among them: it carries all of these
             messages, so that its word alone shows nothing that a site could not be told by it.
-        needed: So many of them, the log's own site left out.
+        needed: So many of them, the log's own site left out; None for over half of these, and two at least. Whoever
+            knows how many sites the charter has says the number: of those that were not met yet no key is here.
     """
 
     sites: tuple[Key, ...]
-    needed: int = 2
+    needed: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse a quorum of nobody."""
-        if self.needed < 1:
+        if self.needed is not None and self.needed < 1:
             raise ValueError("a quorum has at least one witness")
+
+    def of(self, origin: str) -> int:
+        """How many must have cosigned a checkpoint of the log ``origin``."""
+        if self.needed is not None:
+            return self.needed
+        return max(LEAST, majority(len({key.public for key in self.sites if key.name != origin})))
 
 
 def satisfied(note: Note, policy: Quorum) -> tuple[bool, str]:
@@ -90,8 +107,8 @@ def satisfied(note: Note, policy: Quorum) -> tuple[bool, str]:
         seen = sorted(cosigners(note, policy.sites))
     except NotVerifiedError as error:
         return False, str(error)
-    names = ", ".join(seen) or "nobody"
-    return len(seen) >= policy.needed, f"cosigned by {names}: {len(seen)} of {policy.needed} that are needed"
+    names, needed = ", ".join(seen) or "nobody", policy.of(note.text.partition("\n")[0])
+    return len(seen) >= needed, f"cosigned by {names}: {len(seen)} of {needed} that are needed"
 
 
 def head_of(shown: str) -> dict[str, Scalar]:

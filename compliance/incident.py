@@ -47,9 +47,10 @@ class Incidents:
         """Every incident, the oldest first, compared with what the audit log knows of it.
 
         Raises:
-            RecordError: A file was altered, or lacks what the audit log acknowledged, or the log does not verify.
+            RecordError: A file was altered, lacks what the audit log acknowledged or has what the log never named, or
+                the log does not verify.
         """
-        known = self._acknowledged()
+        known, named = self._acknowledged()
         found = {path.stem: read_incident(path) for path in sorted(self.party.incidents.glob("INC-*.jsonl"))}
         for name, (number, head) in known.items():
             one = found.get(name)
@@ -57,6 +58,12 @@ class Incidents:
                 raise RecordError(
                     f"the incident {name} lacks what the audit log knows of it",
                     hint="it was cut off, put back or deleted; restore it from a copy, and keep what is there",
+                )
+        for name, one in found.items():
+            if any((name, number, head) not in named for number, head in enumerate(one.heads)):
+                raise RecordError(
+                    f"the audit log never named what stands in the incident {name}",
+                    hint="the file was put there by other means; keep it as evidence outside of incidents/",
                 )
         return tuple(found.values())
 
@@ -79,7 +86,7 @@ class Incidents:
             who: The person who opens it.
             aware: When the party became aware (GDPR Art. 33).
             discovered: When it was discovered, or would have been by reasonable diligence (45 CFR 164.404(a)(2));
-                ``aware`` where None.
+                ``aware`` where None, and at the latest: who is aware has discovered.
             facts: Further entries of an :class:`compliance.incident_form.Event`.
 
         Raises:
@@ -187,15 +194,19 @@ class Incidents:
             write_bytes(path, before + line, mode=PRIVATE, durable=True)
         return read_incident(path)
 
-    def _acknowledged(self) -> Mapping[str, tuple[int, str]]:
-        """Number and hash of the newest line of each incident that the audit log says was written."""
+    def _acknowledged(self) -> tuple[Mapping[str, tuple[int, str]], set[tuple[str, int, str]]]:
+        """Number and hash of the newest line of each incident that the log says was written; and of all it named."""
         known: dict[str, tuple[int, str]] = {}
+        named: set[tuple[str, int, str]] = set()
         for path in self.party.logs[:1]:
             for row in entries(path) if path.exists() else ():
-                if row.get("action") in _ACTS and row.get("outcome") == Outcome.OK:
+                if row.get("action") in _ACTS:
                     detail = row["detail"]
-                    known[detail["incident"]] = (int(detail["event"]), detail["event_sha256"])
-        return known
+                    one = (int(detail["event"]), detail["event_sha256"])
+                    named.add((detail["incident"], *one))
+                    if row.get("outcome") == Outcome.OK:
+                        known[detail["incident"]] = one
+        return known, named
 
 
 @contextmanager
@@ -230,6 +241,10 @@ def moment(text: str) -> datetime:
         raise UsageError(f"'{text}' is no time", hint="write it as 2026-03-01T09:30:00+01:00") from error
     if found.tzinfo is None:
         raise UsageError(f"'{text}' says no time zone", hint="end it with Z for UTC, or with +01:00 and the like")
+    try:
+        _ = found.astimezone(UTC)
+    except OverflowError as error:
+        raise UsageError(f"'{text}' is no time of this world", hint="look at the year") from error
     return found
 
 

@@ -151,7 +151,6 @@ def read_incident(path: Path) -> Incident:
 
 def _told(name: str, events: list[Event], heads: tuple[str, ...]) -> Incident:
     """What the events come to; of what is said twice the newest counts."""
-    first = events[0]
     values: dict[str, Any] = {"role": Role.CONTROLLER, "laws": frozenset(Law), "risk": None}
     words: dict[str, str] = {}
     residents: dict[str, int] = {}
@@ -167,7 +166,8 @@ def _told(name: str, events: list[Event], heads: tuple[str, ...]) -> Incident:
         if event.duty and event.act in {"sent", "not due"}:
             settled[event.duty] = Settled(event.duty, event.act, event.at or event.time, event.why or "")
         closed = event.time if event.kind == "close" else closed if event.kind == "notice" else None
-    values.setdefault("discovered", first.aware)
+    # A breach is discovered on the first day on which it is known (45 CFR 164.404(a)(2)): awareness is the latest.
+    values["discovered"] = min(values.get("discovered", values["aware"]), values["aware"])
     breach = Breach(affected=_affected(events), residents=residents, **values)
     return Incident(name, breach, words, settled, closed, len(events), heads)
 

@@ -22,14 +22,19 @@ def verify_command(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A release, from 'fedward server release'.")],
     *,
     charter: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="SHA256", help="The charter's, as a member told you: 32 digits or more. Not the sender's."
         ),
-    ] = "",
+    ] = None,
     quorum: Annotated[
-        int, typer.Option(min=0, help="So many hospitals must have cosigned the coordinator's checkpoint; 0: none.")
-    ] = 2,
+        int | None,
+        typer.Option(
+            min=0,
+            help="So many hospitals must have cosigned the coordinator's checkpoint; 0: none. "
+            "Default: over half of the charter's, two at least.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check a released model offline: every file, the signature under the charter's authority, the statements of the
@@ -43,8 +48,8 @@ def verify_command(
     """
     from compliance.bundle_check import check_bundle
 
-    digits = "".join(charter.split()).lower()
-    if digits and (not 32 <= len(digits) <= 64 or set(digits) - set("0123456789abcdef")):
+    digits = "".join((charter or "").split()).lower()
+    if charter is not None and (not 32 <= len(digits) <= 64 or set(digits) - set("0123456789abcdef")):
         raise UsageError("--charter must be 32 to 64 hexadecimal digits", hint="copy the SHA-256 whole")
     report = check_bundle(folder, charter=digits, quorum=quorum)
     if as_json:

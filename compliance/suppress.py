@@ -1,11 +1,12 @@
 """Small numbers of patients are not shown: a group of three is nearly a list of them.
 
 Numbers below a least number, ten patients unless the policy says more, are suppressed and said to be so; nought is
-nought and stays. What is counted are patients, never files or slices. A total is suppressed too where it would give one
-suppressed number away by subtraction (45 CFR 164.514(b)(1), the methods of an expert; GDPR recital 26).
+nought and stays. What is counted are patients, never files or slices. A total is suppressed too where it would give
+suppressed numbers away: by subtraction where there is one, and where there are more if only one set of numbers fits
+(45 CFR 164.514(b)(1), the methods of an expert; GDPR recital 26).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 LEAST: Final = 10
@@ -25,15 +26,24 @@ def shown(number: int, least: int = LEAST) -> str:
 def split(parts: Mapping[str, int], least: int = LEAST) -> tuple[dict[str, str], str]:
     """Parts of a whole, each as it may be shown, and the whole.
 
-    Where exactly one part is suppressed, the whole is as well: with it, the part could be computed.
+    The whole is shown only where it leaves at least two numbers open for each part that is suppressed.
 
     Args:
         parts: Numbers of patients by group; no patient is in two.
         least: The smallest number that is shown.
     """
-    whole, hidden = sum(parts.values()), sum(suppressed(number, least) for number in parts.values())
-    words = f"suppressed (it would tell a number below {least})" if hidden == 1 else shown(whole, least)
+    whole, hidden = sum(parts.values()), [number for number in parts.values() if suppressed(number, least)]
+    words = f"suppressed (it would tell a number below {least})" if _told(hidden, whole, least) else shown(whole, least)
     return {name: shown(number, least) for name, number in parts.items()}, words
+
+
+def _told(hidden: Sequence[int], whole: int, least: int) -> bool:
+    """Whether the whole would tell one of the hidden parts: between the least and the most they can come to, it does
+    not. That it is small would tell as well, where they are several.
+    """
+    if len(hidden) < 2:
+        return len(hidden) == 1 and not suppressed(whole, least)
+    return suppressed(whole, least) or not len(hidden) < sum(hidden) < len(hidden) * (least - 1)
 
 
 def belonging(number: int, patients: int, least: int = LEAST) -> str:

@@ -45,7 +45,7 @@ from server.card import Known, write_card
 from server.coordinator import Coordinator
 from server.release import ended_well, model_is_whole
 from server.release_folder import require_free, write_folder
-from server.release_record import endorsements_of, entry_of, head_of, read_statements
+from server.release_record import endorsements_of, entry_of, head_of, quorum_of, read_statements
 from server.runs import RunFolder
 from shared.bundle import digest as bundle_digest
 from shared.certificates import digest, pem, read
@@ -102,6 +102,7 @@ class Released:
         silent: Hospitals whose updates are in the model and that stated nothing.
         gaps: What the card lacks.
         cosigned: Hospitals that cosigned the coordinator's checkpoint.
+        quorum: So many of them a reader asks for who does not say otherwise.
     """
 
     folder: Path
@@ -110,6 +111,7 @@ class Released:
     silent: tuple[str, ...]
     gaps: tuple[str, ...]
     cosigned: tuple[str, ...]
+    quorum: int
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ def release(coordinator: Coordinator, order: Order, *, now: datetime | None = No
     ):
         write_folder(order.out, files)
     silent = tuple(sorted(set(source.described["sites"]) - {one.site for one in statements}))
-    return Released(order.out, digest_of, source.charter.sha256, silent, gaps, head.cosigned)
+    return Released(order.out, digest_of, source.charter.sha256, silent, gaps, head.cosigned, quorum_of(source.charter))
 
 
 def source_of(coordinator: Coordinator, order: Order) -> Source:

@@ -94,8 +94,8 @@ def _tell(made: "Released", *, as_json: bool) -> None:
     if made.silent:
         console.say(f"no statement of: {', '.join(made.silent)}")
     console.say(f"checkpoint cosigned by: {', '.join(made.cosigned) or 'no hospital'}")
-    if len(made.cosigned) < 2:
-        console.say("'fedward model verify' asks for 2 hospitals, or --quorum for fewer")
+    if len(made.cosigned) < made.quorum:
+        console.say(f"'fedward model verify' asks for {made.quorum} hospitals, or --quorum for fewer")
     console.say(f"the card names {console.plural(len(made.gaps), 'gap')} that the provider has to fill in")
 
 

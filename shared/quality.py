@@ -2,7 +2,8 @@
 
 A figure over few patients tells of each of them. A cell is therefore shown only where it counts at least
 :data:`LEAST` patients; one that is left out is shown as suppressed, not as zero, and the cells that are left out of one
-grouping stand for :data:`LEAST` patients together at least, since one alone could be computed from the total.
+grouping stand for :data:`LEAST` patients together at least, and for each of them the total, with what is shown, leaves
+at least two numbers open: else a larger cell is left out as well.
 """
 
 import itertools
@@ -83,15 +84,30 @@ def suppressed(cells: Iterable[Cell]) -> tuple[Cell, ...]:
 def _hidden(counts: Sequence[int], places: Sequence[int]) -> dict[int, str]:
     """Which cells of one grouping are left out, smallest first, with the word that stands for their number."""
     hidden, together = dict[int, str](), 0
-    for count, place in zip(counts, places, strict=True):
+    small = sum(count < LEAST for count in counts)
+    for number, (count, place) in enumerate(zip(counts, places, strict=True)):
         if count < LEAST:
             hidden[place] = SUPPRESSED
-        elif hidden and together < LEAST:
+        elif hidden and (together < LEAST or _told(small, number - small, together, count)):
             hidden[place] = HIDDEN
         else:
             break
         together += count
     return hidden
+
+
+def _told(small: int, large: int, together: int, following: int) -> bool:
+    """Whether the sum of the cells that are left out tells one of those below :data:`LEAST`.
+
+    Args:
+        small: How many of them are.
+        large: How many are not; these are below what follows, since the smallest go first.
+        together: Their sum.
+        following: The smallest that would be shown.
+    """
+    most = together - LEAST * large
+    least = together - (LEAST - 1) * (small - 1) - max(following - 1, LEAST) * large
+    return min(LEAST - 1, most) <= max(0, least)
 
 
 def _count(cell: Cell) -> int:

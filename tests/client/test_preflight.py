@@ -20,6 +20,7 @@ from client.budget import set_budget
 from client.charge import Budget
 from client.cli import app
 from client.consenting import set_basis, withdraw
+from client.lineage import Lineage
 from client.node import Node
 from client.preflight import CHECKS, Finding, Verdict, exit_code, preflight
 from shared import bundle, certificates
@@ -142,10 +143,10 @@ def test_who_is_left_out_is_counted_and_a_lost_register_is_a_failure(ready: Read
 
 
 def test_a_test_patient_who_was_trained_on_is_a_failure(ready: Ready) -> None:
-    sets = ready.folder / "rights" / "sets"
+    sets, lineage = ready.folder / "rights" / "sets", Lineage(ready.node)
     sets.mkdir()
     for side in ("train", "evaluate"):
-        (sets / f"{side}-0.json").write_text('["PATIENT-H1-0"]')
+        (sets / f"{lineage.name(side, ['PATIENT-H1-0'])}.json").write_text('["PATIENT-H1-0"]')
     assert "1 test patients were trained on" in ready.look()["cohort"].what
 
 
