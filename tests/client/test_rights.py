@@ -18,7 +18,7 @@ from client.eligible import eligible
 from client.lineage import Lineage
 from client.node import Node
 from client.records import read_register, tombstone
-from client.rights import erase, finish_erasures, rectify, resume, side_of, spent_on
+from client.rights import erase, finish_erasures, rectified, rectify, resume, side_of, spent_on
 from client.splits import Split, gone
 from client.subject_report import report
 from shared.errors import RecordError, UsageError
@@ -255,3 +255,14 @@ def test_an_erasure_that_is_killed_anywhere_has_done_nothing_or_is_finished_by_t
         call += 1
     assert call > 10
     assert {(True, False, False), (False, True, True), (False, False, True)} <= states
+
+
+def test_the_log_does_not_say_how_many_came_back_after_they_were_rectified(node: Node) -> None:
+    patients = ("PATIENT-H1-1", "PATIENT-H1-2", "PATIENT-H1-3")
+    for patient in patients:
+        rectify(node, patient, who="Ada")
+    before = len(toy.log_rows(node.folder))
+    with node.open_log() as log:
+        assert rectified(node, log, patients) == 3
+    assert len(toy.log_rows(node.folder)) == before + 2
+    assert eligible(patients, node) == patients
