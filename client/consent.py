@@ -66,12 +66,17 @@ class Decision:
         return "consent expired" if self.until is not None and day > self.until else ""
 
     def gives_way(self, other: "Decision") -> bool:
-        """Whether ``other`` on the same purpose takes its place: the later one, and on one day the stricter one."""
+        """Whether ``other`` on the same purpose takes its place: the later one, and on one day the stricter one.
+
+        Of two consents of one day the one that ends earlier is the stricter.
+        """
         if other.since != self.since:
             return other.since > self.since
-        if other.choice is self.choice:
-            return other != self
-        return self.choice is Choice.GIVEN
+        if other.choice is not self.choice:
+            return self.choice is Choice.GIVEN
+        if other.until != self.until:
+            return (other.until or date.max) < (self.until or date.max)
+        return other != self
 
 
 @dataclass(frozen=True)

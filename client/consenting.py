@@ -14,7 +14,8 @@ from client.forgetting import forget_answers
 from client.ledger_rows import require_reason
 from client.node import Node
 from client.records import change, pseudonym_of, read_register
-from compliance.log import Action, Entry, Outcome
+from compliance.log import Action
+from shared.files import canonical_json
 
 __all__ = ["Imported", "import_consents", "set_basis", "withdraw"]
 
@@ -60,10 +61,13 @@ def set_basis(node: Node, default: DefaultBasis | None) -> Register:
 def import_consents(node: Node, rows: Sequence[Row], *, file: Path, dry: bool = False) -> Imported:
     """Take decisions into the register, under this hospital's pseudonyms; what is known already changes nothing.
 
+    The log gets two entries whatever the number of patients, since others see how long it is: with keyed digests of the
+    file's name and of all that it decided, and the register's digests. Who decided what stands in the register.
+
     Args:
         node: The hospital's node.
         rows: The decisions; their Patient IDs are not kept.
-        file: Where they are from; the log has its keyed digest.
+        file: Where they are from.
         dry: Only say what would be.
 
     Raises:
@@ -84,11 +88,7 @@ def import_consents(node: Node, rows: Sequence[Row], *, file: Path, dry: bool = 
                 log,
                 Action.CONSENT_IMPORT,
                 lambda register: register.decided(decisions),
-                detail={"rows": len(rows), "file": log.digest(file.name), **choices},
-                also=lambda old, new: [
-                    Entry(Action.CONSENT_WITHDRAW, Outcome.STARTED, subject=("patient", log.digest(key)))
-                    for key in _stopped(old, new)
-                ],
+                detail={"file": log.digest(file.name), "decisions": log.digest(_said(decisions))},
             )
     stopped = _stopped(before, after)
     if stopped and not dry:
@@ -130,6 +130,15 @@ def withdraw(
         )
     forget_answers(node)
     return both
+
+
+def _said(decisions: Sequence[tuple[str, str, Decision]]) -> str:
+    """All that a file decided, in one order and form."""
+    rows = [
+        [patient, purpose, one.choice.value, _day(one.since), _day(one.until), str(one.basis)]
+        for patient, purpose, one in decisions
+    ]
+    return canonical_json(sorted(rows)).decode()
 
 
 def _stopped(before: Register, after: Register) -> list[str]:

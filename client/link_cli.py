@@ -13,6 +13,8 @@ from shared.errors import UsageError
 
 if TYPE_CHECKING:
     from client.link_state import LinkState
+    from client.node import Node
+    from shared.supervisor import Child
 
 _NODE = "The node's folder, from 'fedward node init'."
 _STARTED = "started.lock"
@@ -49,7 +51,7 @@ def start_command(
     from client.node import Node
     from shared.files import locked
     from shared.health import serve
-    from shared.supervisor import Child, Supervisor
+    from shared.supervisor import Supervisor
 
     opened = Node.open(node)
     opened.require_real()
@@ -62,17 +64,26 @@ def start_command(
         )
         if health is not None:
             stack.enter_context(serve(health, lambda: LinkState.load(folder).is_serving))
-        # -P: the current folder may have a folder called client of its own, and no code of it may run.
-        command = [sys.executable, "-P", "-m", "client.link", str(opened.folder.absolute())]
-        quiet = {
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_HOME": str(folder.absolute() / "flower"),
-        }
-        witness = [sys.executable, "-P", "-m", "client.witness_link", str(opened.folder.absolute())]
-        status = Supervisor([Child("link", command, quiet), Child("witness", witness, quiet)], say=_say).run()
+        status = Supervisor(children(opened), say=_say).run()
     if status:
         raise typer.Exit(status)
+
+
+def children(node: "Node") -> "list[Child]":
+    """What ``node start`` keeps running. The hospital trains whether or not its witness link can work."""
+    from shared.supervisor import Child
+
+    quiet = {
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_HOME": str(node.link.absolute() / "flower"),
+    }
+    # -P: the current folder may have a folder called client of its own, and no code of it may run.
+    python, folder = (sys.executable, "-P", "-m"), str(node.folder.absolute())
+    return [
+        Child("link", (*python, "client.link", folder), quiet),
+        Child("witness", (*python, "client.witness_link", folder), quiet, vital=False),
+    ]
 
 
 def status_command(

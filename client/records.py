@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import time
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -109,9 +109,10 @@ def change(
     *,
     subject: str = "",
     detail: Mapping[str, Scalar] | None = None,
-    also: Callable[[Register, Register], Sequence[Entry]] = lambda _old, _new: (),
 ) -> tuple[Register, Register]:
     """Change the register: recorded, then durable, then recorded as done. Where nothing changes, nothing is recorded.
+
+    These are two entries whoever and how many it is about: others see how long the log is.
 
     Args:
         node: The hospital's node.
@@ -120,7 +121,6 @@ def change(
         make: The new register from the one before; it may be called again.
         subject: The pseudonym that it is about; only its digest stands in the log.
         detail: Facts for the log.
-        also: Further entries for the log, from the register before and after.
 
     Returns:
         The register before and after.
@@ -142,8 +142,6 @@ def change(
         facts: dict[str, Scalar] = {**(detail or {}), BEFORE: was, AFTER: hashlib.sha256(data).hexdigest()}
         about = ("patient", log.digest(subject)) if subject else None
         with log.act(Entry(action, Outcome.STARTED, subject=about, detail=facts)):
-            if entries := also(before, after):
-                log.append_many([replace(one, detail={**(one.detail or {}), **facts}) for one in entries])
             sweep_parts(folder / FILE)
             write_bytes(folder / FILE, data, mode=0o600, durable=True)
     return before, after

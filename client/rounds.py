@@ -11,7 +11,7 @@ from flwr.app import RecordDict
 from torch import nn
 
 from client import masks
-from client.answers import keep_answer, kept_answer
+from client.answers import asked_under, keep_answer, kept_answer
 from client.charge import Charge, Receipt
 from client.cohort import Cohort, Split
 from client.eligible import eligible, moment
@@ -90,10 +90,11 @@ class Rounds:
     def _once(self, request: RequestT, act: Callable[[RequestT], RecordDict]) -> RecordDict:
         """What ``act`` answers; to the very request that was answered before the answer of then, if it is allowed."""
         session = self.session
-        before = kept_answer(session, request)
+        key = asked_under(session, request)
+        before = kept_answer(session, request, key)
         if before is None:
             reply = act(request)
-            keep_answer(session, request, reply)
+            keep_answer(session, request, key, reply)
             return reply
         self._allow_again(request.header, training=isinstance(request, TrainRequest))
         facts: dict[str, Scalar] = {"bytes": record_bytes(before), "again": True}

@@ -15,10 +15,10 @@ from client.link_place import Place as LinkPlace
 from client.link_place import Post
 from client.link_trouble import MovedError
 from client.node import Node
-from client.witnessing import correspondent
+from client.witnessing import correspondent, stale
 from compliance.exchange_grpc import PORT_STEP, Caller, Papers
 from compliance.place import Place
-from compliance.turning import Turning
+from compliance.turning import Turning, persist
 from shared.console import complain
 from shared.errors import FedwardError
 from shared.places import Address
@@ -42,30 +42,32 @@ def run(folder: Path, stop: threading.Event) -> None:
         str(Address(address.host, address.port + PORT_STEP)),
         Papers.read(where.certificate, where.key, where.authority),
     )
-    own = Turning(correspondent(node), Place.open(folder), caller.turn, node.open_log, complain)
-    pause = EVERY
+    side, place = correspondent(node), Place.open(folder)
+    own = Turning(side, place, caller.turn, node.open_log, complain, stale=lambda: stale(node))
+    pause, unsettled = EVERY, ""
     try:
         while not stop.wait(pause):
-            post.hold()
-            pause = EVERY if own.turn() else min(2 * pause, LONGEST)
+            try:
+                post.hold()
+            except MovedError:
+                raise
+            except FedwardError as error:  # it may be joining at this moment; no turn is taken meanwhile
+                if str(error) != unsettled:
+                    complain(error.message, error.hint)
+                pause, unsettled = EVERY, str(error)
+                continue
+            pause, unsettled = EVERY if own.turn() else min(2 * pause, LONGEST), ""
         own.close()
     finally:
         caller.close()
 
 
 def main(arguments: list[str]) -> int:
-    """Be the process; the exit status is that of the error where it cannot."""
+    """Be the process, until it is told to stop; what it cannot do it tries again, by what the node has joined then."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    try:
-        run(Path(arguments[0]), stop)
-    except MovedError as error:
-        complain(error.message, error.hint)
-        return 1  # started again, by what it joined
-    except FedwardError as error:
-        complain(error.message, error.hint)
-        return error.exit_code
+    persist(lambda: run(Path(arguments[0]), stop), stop, complain)
     return 0
 
 

@@ -25,6 +25,8 @@ from compliance.witness import split_logs
 from shared.certificates import read
 from shared.errors import ProtocolError, RecordError
 
+_RENEWED: Final = timedelta(hours=12)
+"""After which a log that rests asks for new cosignatures, where the policy does not want them earlier."""
 _STALE: Final = "see 'fedward audit witness status', and the coordinator's 'fedward server status'"
 
 
@@ -107,13 +109,45 @@ def require_witnessed(node: Node, *, now: datetime | None = None) -> None:
         _require_fresh(node, place, plan, now or datetime.now(UTC))
 
 
+def stale(node: Node, *, now: datetime | None = None) -> bool:
+    """Whether the newest checkpoint is witnessed and half of the policy's hours have gone since: time for a new one.
+
+    Where it is not witnessed there is nothing to renew: whoever cosigns it does so with the time of then.
+
+    Raises:
+        RecordError: A checkpoint was altered.
+        PolicyError: The policy cannot be read.
+        ProtocolError: An endorsement does not hold.
+    """
+    place, moment = Place.open(node.folder), now or datetime.now(UTC)
+    if not (place.audit / "endorsement.json").exists() or (newest := place.trail.newest()) is None:
+        return False
+    plan = policy_of(node).record or RecordPlan()
+    keys = shown.keys_of(place, lambda given: vouched_here(node, given))
+    found = shown.newest_witnessed(place.trail, keys, _needed(node, plan), since=moment, now=moment)
+    return (
+        found is not None
+        and found[0].size == newest.size
+        and moment - found[1] > min(timedelta(hours=plan.hours) / 2, _RENEWED)
+    )
+
+
+def _needed(node: Node, plan: RecordPlan) -> int:
+    """So many others must have cosigned: as the policy says, and over half of the charter's others at least."""
+    return max(plan.witnesses, majority(len(node.charter.members) - 1))
+
+
 def _require_fresh(node: Node, place: Place, plan: RecordPlan, now: datetime) -> None:
-    found, needed = None, max(plan.witnesses, majority(len(node.charter.members) - 1))
+    found, needed = None, _needed(node, plan)
     if (place.audit / "endorsement.json").exists():
         keys = shown.keys_of(place, lambda given: vouched_here(node, given))
-        found = shown.newest_witnessed(place.trail, keys, needed)
+        since = now - timedelta(hours=plan.hours)
+        found = shown.newest_witnessed(place.trail, keys, needed, since=since, now=now)
     if found is None:
-        raise RecordError(f"{needed} other sites have not cosigned this log yet", hint=_STALE)
+        raise RecordError(
+            f"{needed} other sites have not cosigned this log yet, or not within {plan.hours:g} hours",
+            hint=_STALE,
+        )
     if now - found[1] > timedelta(hours=plan.hours):
         raise RecordError(
             f"the newest checkpoint that {needed} other sites cosigned is of {found[1]:%Y-%m-%d %H:%M} UTC, "

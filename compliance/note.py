@@ -85,12 +85,14 @@ def lines_of(raw: bytes) -> tuple[str, ...]:
 def make_log_key(path: Path) -> None:
     """Make a log key (64 hexadecimal digits, 0600) where there is none; one that is there is never replaced.
 
+    Of several that make it at once one wins; which, each finds out with :func:`read_log_key`.
+
     Raises:
         OutputError: It cannot be written.
     """
     if not path.exists():
         private_folder(path.parent)
-        write_bytes(path, secrets.token_hex(KEY_BYTES).encode(), mode=_PRIVATE, durable=True)
+        write_bytes(path, secrets.token_hex(KEY_BYTES).encode(), mode=_PRIVATE, durable=True, replace=False)
 
 
 def read_log_key(path: Path) -> Ed25519PrivateKey:

@@ -20,9 +20,12 @@ from compliance.witness import FOLDER
 from shared.certificates import digest, read
 from shared.charter import Charter
 from shared.errors import UsageError
+from shared.files import locked, private_folder
 from shared.link_keys import read_key
 
 AUDIT: Final = "audit"
+_LOCK: Final = "key.lock"
+_PATIENCE: Final = 60.0  # seconds for which another process may be making the key
 _HINT: Final = "name the folder of a node or a coordinator"
 
 
@@ -134,14 +137,24 @@ class Place:
 def establish(place: Place) -> Signer:
     """Make the log key of a member and the endorsement of it, where they are not there; and open them.
 
-    What vouches is the identity key of a hospital, or the authority's of a coordinator.
+    What vouches is the identity key of a hospital, or the authority's of a coordinator. Several processes of a member
+    may come to this at once, as its link and its witness link at the first start: one makes both, the others take them.
 
     Raises:
         UsageError: That key is missing or damaged, or the endorsement is one of another log key.
         PolicyError: Others than its owner may read a key.
         OutputError: Something cannot be written.
+        RecordError: Another process has been at it for a minute.
     """
     path, endorsement = place.folder / "keys" / LOG_KEY, place.audit / FILE
+    if not (path.exists() and endorsement.exists()):
+        private_folder(place.audit)
+        with locked(place.audit / _LOCK, "another process is making the log key", patience=_PATIENCE):
+            _make(place, path, endorsement)
+    return place.signer
+
+
+def _make(place: Place, path: Path, endorsement: Path) -> None:
     make_log_key(path)
     if not endorsement.exists():
         public = read_log_key(path).public_key().public_bytes_raw()
@@ -154,7 +167,6 @@ def establish(place: Place) -> Signer:
             origin = coordinator_origin(place.name, digest(certificate))
             made = Endorsement.make(origin, public, read_key(place.folder / "keys" / "authority.key"))
         made.save(endorsement)
-    return place.signer
 
 
 class _Form(BaseModel):

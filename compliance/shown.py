@@ -1,7 +1,7 @@
 """A party of a federation with its log, as the others see it: what it publishes, and its side of the exchange."""
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from compliance.checkpoint import Quorum, Signed, satisfied
@@ -15,6 +15,10 @@ from compliance.witness import Witness
 
 KNOWN: Final = "known"
 """The folder, in ``audit/``, of the endorsements of the others' log keys."""
+
+AHEAD: Final = timedelta(minutes=10)
+"""How far another site's clock may be ahead of the own one."""
+_MOST: Final = 4096  # checkpoints to look at for one that is witnessed
 
 Vouch = Callable[[Iterable[Endorsement]], Vouched]
 """Which log keys the federation's parties vouch for by these endorsements."""
@@ -63,14 +67,44 @@ def keys_of(place: Place, vouch: Vouch) -> Vouched:
     return vouch(holding([*believed(place.audit / KNOWN).values(), place.endorsement], vouch))
 
 
-def newest_witnessed(trail: Trail, keys: Vouched, needed: int) -> tuple[Signed, datetime] | None:
-    """The newest checkpoint of a log that enough sites cosigned, and when the last of them did; None without one.
+def newest_witnessed(
+    trail: Trail, keys: Vouched, needed: int, *, since: datetime | None = None, now: datetime | None = None
+) -> tuple[Signed, datetime] | None:
+    """The newest checkpoint of a log that enough sites cosigned, and since when; None without one.
+
+    That is the moment of the last but ``needed - 1`` of them, so that no site alone decides how fresh it is. A time
+    that is more than :data:`AHEAD` ahead of the own clock counts as no cosignature.
+
+    Args:
+        trail: The checkpoints.
+        keys: The log keys of the federation.
+        needed: So many sites.
+        since: What is older is of no use to the caller. Whoever cosigns takes the newest that there is, so that one
+            which was not the newest any more at that moment is not looked at, nor any before it.
+        now: UTC.
 
     Raises:
         RecordError: A checkpoint was altered.
     """
-    for size in reversed(trail.sizes()):
-        signed = trail.at(size)
-        if satisfied(signed.note, Quorum(keys.sites, needed))[0]:
-            return signed, datetime.fromtimestamp(max(cosigners(signed.note, keys.sites).values()), UTC)
+    latest = ((now or datetime.now(UTC)) + AHEAD).timestamp()
+    newest = trail.newest()
+    if newest is None:
+        return None
+    if found := _witnessed(newest, keys, needed, latest):
+        return found
+    size = newest.size
+    older = (one for one in reversed(trail.sizes()[-_MOST:]) if one < newest.size)
+    while since is None or trail.published(size) >= since:
+        if (before := next(older, None)) is None:
+            return None
+        size = before
+        if found := _witnessed(trail.at(size), keys, needed, latest):
+            return found
     return None
+
+
+def _witnessed(signed: Signed, keys: Vouched, needed: int, latest: float) -> tuple[Signed, datetime] | None:
+    if not satisfied(signed.note, Quorum(keys.sites, needed))[0]:
+        return None
+    times = sorted((one for one in cosigners(signed.note, keys.sites).values() if one <= latest), reverse=True)
+    return (signed, datetime.fromtimestamp(times[needed - 1], UTC)) if len(times) >= needed else None

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from compliance.checkpoint import Signed
-from compliance.lines import line_before, nth_line, reading, settled
+from compliance.lines import line_before, nth_line, reading, seconds_to_read, settled
 from compliance.note import Signer, lines_of, write_note
 from compliance.tree import DamagedTileError, Tree
 from compliance.verify import (
@@ -43,7 +43,7 @@ NEWEST: Final = "checkpoint"
 PUBLISHED: Final = "checkpoints"
 TILES: Final = "tiles"
 _STATE: Final = "state.json"
-_PATIENCE: Final = 60.0  # seconds for which another process may be publishing
+_PATIENCE: Final = 60.0  # seconds for which another process may be publishing, beside those in which it reads
 _BLOCK: Final = 1 << 16
 _KEEP: Final = "keep the whole audit folder as evidence; restore the log from a copy that verifies"
 _Proof = TypeVar("_Proof")
@@ -100,27 +100,22 @@ class Trail:
         if self._signer is None:
             raise UsageError("only who has the log key publishes", hint="do it in the folder of the node")
         with self._alone():
-            newest = self.newest()
-            size = self._catch_up(newest)
-            if newest is not None and size == newest.size:
-                signed = newest
-            else:
+            signed = self._greatest()
+            if (size := self._catch_up(signed)) != (signed.size if signed else 0) or signed is None:
                 signed = Signed.make(self._signer, size, self._tree.root(size))
-                self._store(signed)
+                write_bytes(self._path(size), signed.raw, durable=True)
+            self._copy(signed)  # also where one who was killed did not come to it
             self._last = size, datetime.now(UTC)
             return signed
 
     def due(self, entries: int, occasion: Occasion | None = None, *, now: datetime | None = None) -> bool:
         """Whether to publish: so many entries stand in the log, and ``occasion`` is at hand.
 
-        It reads nothing but, at first, the newest checkpoint; so it may be asked after every entry.
-
-        Raises:
-            RecordError: The newest checkpoint cannot be read.
+        Cheap: only at first is the newest checkpoint read, which may raise.
         """
         if self._last is None:
             newest = self.newest()
-            self._last = (newest.size, self._time_of(newest)) if newest else (0, datetime.fromtimestamp(0, UTC))
+            self._last = (newest.size, self.published(newest.size)) if newest else (0, datetime.fromtimestamp(0, UTC))
         size, moment = self._last
         if entries <= size:
             return False
@@ -151,16 +146,21 @@ class Trail:
                     hint="ask that witness again",
                 ) from error
             found = Signed.read(raw, self.key)
-            moment = self._time_of(signed)
-            self._store(found)
-            os.utime(self._path(size), (moment.timestamp(), moment.timestamp()))
+            moment = self.published(size).timestamp()
+            write_bytes(self._path(size), found.raw, durable=True)
+            os.utime(self._path(size), (moment, moment))
+            self._copy(found)
             return found
 
-    def _store(self, signed: Signed) -> None:
-        write_bytes(self._path(signed.size), signed.raw, durable=True)
-        newest = self._largest()
-        if newest is not None and signed.size >= newest:
+    def _copy(self, signed: Signed) -> None:
+        """Make it the newest, unless a greater one is; nothing is written where it is already."""
+        newest, copy = self.newest() or signed, self._copied()
+        if signed.size >= newest.size and (copy is None or signed.raw != copy.raw):
             write_bytes(self.folder / NEWEST, signed.raw, durable=True)
+
+    def _copied(self) -> Signed | None:
+        path = self.folder / NEWEST
+        return Signed.read(path.read_bytes(), self.key, str(path)) if path.exists() else None
 
     def sizes(self) -> list[int]:
         """The sizes at which checkpoints were published, ascending."""
@@ -188,17 +188,27 @@ class Trail:
         return signed
 
     def newest(self) -> Signed | None:
-        """The checkpoint of the greatest size, or None where none was published.
+        """The checkpoint that was published last, or None where none was; no folder is listed for it.
 
         Raises:
             RecordError: It was altered.
         """
-        size, path = self._largest(), self.folder / NEWEST
-        found = None if size is None else self.at(size)
-        if path.exists():  # all is lost of checkpoints/ but this copy
-            copy = Signed.read(path.read_bytes(), self.key, str(path))
-            found = copy if found is None or copy.size > found.size else found
-        return found
+        copy = self._copied()
+        if copy is not None and self._path(copy.size).exists():
+            return self.at(copy.size)
+        return copy or self._greatest()
+
+    def _greatest(self) -> Signed | None:
+        """The one of the greatest size, whatever the copy of the newest says: nothing is signed that contradicts it."""
+        size, copy = max(self.sizes(), default=-1), self._copied()
+        if copy is not None and copy.size > size:  # all is lost of checkpoints/ but this
+            return copy
+        return self.at(size) if size >= 0 else None
+
+    def published(self, size: int) -> datetime:
+        """When the checkpoint of ``size`` was published, by the clock of this machine; long ago where none was."""
+        there = (path := self._path(size)).exists()
+        return datetime.fromtimestamp(path.stat().st_mtime if there else 0, UTC)
 
     def inclusion(self, index: int, size: int) -> tuple[bytes, ...]:
         """The proof that entry ``index`` stands in the log as it was published at ``size``; checked before it is given.
@@ -258,7 +268,7 @@ class Trail:
             try:
                 return prove()
             except (DamagedTileError, NotVerifiedError, ValueError):  # a ValueError: the tree is too small
-                newest = self.newest() or signed
+                newest = self._greatest() or signed
                 self._rebuild(newest, newest.size)
             try:
                 return prove()
@@ -369,7 +379,7 @@ class Trail:
         One that was killed between its write and its fsync has left them to nobody, so they are made durable here,
         before a head over them is signed.
         """
-        stop, _ = settled(self.folder / LOG)
+        stop = settled(self.folder / LOG)[0]
         with reading(self.folder / LOG) as stream:
             os.fsync(stream.fileno())
         return stop
@@ -377,19 +387,12 @@ class Trail:
     def _path(self, size: int) -> Path:
         return self.folder / PUBLISHED / str(size)
 
-    def _largest(self) -> int | None:
-        return max(self.sizes(), default=None)
-
-    def _time_of(self, signed: Signed) -> datetime:
-        with contextlib.suppress(OSError):
-            return datetime.fromtimestamp(self._path(signed.size).stat().st_mtime, UTC)
-        return datetime.fromtimestamp(0, UTC)
-
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         with output_errors(self.folder / PUBLISHED):
             (self.folder / PUBLISHED).mkdir(parents=True, exist_ok=True, mode=0o700)
-        with locked(self.folder / "trail.lock", "another process is publishing this log", patience=_PATIENCE):
+        patience = _PATIENCE + seconds_to_read(self.folder / LOG)  # a round that comes then is late, and not refused
+        with locked(self.folder / "trail.lock", "another process is publishing this log", patience=patience):
             yield
 
 

@@ -25,6 +25,7 @@ from shared.supervisor import Child, Supervisor
 EVERYWHERE: Final = "0.0.0.0"  # noqa: S104  # the gate is there to be reached; it asks for a certificate
 _SECONDS: Final = 2.0
 _LOCK: Final = "lock"
+_LAST_PORT: Final = 65535
 _GLANCE: Final = 1.0  # seconds in which who only looks at the lock has looked
 
 
@@ -51,13 +52,13 @@ def keep(folder: Path, *, listen: str | None = None, audit_listen: str | None = 
     coordinator.secret()
     place = listen or f"{EVERYWHERE}:{Address.parse(coordinator.address).port}"
     address = _address("--listen", place)
-    audit = audit_listen or str(Address(address.host, address.port + PORT_STEP))
+    audit = audit_listen or _above(address)
     beside = _address("--audit-listen", audit)
     private_folder(coordinator.superlink_folder)
     _check_gate(coordinator)
     with alone(coordinator), contextlib.ExitStack() as stack:
-        for one in (address, beside):
-            bound(one.host, one.port).close()  # said now, and not by a part that is started again and again
+        bound(address.host, address.port).close()  # said now, and not by a part that is started again and again
+        _check_audit(beside)
         stack.callback(_clear, coordinator)
         supervisor = Supervisor(children(coordinator, place, audit), say=say)
         if health is not None:
@@ -71,6 +72,28 @@ def _address(option: str, text: str) -> Address:
         return Address.parse(text)
     except ValueError as error:
         raise UsageError(f"{option} {text}: {error}", hint="for example 0.0.0.0:8443") from error
+
+
+def _above(gate: Address) -> str:
+    """Where the audit exchange listens beside this gate."""
+    port = gate.port + PORT_STEP
+    if port > _LAST_PORT:
+        raise UsageError(
+            f"there is no port above {gate.port} for the audit exchange",
+            hint="give --audit-listen IP:PORT, or another --listen; hospitals call the port above the charter's",
+        )
+    return str(Address(gate.host, port))
+
+
+def _check_audit(beside: Address) -> None:
+    """Refuse to begin without an address for the audit exchange."""
+    try:
+        bound(beside.host, beside.port).close()
+    except UsageError as error:
+        raise UsageError(
+            f"the audit exchange {error.message}",
+            hint="free that port, or give --audit-listen IP:PORT, where something maps the port above the gate's to it",
+        ) from error
 
 
 def _check_gate(coordinator: Coordinator) -> None:
@@ -91,13 +114,13 @@ def _clear(coordinator: Coordinator) -> None:
 
 
 def children(coordinator: Coordinator, listen: str, audit: str) -> list[Child]:
-    """The three parts, in the order in which they start."""
+    """The three parts, in the order in which they start; runs go on whether or not the last can work."""
     environment, folder = coordinator.environment(), str(coordinator.folder.resolve())
     python = (sys.executable, "-P", "-m")
     return [
         Child("link", (*python, "server.flower_link", folder, listen), environment),
         Child("executor", (*python, "server.executor", folder), environment),
-        Child("witness", (*python, "server.witness_link", folder, audit), environment),
+        Child("witness", (*python, "server.witness_link", folder, audit), environment, vital=False),
     ]
 
 

@@ -137,11 +137,13 @@ def retrain(
     request: Annotated[Path, typer.Argument(metavar="REQUEST", help="A hospital's request, from its erasure.")],
     *,
     name: Annotated[str | None, typer.Option(help="Name of the new run. Default: made of the time.")] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Also without differential privacy.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for its end.")] = False,
 ) -> None:
     """Train one task again from the last model before a patient whom a hospital has erased, as a run of its own.
 
-    The run that is named must have ended. Its model stays where it is, for people to withdraw.
+    The run that is named must have ended. Its model stays where it is, for people to withdraw. Without differential
+    privacy two sums of one round, with the patient and without, tell of him: refused (6) but with --anyway.
 
     Exit status: as 'fedward server run'. 8 also where no member of the charter signed REQUEST, 9 also where no state
     from before the patient was kept.
@@ -158,7 +160,7 @@ def retrain(
     ready(coordinator)
     with Line(coordinator) as line:
         free(line)
-        made = prepare(coordinator, asked, name=name)
+        made = prepare(coordinator, asked, name=name, anyway=anyway)
         plan = Charter.load(made.charter_path)
         check(coordinator, plan)
         register(coordinator, plan, line)

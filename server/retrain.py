@@ -6,6 +6,9 @@ of the charter are left as they are. Its first rounds have numbers that the hosp
 only where the same hospitals are in the sum as then (:mod:`client.summed`). Where they cannot be, a new charter is
 needed.
 
+The first of these rounds is summed twice from one model, with the patient and without. Without differential privacy the
+difference of the two sums is his own part, so that what should forget him would lay him open: it is refused.
+
 The old model stays where it is: to withdraw it from those who have it is for people.
 """
 
@@ -17,19 +20,23 @@ from server.checkpoint import CHECKPOINT, KEPT, Checkpoint, kept_round
 from server.coordinator import Coordinator
 from server.runs import RunFolder
 from shared.charter import Charter
-from shared.errors import RecordError, UsageError
+from shared.errors import PolicyError, RecordError, UsageError
 from shared.retraining import Retraining
 
 
-def prepare(coordinator: Coordinator, request: Retraining, *, name: str | None = None) -> RunFolder:
+def prepare(
+    coordinator: Coordinator, request: Retraining, *, name: str | None = None, anyway: bool = False
+) -> RunFolder:
     """Make the run that a request asks for, so that it is resumed after the round that is clean.
 
     Args:
         coordinator: Whose runs.
         request: What a hospital asks for.
         name: Of the new run; None for one made of the time.
+        anyway: Also where the charter has no differential privacy.
 
     Raises:
+        PolicyError: The charter has no differential privacy.
         UsageError: There is no such run, it is under way, or the name is taken.
         ProtocolError: No member of its charter signed the request.
         RecordError: No state from before the patient was kept, or it is damaged.
@@ -37,6 +44,11 @@ def prepare(coordinator: Coordinator, request: Retraining, *, name: str | None =
     old = RunFolder.open(coordinator, request.run)
     charter = Charter.load(old.charter_path)
     request.check(charter)
+    if charter.privacy.mode == "off" and not anyway:
+        raise PolicyError(
+            "without differential privacy a round that is trained again, less its first sum, tells of the patient",
+            hint="begin a new run of a new charter; or --anyway, where who may see both sums may know him",
+        )
     if old.outcome() is None:
         raise UsageError(f"the run {old.name} has not ended", hint="stop it first with 'fedward server stop'")
     path = _clean(old.path / request.task / KEPT, request.clean_round)
@@ -48,6 +60,7 @@ def prepare(coordinator: Coordinator, request: Retraining, *, name: str | None =
             "again": old.name,
             "asked_by": request.site,
             "clean_round": request.clean_round,
+            "anyway": anyway,
         }
         with log.act(Entry(Action.RUN_START, Outcome.STARTED, run=made.name, detail={**facts, "retrain": True})):
             state, identity = kept_round(path)

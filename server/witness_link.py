@@ -15,12 +15,11 @@ from compliance.exchange import Relay
 from compliance.exchange_grpc import Papers, serve
 from compliance.log import AuditLog
 from compliance.place import Place
-from compliance.turning import Turning
+from compliance.turning import OFTEN, Turning, persist
 from server.coordinator import Coordinator
 from server.members import Members
 from server.witnessing import correspondent, origins
 from shared.console import complain
-from shared.errors import FedwardError
 from shared.link_keys import check_key_file
 
 EVERY: Final = 2.0  # seconds between two turns of the coordinator's own
@@ -49,7 +48,8 @@ def run(coordinator: Coordinator, listen: str, stop: threading.Event) -> None:
     def log() -> AuditLog:
         return place.open_log()
 
-    own = Turning(correspondent(coordinator), place, lambda asked: relay.turn(coordinator.name, asked), log, complain)
+    side = correspondent(coordinator)
+    own = Turning(side, place, lambda asked: relay.turn(coordinator.name, asked), log, complain, every=OFTEN)
     with serve(listen, papers(coordinator), Members(coordinator), relay):
         while not stop.wait(EVERY):
             own.turn()
@@ -57,17 +57,13 @@ def run(coordinator: Coordinator, listen: str, stop: threading.Event) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Be the process; the exit status is that of the error where it cannot."""
+    """Be the process, until it is told to stop; what it cannot do it says once and tries again."""
     folder, listen = arguments
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     logging.getLogger("fedward.audit").addHandler(logging.StreamHandler(sys.stderr))
-    try:
-        run(Coordinator.open(Path(folder)), listen, stop)
-    except FedwardError as error:
-        complain(error.message, error.hint)
-        return error.exit_code
+    persist(lambda: run(Coordinator.open(Path(folder)), listen, stop), stop, complain)
     return 0
 
 

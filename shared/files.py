@@ -57,13 +57,14 @@ def private_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path, *, mode: int = 0o644, durable: bool = False) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path, *, mode: int = 0o644, durable: bool = False, replace: bool = True) -> Iterator[IO[bytes]]:
     """Open a temporary file beside ``path`` that takes its place only when the block ends without an error.
 
     Args:
         path: The file to write; its folder is made where missing.
         mode: Permission bits of the finished file.
         durable: Also fsync the file and its folder, so that it survives a power cut.
+        replace: Whether it takes the place of a file that is there by then; otherwise that one stays.
 
     Raises:
         OutputError: The disk is full, or the folder may not be written.
@@ -79,7 +80,12 @@ def atomic_file(path: Path, *, mode: int = 0o644, durable: bool = False) -> Iter
                 if durable:
                     os.fsync(stream.fileno())
             temporary.chmod(mode)
-            temporary.replace(path)
+            if replace:
+                temporary.replace(path)
+            else:
+                with contextlib.suppress(FileExistsError):
+                    path.hardlink_to(temporary)
+                temporary.unlink()
             if durable:
                 sync_folder(path.parent)
         except BaseException:
@@ -146,9 +152,9 @@ def held(path: Path) -> bool:
     return False
 
 
-def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = False) -> None:
+def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = False, replace: bool = True) -> None:
     """Write ``data`` to ``path``, whole or not at all (see :func:`atomic_file`)."""
-    with atomic_file(path, mode=mode, durable=durable) as stream:
+    with atomic_file(path, mode=mode, durable=durable, replace=replace) as stream:
         stream.write(data)
 
 

@@ -51,11 +51,13 @@ class Child:
         name: What it is called in lines for people.
         arguments: The program and its arguments; every user of the machine can read them, so nothing secret.
         environment: Set for it beside what this process has; nothing secret either.
+        vital: Whether a final exit status of it ends the whole; else it is started again whatever its status.
     """
 
     name: str
     arguments: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    vital: bool = True
 
 
 @dataclass
@@ -76,7 +78,7 @@ class Supervisor:
         children: Started in this order, ended in the opposite one.
         say: Told in one line of every start and every end.
         patience: Its times.
-        final: Exit statuses of a child that end the whole.
+        final: Exit statuses of a vital child that end the whole.
     """
 
     def __init__(
@@ -179,7 +181,7 @@ class Supervisor:
                 continue
             now = time.monotonic()
             life.process = None
-            if status in self._final:
+            if status in self._final and life.child.vital:
                 self._say(f"{life.child.name} {_ended(status)}, which starting it again would not mend")
                 return status
             lived = now - life.started

@@ -1,16 +1,20 @@
 """An answer that was lost on its way is sent again, and not made again."""
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from flwr.app import Message, RecordDict
 
-from client.answers import ANSWERS
+from client import eligible
+from client.answers import ANSWERS, asked_under, keep_answer, kept_answer
 from client.app import close_sessions
 from client.charge import Budget
+from client.consenting import set_basis, withdraw
 from client.ledger import Ledger
 from client.node import Node
+from client.session import Session
 from shared.wire import EvaluateRequest, Refusal, TrainReply, TrainRequest, kind_of
 from simulation.local_grid import LocalGrid
 from tests.federation import toy
@@ -90,6 +94,55 @@ def test_another_request_is_a_new_one(tmp_path: Path) -> None:
     refusal = Refusal.from_record(ask(federation, other.to_record(), "train"))
     assert refusal.code in {"protocol", "masks"}
     assert "masks" in refusal.reason or "used up" in refusal.reason
+
+
+def test_the_checkpoint_that_a_request_carries_is_part_of_it(tmp_path: Path) -> None:
+    federation = hospitals(tmp_path)
+    asked, _ = done(federation, "train")
+    request = TrainRequest.from_record(asked)
+    session = Session.open(tmp_path / "H1")
+    try:
+        assert asked_under(session, request) != asked_under(session, replace(request, record="another"))
+    finally:
+        session.close()
+
+
+@pytest.mark.control("GDPR-7-3-withdrawal")
+@pytest.mark.parametrize("how", ["withdrawn", "basis cleared", "another day"])
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_an_answer_from_before_a_no_an_expiry_or_another_basis_is_not_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, how: str
+) -> None:
+    federation = hospitals(tmp_path)
+    asked, _ = done(federation, kind)
+    node, path = federation.node("H1"), tmp_path / "H1" / ANSWERS / f"{kind}.bin"
+    kept = path.read_bytes()
+    if how == "withdrawn":
+        withdraw(node, "PATIENT-H1-1")
+    elif how == "basis cleared":
+        set_basis(node, None)
+    else:
+        monkeypatch.setattr(eligible, "today", lambda: datetime.now(UTC).date() + timedelta(days=1))
+    path.write_bytes(kept)  # as where the process dies before it deletes the answer
+    before = acts(federation, kind)
+    assert kind_of(ask(federation, asked, kind)) == Refusal.kind
+    assert not [row for row in toy.log_rows(tmp_path / "H1") if row["detail"].get("again")]
+    assert acts(federation, kind) == before
+
+
+@pytest.mark.control("GDPR-7-3-withdrawal")
+def test_an_answer_that_was_under_way_while_somebody_withdrew_is_not_sent_again(tmp_path: Path) -> None:
+    federation = hospitals(tmp_path)
+    asked, answer = done(federation, "train")
+    request, node = TrainRequest.from_record(asked), federation.node("H1")
+    session = Session.open(node.folder)
+    try:
+        key = asked_under(session, request)
+        withdraw(node, "PATIENT-H1-1")
+        keep_answer(session, request, key, answer)
+        assert kept_answer(session, request, asked_under(session, request)) is None
+    finally:
+        session.close()
 
 
 def test_an_answer_that_is_torn_stays_lost_and_is_not_made_again(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from client.cli import app
 from client.consent import ALL, Choice
 from client.consent_file import read_consents
+from client.consenting import import_consents
 from client.node import Node
 from client.records import pseudonym_of, read_register
 from shared.errors import UsageError
@@ -219,3 +220,24 @@ def test_a_pseudonym_is_the_one_of_de_identification(tmp_path: Path) -> None:
     header: Dataset = {0x00080005: ("CS", b"ISO_IR 192"), 0x00100020: ("LO", "Mu\u0308ller 8 ".encode())}
     expected = Pseudonyms(SiteKey(node.key("pseudonym"))).patient(collect(header, {}).patient)
     assert pseudonym_of(node, "M\u00fcller 8") == expected
+
+
+@pytest.mark.control("GDPR-7-3-withdrawal")
+@pytest.mark.parametrize("patients", [1, 7, 40])
+def test_the_length_of_the_log_does_not_say_how_many_withdrew(tmp_path: Path, patients: int) -> None:
+    node = Node.create(tmp_path / "node", site="H1", purpose="research")
+    toy.with_basis(node.folder)
+    file = tmp_path / "decisions.csv"
+    for decision, day in (("given", 1), ("withdrawn", 2)):
+        lines = [f"{number},{decision},,2026-01-0{day},,\n" for number in range(patients)]
+        file.write_text(HEAD + "".join(lines))
+        before = len(toy.log_rows(node.folder))
+        found = import_consents(node, read_consents(file, purpose="research", today=date(2026, 6, 1)), file=file)
+        rows = toy.log_rows(node.folder)[before:]
+        assert found.changed == patients
+        assert [(row["action"], row["outcome"]) for row in rows] == [
+            ("consent.import", "started"),
+            ("consent.import", "ok"),
+        ]
+        assert set(rows[0]["detail"]) == {"file", "decisions", "records_before", "records"}
+        assert all(row["subject"] is None for row in rows)

@@ -154,6 +154,16 @@ def test_a_real_hospital_that_has_recorded_nothing_has_nobody_and_a_virtual_one_
     assert eligible(("A", "B"), virtual) == ("B",)
 
 
+@given(st.permutations((None, TODAY, TODAY + timedelta(days=9))))
+def test_of_two_consents_of_one_day_the_one_that_ends_earlier_holds(ends: list[date | None]) -> None:
+    known = Patient()
+    for until in ends:
+        known = known.decided("research", Decision(Choice.GIVEN, TODAY, until))
+    assert known.decisions["research"].until == TODAY
+    later = known.decided("research", Decision(Choice.GIVEN, TODAY + timedelta(days=1)))
+    assert later.decisions["research"].until is None, "a decision of a later day may reach further"
+
+
 def test_a_basis_covers_those_who_did_not_say_no(node: Node) -> None:
     set_basis(node, default())
     withdraw(node, "B")

@@ -8,18 +8,21 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.node import Node
-from client.witnessing import check_shown, require_witnessed
+from client.witnessing import check_shown, correspondent, require_witnessed, stale
 from compliance.endorse import FILE, Endorsement, coordinator_origin
 from compliance.log import Action, Entry, Outcome
 from compliance.note import Signer
 from compliance.place import Place
+from compliance.proto.audit_pb2 import TurnReply
 from compliance.shown import KNOWN, bare
 from compliance.trail import Trail
+from compliance.turning import Turning
 from server.authority import plan_of
 from shared.errors import ProtocolError, RecordError
 from shared.link_keys import read_key
 from simulation.witnessing import witness
 from tests.federation import members as fed
+from tests.federation import toy
 from tests.federation.links import Desk
 
 POLICY = "[record]\nwitnesses = 2\nhours = 2.0\n"
@@ -124,3 +127,71 @@ def test_a_checkpoint_of_another_log_does_not_pass_for_the_coordinators(world: W
     assert (node.folder / "audit" / FILE).exists()
     with pytest.raises(ProtocolError, match="not one of the coordinator's log"):
         check_shown(node, bare(newest))
+
+
+@pytest.mark.control("HIPAA-164.312-c-witnessed")
+@pytest.mark.parametrize(("text", "hours"), [(POLICY, 1.0), ("", 12.0), (POLICY.replace("2.0", "100.0"), 12.0)])
+def test_a_log_that_rests_gets_fresh_cosignatures_before_they_are_too_old(
+    world: World, monkeypatch: pytest.MonkeyPatch, text: str, hours: float
+) -> None:
+    node = world.nodes["H1"]
+    policy(node, text)
+    assert not stale(node), "nothing is published"
+    world.cosigned()
+    start = datetime.now(UTC)
+    soon, later = start + timedelta(hours=hours - 0.1), start + timedelta(hours=hours + 0.1)
+    assert not stale(node, now=soon)
+    moments = [soon]
+    own = Turning(
+        correspondent(node),
+        Place.open(node.folder),
+        lambda _: TurnReply(),
+        node.open_log,
+        pytest.fail,
+        stale=lambda: stale(node, now=moments[-1]),
+        clock=start.timestamp,
+    )
+    trail = Place.open(node.folder).trail
+    sizes = trail.sizes()
+    assert own.turn()
+    assert trail.sizes() == sizes
+    moments.append(later)
+    for _ in range(3):
+        assert own.turn()
+    assert trail.sizes() == [*sizes, sizes[-1] + 1], "once, until somebody has cosigned it"
+    last = toy.log_rows(node.folder)[-1]
+    assert (last["action"], last["detail"]) == ("witness", {"alive": True})
+    world.cosigned()
+    assert not stale(node)
+    require_witnessed(node)
+
+
+def test_a_hospital_shows_what_it_wrote_between_rounds_at_the_full_hour(world: World) -> None:
+    node, moment = world.nodes["H1"], [3600.0 * 5 + 1800]
+    side = correspondent(node)
+    trail = Place.open(node.folder).trail
+    own = Turning(
+        side, Place.open(node.folder), lambda _: TurnReply(), node.open_log, pytest.fail, clock=lambda: moment[-1]
+    )
+
+    def write(count: int) -> None:
+        with node.open_log() as log:
+            log.append_many([Entry(Action.CONSENT_IMPORT, Outcome.OK)] * count)
+
+    def turn(at: float) -> list[int]:
+        moment.append(at)
+        assert own.turn()
+        return trail.sizes()
+
+    assert turn(3600.0 * 5 + 1800) == [1], "at the start"
+    write(2)
+    assert turn(3600.0 * 6 - 1) == [1]
+    assert turn(3600.0 * 6) == [1, 3]
+    write(2)
+    assert turn(3600.0 * 6 + 20) == [1, 3]
+    assert turn(3600.0 * 7 + 5) == [1, 3, 5]
+    assert turn(3600.0 * 8) == [1, 3, 5]
+    write(1)
+    assert turn(3600.0 * 8 + 5) == [1, 3, 5], "the hour was looked at when it began"
+    own.close()
+    assert trail.sizes() == [1, 3, 5, 6], "at the end"

@@ -20,6 +20,13 @@ DRAFT = Path(__file__).parents[2] / "simulation" / "charters" / "demo.toml"
 
 
 def node(home: Path, site: str) -> Place:
+    place = fresh(home, site)
+    establish(place)
+    return place
+
+
+def fresh(home: Path, site: str) -> Place:
+    """A node whose log has no key yet."""
     folder = home / site
     (folder / "keys").mkdir(parents=True)
     for name in ("identity", "audit"):
@@ -27,9 +34,7 @@ def node(home: Path, site: str) -> Place:
         path.write_text(secrets.token_hex(32))
         path.chmod(0o600)
     (folder / "node.json").write_text(json.dumps({"site": site, "purpose": "tests", "virtual": False}))
-    place = Place.open(folder)
-    establish(place)
-    return place
+    return Place.open(folder)
 
 
 def coordinator(home: Path) -> tuple[Place, x509.Certificate]:

@@ -2,7 +2,12 @@
 
 import dataclasses
 import json
+import multiprocessing
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -15,7 +20,7 @@ from compliance.place import Place, establish
 from shared.certificates import Authority, digest
 from shared.charter_plans import CoordinatorPlan
 from shared.errors import PolicyError, ProtocolError, UsageError
-from tests.compliance.members import charter_of, coordinator, node
+from tests.compliance.members import charter_of, coordinator, fresh, node
 
 NOW = datetime(2026, 11, 23, 10, 0, 0, tzinfo=UTC)
 IDENTITY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -130,6 +135,42 @@ def test_a_log_key_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(UsageError, match="cannot be read"):
         read_log_key(path)
+
+
+def make(folders: list[Path], start: Barrier, told: "Queue[list[bytes]]") -> None:
+    found = []
+    for folder in folders:
+        start.wait(60)
+        found.append(establish(Place.open(folder)).public)
+    told.put(found)
+
+
+def test_processes_that_make_the_log_key_at_once_agree_on_one(tmp_path: Path) -> None:
+    places, context = [fresh(tmp_path, f"H{number}") for number in range(20)], multiprocessing.get_context("spawn")
+    start, told = context.Barrier(2), context.Queue()
+    folders = [place.folder for place in places]
+    children = [context.Process(target=make, args=(folders, start, told)) for _ in range(2)]
+    for child in children:
+        child.start()
+    for _ in children:
+        assert told.get(timeout=60) == [place.signer.public for place in places]
+    for child in children:
+        child.join(10)
+        assert child.exitcode == 0
+
+
+def test_of_two_log_keys_made_at_once_one_wins_and_is_whole(tmp_path: Path) -> None:
+    for number in range(20):
+        path, start = tmp_path / str(number) / "log.key", threading.Barrier(8)
+
+        def make(_: int, path: Path = path, start: threading.Barrier = start) -> bytes:
+            start.wait(10)
+            make_log_key(path)
+            return read_log_key(path).private_bytes_raw()
+
+        with ThreadPoolExecutor(8) as threads:
+            assert len(set(threads.map(make, range(8)))) == 1
+        assert [one.name for one in path.parent.iterdir()] == ["log.key"]
 
 
 def test_what_is_no_member_is_said_so(tmp_path: Path) -> None:

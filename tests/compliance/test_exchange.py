@@ -2,16 +2,19 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from compliance import exchange_grpc
 from compliance.alerts import unrecorded
 from compliance.checkpoint import Quorum, Signed, satisfied
 from compliance.endorse import Endorsement, coordinator_origin, site_origin, vouched
@@ -326,11 +329,8 @@ def test_over_the_network_with_certificates_of_the_federation(world: World) -> N
         for one in callers.values():
             stack.callback(one.close)
         for _ in range(5):
-            threads = [threading.Thread(target=call, args=(world.parties[site], callers[site])) for site in SITES]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            with ThreadPoolExecutor(len(SITES)) as threads:
+                list(threads.map(lambda site: call(world.parties[site], callers[site]), SITES))
     assert {len(world.parties[site].cosigned()) for site in SITES} == {2}
 
 
@@ -351,6 +351,97 @@ def test_strangers_are_not_answered(world: World) -> None:
         foreign.close()
 
 
+def test_the_first_calls_at_once_all_find_the_members(world: World) -> None:
+    known, at_once = Members(world.desk.coordinator), []
+
+    def slow() -> Mapping[bytes, str]:
+        at_once.append(1)
+        assert len(at_once) == 1
+        time.sleep(0.1)
+        at_once.pop()
+        return known()
+
+    with answered(world, slow) as port, ThreadPoolExecutor(len(SITES)) as threads:
+        list(threads.map(lambda site: ask(world, site, port), SITES))
+
+
+def ask(world: World, site: str, port: int) -> None:
+    one = caller(world, site, port)
+    try:
+        one.turn(TurnRequest())
+    finally:
+        one.close()
+
+
+METHOD = "/fedward.audit.v1.AuditExchange/Turn"
+
+
+@contextmanager
+def held_open(world: World, shown: Credentials, port: int, count: int) -> Iterator[list[grpc.Call]]:
+    """So many calls under these papers, each with a connection of its own, that have begun and send nothing."""
+    over, own = threading.Event(), papers(world, shown)
+
+    def nothing() -> Iterator[bytes]:
+        over.wait(60)
+        yield from ()
+
+    credentials = grpc.ssl_channel_credentials(own.authority, own.key, own.certificate)
+    with ExitStack() as stack:
+        stack.callback(over.set)
+        calls = []
+        for _ in range(count):
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            channel = stack.enter_context(grpc.secure_channel(f"{HOST}:{port}", credentials, options=options))
+            calls.append(channel.stream_unary(METHOD).future(nothing(), timeout=50))
+        yield calls
+
+
+def ended(calls: list[grpc.Call], count: int) -> list[grpc.StatusCode]:
+    """The codes of those calls that have ended, once ``count`` have."""
+    end = time.monotonic() + 10
+    while sum(one.done() for one in calls) < count and time.monotonic() < end:
+        time.sleep(0.02)
+    return [one.code() for one in calls if one.done()]
+
+
+@pytest.mark.control("HIPAA-164.312-c-witnessed")
+def test_who_holds_calls_open_keeps_nobody_from_an_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange_grpc, "RECEIVING", 3.0)
+    for party in world.parties.values():
+        party.publish()
+    with answered(world) as port, ExitStack() as stack:
+        calls = stack.enter_context(held_open(world, world.shown["H3"], port, 8))
+        assert ended(calls, 6) == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 6
+        one = caller(world, "H1", port)
+        stack.callback(one.close)
+        begun = time.monotonic()
+        call(world.parties["H1"], one)
+        assert time.monotonic() - begun < 2
+        assert len(ended(calls, 6)) == 6, "two were still held open"
+        assert ended(calls, 8).count(grpc.StatusCode.CANCELLED) == 2, "and they are ended from this side"
+        own = caller(world, "H3", port)
+        stack.callback(own.close)
+        call(world.parties["H3"], own)  # who stops that is answered again
+
+
+@pytest.mark.control("HIPAA-164.312-d-authentication")
+def test_who_is_no_member_is_turned_away_before_any_message(world: World) -> None:
+    with answered(world) as port:
+        gone = world.desk.credentials("H9")
+        with held_open(world, gone, port, 8) as calls:
+            assert ended(calls, 8) == [grpc.StatusCode.PERMISSION_DENIED] * 8
+
+
+@pytest.mark.parametrize("messages", [[], [b"\xff"]])
+def test_a_call_without_a_turn_in_it_is_refused(world: World, messages: list[bytes]) -> None:
+    own = papers(world, world.shown["H1"])
+    credentials = grpc.ssl_channel_credentials(own.authority, own.key, own.certificate)
+    with answered(world) as port, grpc.secure_channel(f"{HOST}:{port}", credentials) as channel:
+        with pytest.raises(grpc.RpcError) as met:
+            channel.stream_unary(METHOD)(iter(messages), timeout=10)
+        assert met.value.code() in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL}
+
+
 def call(party: Party, one: Caller) -> None:
     asked = party.side.offer()
     party.said += party.side.take(asked, one.turn(asked)).problems
@@ -366,8 +457,8 @@ def caller(world: World, site: str, port: int) -> Caller:
 
 
 @contextmanager
-def answered(world: World) -> Iterator[int]:
+def answered(world: World, members: Callable[[], Mapping[bytes, str]] | None = None) -> Iterator[int]:
     one = world.desk.coordinator
     own = Papers(one.gate_path.read_bytes(), one.gate_key_path.read_bytes(), one.authority_path.read_bytes())
-    with serve(f"{HOST}:{free_port()}", own, Members(one), world.relay) as port:
+    with serve(f"{HOST}:{free_port()}", own, members or Members(one), world.relay) as port:
         yield port

@@ -2,16 +2,20 @@
 
 import os
 import shutil
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import metamorphic_log as other
 import pytest
 
+from compliance import lines
+from compliance import trail as trails
 from compliance.log import AuditLog
 from compliance.trail import Occasion, Publishing, Trail
 from compliance.verify import read_log, root_from_inclusion
 from shared.errors import RecordError, UsageError
+from shared.files import locked
 from tests.compliance.recording import fill, flips, signer, trail_of
 
 NOW = datetime(2026, 11, 23, 10, 0, 0, tzinfo=UTC)
@@ -247,7 +251,7 @@ def test_what_tiles_have_beyond_the_last_head_is_not_believed(tmp_path: Path) ->
     path = fill(tmp_path, 5)
     ahead = Trail(tmp_path, signer())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trail, "_store", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("compliance.trail.Signed.make", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             ahead.checkpoint()
     tile = tmp_path / "tiles" / "0" / "000.p" / "8"
@@ -255,3 +259,24 @@ def test_what_tiles_have_beyond_the_last_head_is_not_believed(tmp_path: Path) ->
     tile.write_bytes(raw[: 5 * 32] + bytes(32) + raw[6 * 32 :])
     with path.open("rb") as stream:
         assert trail.checkpoint().root == read_log(stream).roots[8]
+
+
+def test_who_meets_the_first_checkpoint_of_a_long_log_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, 200)
+    monkeypatch.setattr(trails, "_PATIENCE", 0.1)
+    monkeypatch.setattr(lines, "SPEED", (tmp_path / "log.jsonl").stat().st_size / 20)
+    with locked(tmp_path / "trail.lock", "busy") as reading:
+        threading.Timer(0.5, reading.close).start()
+        assert Trail(tmp_path, signer()).checkpoint().size == 200
+    monkeypatch.setattr(lines, "SPEED", 1e12)
+    with locked(tmp_path / "trail.lock", "busy"), pytest.raises(RecordError, match="is publishing this log"):
+        Trail(tmp_path, signer()).checkpoint()
+
+
+def test_a_log_of_a_million_entries_is_waited_for_some_minutes(tmp_path: Path) -> None:
+    assert lines.seconds_to_read(tmp_path / "log.jsonl") == 0
+    (tmp_path / "log.jsonl").touch()
+    os.truncate(tmp_path / "log.jsonl", 400_000_000)  # a million entries; nothing is written
+    assert 300 < lines.seconds_to_read(tmp_path / "log.jsonl") < 900

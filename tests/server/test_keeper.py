@@ -1,6 +1,7 @@
 """What keeps a coordinator running, and how others know that somebody does."""
 
 import os
+import socket
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -9,14 +10,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from server.keeper import alone, keep, running, serving
+from server.keeper import alone, children, keep, running, serving
 from shared.certificates import pem
 from shared.cli import build
 from shared.errors import ProtocolError, UsageError
 from shared.files import locked
 from shared.link_keys import make_key
 from tests.federation.hospitals import Founded
-from tests.federation.links import HOST, Desk
+from tests.federation.links import HOST, Desk, free_port
 
 
 def test_a_superlink_whose_folder_was_removed_is_built_anew(tmp_path: Path) -> None:
@@ -98,6 +99,25 @@ def test_a_gate_whose_certificate_no_hospital_takes_is_not_opened(tmp_path: Path
             keep(desk.coordinator.folder, listen=f"{HOST}:{desk.port}")
         assert f"fedward server init {desk.coordinator.folder} --address {desk.coordinator.address}" in met.value.hint
     assert not running(desk.coordinator)
+
+
+def test_what_is_wrong_with_the_port_of_the_audit_exchange_is_said_in_one_line(tmp_path: Path) -> None:
+    folder, port = Desk.make(tmp_path).coordinator.folder, free_port()
+    with socket.create_server((HOST, port + 1)):
+        for listen, audit, said in (
+            (f"{HOST}:{port}", None, f"the audit exchange cannot listen on {HOST}:{port + 1}"),
+            (f"{HOST}:{free_port()}", f"{HOST}:{port + 1}", f"the audit exchange cannot listen on {HOST}:{port + 1}"),
+            (f"{HOST}:65535", None, "there is no port above 65535 for the audit exchange"),
+        ):
+            with pytest.raises(UsageError, match=said) as met:
+                keep(folder, listen=listen, audit_listen=audit)
+            assert "give --audit-listen IP:PORT" in met.value.hint
+            assert met.value.exit_code == 2
+
+
+def test_runs_do_not_end_with_what_takes_turns_of_witnesses(tmp_path: Path) -> None:
+    parts = children(Desk.make(tmp_path).coordinator, f"{HOST}:1", f"{HOST}:2")
+    assert [(one.name, one.vital) for one in parts] == [("link", True), ("executor", True), ("witness", False)]
 
 
 @pytest.mark.parametrize("port", ["0", "70000", "-1"])

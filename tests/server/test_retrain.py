@@ -19,7 +19,7 @@ from server.checkpoint import kept_round
 from server.coordinator import Coordinator
 from server.retrain import prepare
 from server.runs import Outcome, RunFolder
-from shared.errors import ProtocolError, RecordError, UsageError
+from shared.errors import PolicyError, ProtocolError, RecordError, UsageError
 from shared.retraining import Retraining
 from simulation.local_grid import LocalGrid
 from tests.federation import toy
@@ -96,7 +96,7 @@ def test_a_task_is_trained_again_from_the_last_model_before_the_patient(
     assert [trace.part.round for trace in Lineage(node).of(PATIENT)] == [2, 3]
     request = asked(node)
     assert request.clean_round == 1
-    again = prepare(coordinator, request, name="run-2")
+    again = prepare(coordinator, request, name="run-2", anyway=True)
     assert again.resumed
     clean, _ = kept_round(run.path / "toy" / "kept" / "round-00001.bin")
     assert (again.path / "toy" / "checkpoint" / "state.bin").exists()
@@ -120,9 +120,22 @@ def test_only_what_a_member_signed_is_done(federation: Federation, coordinator: 
     request = asked(federation.node("H1"))
     for forged in (replace(request, clean_round=0), replace(request, site="H2"), replace(request, site="H9")):
         with pytest.raises(ProtocolError):
-            prepare(coordinator, forged, name="run-2")
+            prepare(coordinator, forged, name="run-2", anyway=True)
     with pytest.raises(UsageError, match="no run"):
-        prepare(coordinator, replace(request, run="run-9"), name="run-2")
+        prepare(coordinator, replace(request, run="run-9"), name="run-2", anyway=True)
+    assert not (coordinator.runs_folder / "run-2").exists()
+
+
+@pytest.mark.control("GDPR-17-erasure")
+def test_without_differential_privacy_nobody_is_laid_open_by_the_difference_of_two_sums(
+    federation: Federation, coordinator: Coordinator
+) -> None:
+    assert federation.charter.privacy.mode == "off"
+    begun(federation, coordinator)
+    request = asked(federation.node("H1"))
+    with pytest.raises(PolicyError, match="tells of the patient") as refused:
+        prepare(coordinator, request, name="run-2")
+    assert "new charter" in refused.value.hint
     assert not (coordinator.runs_folder / "run-2").exists()
 
 
@@ -133,9 +146,9 @@ def test_a_run_that_goes_on_or_kept_nothing_is_not_trained_again(
     request = asked(federation.node("H1"))
     (run.path / "result.json").unlink()
     with pytest.raises(UsageError, match="has not ended"):
-        prepare(coordinator, request)
+        prepare(coordinator, request, anyway=True)
     run.end(Outcome.now("ok"))
     for path in (run.path / "toy" / "kept").iterdir():
         path.unlink()
     with pytest.raises(RecordError, match="no state from round 1 or before"):
-        prepare(coordinator, request)
+        prepare(coordinator, request, anyway=True)

@@ -157,6 +157,16 @@ def test_wrong_use_and_what_is_forbidden_are_not_tried_again(status: int, tmp_pa
     assert lines[-2:] == ["child-0 was ended by SIGTERM", f"status {status}"]
 
 
+@pytest.mark.parametrize("status", [2, 6])
+def test_a_child_that_is_not_vital_ends_nothing(status: int, tmp_path: Path) -> None:
+    with supervised(tmp_path, WAITS, f"#\nraise SystemExit({status})") as process:
+        lines = lines_until(process, "child-1 started")
+        first = pid_of(lines, "child-0")
+        lines = [lines_until(process, "child-1 started")[0] for _ in range(2)]
+        assert alive(first)
+    assert all(line.startswith(f"child-1 ended with status {status} after 0 s; started again in") for line in lines)
+
+
 def test_a_child_has_its_environment_and_nothing_to_read(tmp_path: Path) -> None:
     script = (
         "import os, pathlib, sys, time\n"

@@ -64,9 +64,14 @@ def test_with_the_secret_the_inner_listener_is_not_the_fleets(everybody: Side) -
         assert done.statuses == (404,), done.raw
 
 
-def test_nothing_but_the_gate_listens(everybody: Side) -> None:
+def doors(side: Side) -> set[int]:
+    """The gate's port, and that of the audit exchange; both ask for a member's certificate."""
+    return {side.standing.port, side.standing.port + 1}
+
+
+def test_nothing_but_the_gate_and_the_audit_exchange_listens(everybody: Side) -> None:
     found = listeners(tree(everybody.standing.services["coordinator"]))
-    assert found == {("127.0.0.1", everybody.standing.port)}
+    assert found == {("127.0.0.1", port) for port in doors(everybody)}
     for site in SITES:
         assert listeners(tree(everybody.standing.services[site])) == set(), "a hospital listens to nobody"
 
@@ -241,9 +246,9 @@ def test_an_environment_that_flower_would_obey_opens_no_door(side: Side) -> None
         "SSLKEYLOGFILE": str(side.scratch / "tls-keys"),
     }
     standing.start("coordinator", **env)
-    wait_until(lambda: listened(standing.port) and inner(side).is_socket(), 60, standing.told())
+    wait_until(lambda: all(map(listened, doors(side))) and inner(side).is_socket(), 60, standing.told())
     open_ports = listeners(tree(standing.services["coordinator"]))
-    assert {port for _, port in open_ports} == {standing.port}, open_ports
+    assert {port for _, port in open_ports} == doors(side), open_ports
     standing.start("H1", **env)
     standing.ready("H1")
     # Python makes the file wherever a context is made the usual way; the keys of a connection are what it would tell.
@@ -280,8 +285,8 @@ def test_while_the_superlink_is_away_nobody_else_can_be_asked_in_its_place(side:
     standing = side.standing
     silence(standing)
     service = standing.start("coordinator")
-    wait_until(lambda: inner(side).is_socket() and listened(standing.port), 90, standing.told())
-    assert {port for _, port in listeners(tree(service))} == {standing.port}, "a port can be taken when it is free"
+    wait_until(lambda: inner(side).is_socket() and all(map(listened, doors(side))), 90, standing.told())
+    assert {port for _, port in listeners(tree(service))} == doors(side), "a port can be taken when it is free"
     assert stat.S_IMODE(inner(side).stat().st_mode) == 0o600
     assert stat.S_IMODE(inner(side).parent.stat().st_mode) == 0o700
     service.kill()
