@@ -95,7 +95,7 @@ class Cohort:
             return cls(folder, entries, dict(raw["left_out"]))
         except FileNotFoundError:
             raise DataError(f"{folder} holds no cohort", hint="fill it with 'fedward node ingest'") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(
                 f"the cohort index in {folder} is damaged",
                 hint="restore it from a copy: a new index may hold out other patients than those held out before",

@@ -174,7 +174,7 @@ def _csv_row(line: int, row: Mapping[str, str], purpose: str) -> Iterator[Row]:
     try:
         basis = Basis.parse(row["basis"]) if row.get("basis") else CONSENT
     except FedwardError:
-        raise LineError("basis names no basis such as GDPR 6(1)(a), 9(2)(a)") from None
+        raise LineError("basis is no lawful basis for data on health") from None
     purposes = [one.strip() for one in row.get("purpose", "").split(_SEVERAL) if one.strip()]
     for one in purposes or [purpose if choice is Choice.GIVEN else ALL]:
         if one == ALL and choice is Choice.GIVEN:

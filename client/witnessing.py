@@ -124,8 +124,7 @@ def stale(node: Node, *, now: datetime | None = None) -> bool:
         return False
     plan = policy_of(node).record or RecordPlan()
     keys = shown.keys_of(place, lambda given: vouched_here(node, given))
-    needed = max(plan.witnesses, majority(len(node.charter.members) - 1))
-    found = shown.newest_witnessed(place.trail, keys, needed, since=moment, now=moment)
+    found = shown.newest_witnessed(place.trail, keys, _needed(node, plan), since=moment, now=moment)
     return (
         found is not None
         and found[0].size == newest.size
@@ -133,8 +132,13 @@ def stale(node: Node, *, now: datetime | None = None) -> bool:
     )
 
 
+def _needed(node: Node, plan: RecordPlan) -> int:
+    """So many others must have cosigned: as the policy says, and over half of the charter's others at least."""
+    return max(plan.witnesses, majority(len(node.charter.members) - 1))
+
+
 def _require_fresh(node: Node, place: Place, plan: RecordPlan, now: datetime) -> None:
-    found, needed = None, max(plan.witnesses, majority(len(node.charter.members) - 1))
+    found, needed = None, _needed(node, plan)
     if (place.audit / "endorsement.json").exists():
         keys = shown.keys_of(place, lambda given: vouched_here(node, given))
         since = now - timedelta(hours=plan.hours)

@@ -1,8 +1,7 @@
 """The checkpoints of one log: signed tree heads, published in an order that never contradicts itself.
 
 Beside ``audit/log.jsonl`` lie ``tiles/`` (hashes; :mod:`compliance.tree`), ``checkpoints/SIZE`` (every checkpoint that
-was published, with the cosignatures that it got) and ``checkpoint`` (a copy of the newest). To append an entry costs
-nothing of this: :meth:`Trail.checkpoint` reads what was appended since.
+was published, with the cosignatures that it got) and ``checkpoint`` (a copy of the newest). Appending costs none of it.
 
 A checkpoint is on disk before anybody gets it, and none is signed that does not go on from the last one. So a log that
 was cut, rewritten or replaced by an older copy is refused here (45 CFR 164.312(c)(1), integrity). Where the whole

@@ -60,7 +60,7 @@ def test_tables_of_spreadsheets_are_read(tmp_path: Path, delimiter: str) -> None
         (HEAD + "1,refused,,2026-01-02,2027-01-01,\n", "line 2: a decision that is refused has no until"),
         (HEAD + ",given,,2026-01-02,,\n", "line 2: patient_id is empty"),
         (HEAD + "1,given,,2026-01-02\n", "line 2: 4 fields, and the first line names 6"),
-        (HEAD + "1,given,,2026-01-02,,consent\n", "line 2: 'consent' is no lawful basis"),
+        (HEAD + "1,given,,2026-01-02,,consent\n", "line 2: basis is no lawful basis"),
         (HEAD + "1,given,*,2026-01-02,,\n", "line 2: a consent is for a purpose"),
         (HEAD + "1,given,,2027-01-02,,\n", "line 2: the date lies in the future"),
         (HEAD + "\n1,given,,2026-01-02,,\n\n1,refused,research,2026-01-02,,\n", "line 5: says otherwise than line 3"),

@@ -20,6 +20,8 @@ def cells(*counts: int, grouping: str = "sex", task: str = "toy") -> list[Cell]:
         ((30, 20, 9), (30, HIDDEN, SUPPRESSED)),
         ((30, 20, 9, 1), (30, 20, SUPPRESSED, SUPPRESSED)),
         ((30, 0), (HIDDEN, SUPPRESSED)),
+        ((9, 9, 20), (SUPPRESSED, SUPPRESSED, HIDDEN)),
+        ((0, 10, 30), (SUPPRESSED, HIDDEN, HIDDEN)),
         ((9,), (SUPPRESSED,)),
         ((10,), (10,)),
         ((), ()),
