@@ -1,5 +1,6 @@
 """What a simulation can show of itself: its models, and its virtual hospitals one by one."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from server.evidence import models
 from shared.charter import Charter
 from shared.errors import CharterError, UsageError
 from simulation.account import OWN_LOG
+from simulation.witnessing import vouched_among
 
 EVIDENCE: Final = "evidence"
 """The folder of the evidence report in that of a simulation."""
@@ -24,11 +26,10 @@ def party(folder: Path) -> Party | None:
     """The simulation in ``folder``; None where there is none."""
     if not ((folder / "nodes").is_dir() and (folder / "federation").is_dir()):
         return None
-    parts = tuple(
-        found
-        for path in sorted((folder / "nodes").iterdir())
-        if path.is_dir() and (found := hospital(path)) is not None
-    )
+    nodes = [path for path in sorted((folder / "nodes").iterdir()) if (path / "node.json").exists()]
+    # All virtual hospitals cosigned each other's logs, those too that are in no charter, or in one without members.
+    vouch = vouched_among({path.name: path for path in nodes})
+    parts = tuple(replace(found, vouch=vouch) for path in nodes if (found := hospital(path)) is not None)
     logs = (folder / OWN_LOG, *sorted((folder / "federation").glob("*/audit/log.jsonl")))
     return Party(
         folder=folder,

@@ -1,6 +1,6 @@
 """Virtual hospitals as witnesses of each other's audit logs, with the real relay and the real turns, in one process."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -30,10 +30,10 @@ def witness(nodes: Mapping[str, Path]) -> dict[str, int]:
     Raises:
         RecordError: A log was altered, or another hospital did not take it for one that goes on.
     """
-    identities = {site: Node.open(folder).identity.public_key().public_bytes_raw() for site, folder in nodes.items()}
+    identities = _identities(nodes)
     origins = {site: site_origin(site, identity) for site, identity in identities.items()}
     places = {site: Place.open(folder) for site, folder in nodes.items()}
-    vouch = partial(_vouch, identities)
+    vouch = vouched_among(nodes)
     sides = {site: correspondent(place, vouch) for site, place in places.items()}
     trails = {site: place.trail for site, place in places.items()}
     for trail in trails.values():
@@ -42,8 +42,17 @@ def witness(nodes: Mapping[str, Path]) -> dict[str, int]:
     return {site: _cosigned(trails[site], sides[site].vouched()) for site in nodes}
 
 
-def _vouch(identities: Mapping[str, bytes], endorsements: Iterable[Endorsement]) -> Vouched:
-    return vouched_by(identities, endorsements)
+def vouched_among(nodes: Mapping[str, Path]) -> Callable[[Iterable[Endorsement]], Vouched]:
+    """What tells which log keys the virtual hospitals vouch for, whatever charter they have.
+
+    Args:
+        nodes: Folder by site.
+    """
+    return partial(vouched_by, _identities(nodes))
+
+
+def _identities(nodes: Mapping[str, Path]) -> dict[str, bytes]:
+    return {site: Node.open(folder).identity.public_key().public_bytes_raw() for site, folder in nodes.items()}
 
 
 def _turns(sides: Mapping[str, Correspondent], relay: Relay) -> None:

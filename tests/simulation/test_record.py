@@ -43,7 +43,7 @@ def test_the_summary_has_the_promised_keys() -> None:
         "down": 52_000,
         "up": 31_000,
     }
-    assert summary["audit"] == {"entries": 412 + 419 + 426 + 433 + 440 + 447, "verified": True}
+    assert summary["audit"] == {"entries": 412 + 419 + 426 + 433 + 440 + 447, "verified": True, "witnesses": 0}
 
 
 def test_a_task_has_its_arms_its_classical_methods_and_its_sites() -> None:
