@@ -14,8 +14,7 @@ from shared.charter import Charter, TaskPlan
 from shared.console import emit_json, plural, progress, say
 from shared.errors import UsageError
 from shared.secagg.parameters import MIN_MEMBERS
-from simulation.evidence import EVIDENCE_PAGE
-from simulation.record import RunRecord
+from simulation.record import EVIDENCE, RunRecord
 from simulation.sites.specs import choose_sites
 from simulation.summary import to_summary
 
@@ -271,4 +270,4 @@ def _tell(record: RunRecord, out: Path, *, as_json: bool) -> None:
     verdict = "verified" if record.verified else "NOT verified"
     witnesses = plural(record.witnesses, "witness", "witnesses")
     say(f"audit {verdict}: {plural(record.entries, 'entry', 'entries')}, {witnesses}")
-    say(f"{record.seconds:.0f} s; report: {out / 'report.html'}; evidence: {out / EVIDENCE_PAGE}")
+    say(f"{record.seconds:.0f} s; report: {out / 'report.html'}; evidence: {out / EVIDENCE / 'evidence.html'}")

@@ -2,12 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from client.evidence import party as hospital
 from compliance.charter_facts import operations
 from compliance.evidence import gather
-from compliance.evidence_page import PAGE, write_report
+from compliance.evidence_page import write_report
 from compliance.log import AuditLog
 from compliance.matrix import matrix
 from compliance.party import Facts, Figure, Kind, Party, Topic
@@ -15,11 +14,8 @@ from server.evidence import models
 from shared.charter import Charter
 from shared.errors import CharterError, UsageError
 from simulation.account import OWN_LOG
+from simulation.record import EVIDENCE
 from simulation.witnessing import vouched_among
-
-EVIDENCE: Final = "evidence"
-"""The folder of the evidence report in that of a simulation."""
-EVIDENCE_PAGE: Final = f"{EVIDENCE}/{PAGE}"
 
 
 def party(folder: Path) -> Party | None:

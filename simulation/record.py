@@ -9,7 +9,7 @@ except PSNR).
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 Metrics = Mapping[str, float]
 """Values by metric key, for example ``{"mse": 0.0004, "psnr": 34.0, "ssim": 0.93}``."""
@@ -21,6 +21,10 @@ ARM_ORDER = (
     *("initial", "local", "pooled", "federated"),
     *("public", "tuned", "federated_dp", "federated_shared", "scratch"),  # what privacy costs
 )
+
+
+EVIDENCE: Final = "evidence"
+"""The folder of the evidence report in that of a simulation."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """The rules of the house that a linter does not know."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,3 +78,10 @@ def test_files_and_functions_stay_readable() -> None:
     ]
     assert not long
     assert not [path for path, _ in modules() if len((HOUSE / path).read_text(encoding="utf-8").splitlines()) > 400]
+
+
+def test_no_command_waits_for_torch_before_it_is_asked_for_anything() -> None:
+    """Seconds at every start; and Opacus sets up a log of its own that prints what one line is to say."""
+    program = "import sys; from shared.cli import build; build(); print({'torch', 'opacus'} & set(sys.modules) or '')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
