@@ -78,16 +78,15 @@ def check_shown(node: Node, text: str) -> None:
         return
     kept = believed(node.folder / "audit" / shown.KNOWN).values()
     keys = vouched_here(node, holding(kept, lambda found: vouched_here(node, found)))
-    note = Note.parse(text.encode())
-    origin = note.text.partition("\n")[0]
-    own = next((key for name, key in keys.logs.items() if name.split("/")[1] == charter.coordinator.name), None)
-    if own is None:
+    if keys.coordinator is None:
         return  # not met yet
+    own = keys.logs[keys.coordinator.name]
     try:
+        note = Note.parse(text.encode())
         signed = note.of(own)
     except NotVerifiedError as error:
         raise ProtocolError(f"the coordinator's checkpoint does not hold: {error}") from error
-    if origin != own.name or signed is None:
+    if note.text.partition("\n")[0] != own.name or signed is None:
         raise ProtocolError("the request carries a checkpoint that is not one of the coordinator's log")
 
 

@@ -5,22 +5,20 @@ log, every checkpoint, every cosignature (45 CFR 164.312(c)(1), integrity). The 
 nothing, since it carries all of these messages.
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from compliance.checking import Checked, Known, check
-from compliance.endorse import FILE, Endorsement, Vouched
+from compliance.endorse import FILE, Endorsement
 from compliance.exchange import believed, holding
-from compliance.shown import KNOWN
+from compliance.shown import KNOWN, Vouch
 from compliance.trail import LOG, NEWEST, PUBLISHED, Trail
 from compliance.verify import Key, cosigners
 from compliance.witness import FOLDER, split_logs
 from shared.errors import RecordError
 
-Vouch = Callable[[Iterable[Endorsement]], Vouched]
 UNKNOWN_KEY: Final = "nothing here says whose key signed it"
 
 

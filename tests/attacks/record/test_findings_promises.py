@@ -1,4 +1,4 @@
-"""What did not hold when it was attacked: each of these fails, and says what was promised."""
+"""What did not hold when it was first attacked, each with what was promised."""
 
 import contextlib
 import itertools
