@@ -17,7 +17,8 @@ from compliance.incident_form import Incident
 from compliance.log import entries
 from compliance.matrix import Matrix
 from compliance.party import Facts, Figure, Kind, Party, Table, Topic
-from compliance.standing import Standing, Vouch, standing
+from compliance.shown import Vouch
+from compliance.standing import Standing, standing
 from compliance.suppress import shown
 from compliance.witness import FOLDER, split_logs
 from shared.errors import FedwardError, RecordError
