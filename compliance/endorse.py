@@ -204,22 +204,27 @@ def vouched(
     endorsements: Iterable[Endorsement],
     authority: x509.Certificate | None = None,
     *,
+    strict: bool = True,
     now: datetime | None = None,
 ) -> Vouched:
     """The log keys of the parties of ``charter``, from what they endorsed.
 
     Args:
         charter: The one that this member pinned.
-        endorsements: As they came. One of a stranger is left out; one that does not hold is refused.
+        endorsements: As they came. One of a stranger is left out.
         authority: The coordinator's certificate, needed where its endorsement is among them.
+        strict: Whether one that does not hold is refused. Where it is not, it is left out: one whose time is over, or
+            that a new charter does not bear out, must not take the others with it, and its owner brings a new one.
         now: The time; the clock's where None.
 
     Raises:
-        ProtocolError: An endorsement does not hold, or ``authority`` is not the charter's.
+        ProtocolError: ``strict``, and an endorsement does not hold or ``authority`` is not the charter's.
     """
     identities = {one.name: bytes.fromhex(one.identity) for one in charter.members if one.identity}
     above = next((origin for origin, name in origins(charter).items() if name not in identities), "")
-    return vouched_by(identities, endorsements, above, lambda: _authority_key(charter, authority), now=now)
+    return vouched_by(
+        identities, endorsements, above, lambda: _authority_key(charter, authority), strict=strict, now=now
+    )
 
 
 def vouched_by(
@@ -228,6 +233,7 @@ def vouched_by(
     above: str = "",
     authority: Callable[[], ec.EllipticCurvePublicKey] | None = None,
     *,
+    strict: bool = True,
     now: datetime | None = None,
 ) -> Vouched:
     """As :func:`vouched`, where the parties are named one by one.
@@ -237,21 +243,27 @@ def vouched_by(
         endorsements: As they came.
         above: The origin of the coordinator's log; empty where there is none.
         authority: The key that vouches for that.
+        strict: As there.
         now: The time; the clock's where None.
 
     Raises:
-        ProtocolError: An endorsement does not hold.
+        ProtocolError: ``strict``, and an endorsement does not hold.
     """
     members = {site_origin(name, identity): identity for name, identity in identities.items()}
     found: dict[str, Endorsement] = {}
     for one in sorted(endorsements, key=lambda each: each.created):
-        if (identity := members.get(one.origin)) is not None:
-            voucher: _Voucher = Ed25519PublicKey.from_public_bytes(identity)
-        elif above and one.origin == above and authority is not None:
-            voucher = authority()
-        else:
+        try:
+            if (identity := members.get(one.origin)) is not None:
+                voucher: _Voucher = Ed25519PublicKey.from_public_bytes(identity)
+            elif above and one.origin == above and authority is not None:
+                voucher = authority()
+            else:
+                continue
+            one.check(one.origin, voucher, now=now)
+        except ProtocolError:
+            if strict:
+                raise
             continue
-        one.check(one.origin, voucher, now=now)
         found[one.origin] = one
     keys = {origin: one.keys for origin, one in found.items()}
     return Vouched(

@@ -7,7 +7,6 @@ cosignature hold by themselves or not at all (:class:`Correspondent`). It can ho
 together, and the same texts go by file (``fedward audit witness export | import | collect``).
 """
 
-import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -222,7 +221,7 @@ class Correspondent:
 
     def vouched(self) -> Vouched:
         """The log keys that the parties of the pinned charter vouched for, as far as they have shown them."""
-        return self._vouch(holding([*self._endorsements.values(), self._endorsement], self._vouch))
+        return self._vouch([*self._endorsements.values(), self._endorsement])
 
     def _witness(self) -> Witness:
         return self._make(self.vouched().logs)
@@ -237,7 +236,8 @@ class Correspondent:
             if before is not None and before.created >= one.created:
                 return
             if one.origin not in self._vouch([one]).logs:
-                return  # of nobody in the federation
+                problems.append(f"nobody of this federation vouches for the log key of {one.origin}")
+                return
             private_folder(self._known)
             one.save(self._known / f"{quote(one.origin, safe='')}.json")
             self._endorsements[one.origin] = one
@@ -308,20 +308,6 @@ class Correspondent:
             problems.append(error.message)
             return False
         return True
-
-
-def holding(
-    endorsements: Iterable[Endorsement], vouch: Callable[[Iterable[Endorsement]], Vouched]
-) -> list[Endorsement]:
-    """Those of ``endorsements`` that hold at this moment; one whose time is over, or that a new charter does not bear
-    out, must not take the others with it: its owner brings a new one.
-    """
-    found = []
-    for one in endorsements:
-        with contextlib.suppress(ProtocolError):
-            vouch([one])
-            found.append(one)
-    return found
 
 
 def believed(folder: Path) -> dict[str, Endorsement]:

@@ -6,7 +6,7 @@ from typing import Final
 
 from compliance.checkpoint import Quorum, Signed, satisfied
 from compliance.endorse import Endorsement, Vouched
-from compliance.exchange import Correspondent, believed, holding
+from compliance.exchange import Correspondent, believed
 from compliance.note import lines_of, write_note
 from compliance.place import Place, establish
 from compliance.trail import Trail
@@ -21,7 +21,7 @@ AHEAD: Final = timedelta(minutes=10)
 _MOST: Final = 4096  # checkpoints to look at for one that is witnessed
 
 Vouch = Callable[[Iterable[Endorsement]], Vouched]
-"""Which log keys the federation's parties vouch for by these endorsements."""
+"""Which log keys the federation's parties vouch for by those of these endorsements that hold."""
 
 
 def correspondent(place: Place, vouch: Vouch) -> Correspondent:
@@ -64,7 +64,7 @@ def keys_of(place: Place, vouch: Vouch) -> Vouched:
     Raises:
         ProtocolError: A file of an endorsement was altered.
     """
-    return vouch(holding([*believed(place.audit / KNOWN).values(), place.endorsement], vouch))
+    return vouch([*believed(place.audit / KNOWN).values(), place.endorsement])
 
 
 def newest_witnessed(

@@ -12,7 +12,7 @@ from typing import Final
 
 from compliance.checking import Checked, Known, check
 from compliance.endorse import FILE, Endorsement
-from compliance.exchange import believed, holding
+from compliance.exchange import believed
 from compliance.shown import KNOWN, Vouch
 from compliance.trail import LOG, NEWEST, PUBLISHED, Trail
 from compliance.verify import Key, cosigners
@@ -60,7 +60,7 @@ def standing(audit: Path, vouch: Vouch | None) -> Standing:
         there = (audit / NEWEST).exists() or (audit / PUBLISHED).is_dir()
         return Standing(check(audit / LOG, None, (), 0), split=split, unchecked=UNKNOWN_KEY if there else "")
     own = Endorsement.load(audit / FILE)
-    keys = vouch(holding([*believed(audit / KNOWN).values(), own], vouch))
+    keys = vouch([*believed(audit / KNOWN).values(), own])
     key = keys.logs.get(own.origin)
     if key is None:
         raise RecordError(

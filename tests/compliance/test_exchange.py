@@ -60,7 +60,7 @@ class Party:
             self.trail,
             self.endorsement,
             lambda known: Witness(self.folder / "witness", self.signer, known),
-            lambda found: vouched(self.charter, found, read(self.authority, count=1)[0]),
+            lambda found: vouched(self.charter, found, read(self.authority, count=1)[0], strict=False),
             known=self.folder / "known",
         )
 
