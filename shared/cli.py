@@ -10,6 +10,7 @@ import typer
 
 from shared.console import complain
 from shared.errors import FedwardError, OutputError
+from shared.processes import end_pools
 
 # Nothing that a hospital starts may speak to anyone but the coordinator it chose.
 for _name, _value in (("FLWR_TELEMETRY_ENABLED", "0"), ("FLWR_DISABLE_UPDATE_CHECK", "1")):
@@ -83,5 +84,6 @@ def _run(app: typer.Typer) -> int:
         complain(f"{error.filename or 'a file'}: {error.strerror or error}", "check the path, permissions and the disk")
         return OutputError.exit_code
     if code == INTERRUPTED:  # typer makes this of an interrupt from the keyboard
+        end_pools()
         complain("interrupted; what was finished is kept, run the same command again to go on")
     return code if isinstance(code, int) else 0

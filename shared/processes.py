@@ -16,12 +16,26 @@ Result = TypeVar("Result")
 
 @contextmanager
 def interrupt_held_back() -> Iterator[None]:
-    """Block an interrupt from the keyboard here, and in each process that is started meanwhile until it unblocks it."""
+    """Hold back an interrupt from the keyboard, and in each process that is started meanwhile until it unblocks it.
+
+    The mask alone does not do: it is this thread's, and where another thread takes the signal, Python raises
+    ``KeyboardInterrupt`` in the main thread all the same.
+    """
+    came: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number)) if main else None
     try:
         yield
     finally:
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
+_open: "set[WorkerPool]" = set()
 
 
 class WorkerPool(ProcessPoolExecutor):
@@ -46,6 +60,7 @@ class WorkerPool(ProcessPoolExecutor):
         arguments: tuple[Any, ...] = (),
     ) -> None:
         super().__init__(workers, get_context(method), _start, (prepare, arguments))
+        _open.add(self)
 
     def submit(
         self, fn: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
@@ -53,6 +68,23 @@ class WorkerPool(ProcessPoolExecutor):
         """As in the base class; a worker that it starts inherits a blocked interrupt."""
         with interrupt_held_back():
             return super().submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As in the base class."""
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        if wait:
+            _open.discard(self)
+
+
+def end_pools() -> None:
+    """End every pool that is still open; call it where a process ends after an interrupt, which it ignores from here.
+
+    An interrupt may come between a pool and the statement that would have ended it. Left to the interpreter's own end,
+    the pool's thread may close its pipe at the moment at which the interpreter writes to it, and a trace is printed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would interrupt this
+    for pool in tuple(_open):
+        pool.shutdown(cancel_futures=True)
 
 
 def _start(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +36,37 @@ def test_workers_end_with_a_parent_that_was_killed(method: str, tmp_path_factory
         while running(process.pid) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not running(process.pid)
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from multiprocessing import util
+from shared.processes import WorkerPool, end_pools
+
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()  # it takes signals that the main thread blocks
+
+def interrupted(*args, spawn=util.spawnv_passfds):
+    pid = spawn(*args)
+    os.killpg(0, signal.SIGINT)  # the process is there, and has not been told yet what to do
+    time.sleep(0.2)
+    return pid
+
+if __name__ == "__main__":
+    WorkerPool(1).submit(abs, 1).result()  # with that, the tracker of resources runs
+    util.spawnv_passfds = interrupted
+    try:
+        pool = WorkerPool(2)
+        pool.submit(time.sleep, 60)
+        print("not interrupted")
+    except KeyboardInterrupt:
+        end_pools()
+        print("interrupted")
+"""
+
+
+def test_an_interrupt_while_a_worker_is_started_prints_no_trace(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(INTERRUPTED)
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
