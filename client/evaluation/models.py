@@ -1,0 +1,181 @@
+"""What is evaluated: a release that was checked first, the model of a run as it lies in its folder, or a public one."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from torch import nn
+
+from compliance.bundle_check import check_bundle
+from compliance.bundle_form import DESCRIBED, MANIFEST, WEIGHTS, read_manifest
+from compliance.bundle_model import read_weights
+from compliance.bundle_report import Verdict
+from shared.errors import DataError, RecordError, UsageError
+from shared.imaging.public import PUBLIC, load_public, weights_file
+from shared.imaging.tasks import Task, get_task
+from shared.vector import State
+from shared.weights import load_weights
+
+RELEASE, RUN, PUBLISHED = "release", "run", "public"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network that can be applied.
+
+    Attributes:
+        label: What tables call it; no other model of the report is called so.
+        task: What it was trained for.
+        network: With its weights, in evaluation mode.
+        digest: SHA-256 of the file of its weights.
+        kind: :data:`RELEASE`, :data:`RUN` or :data:`PUBLISHED`.
+        sites: The hospitals that trained it.
+        origin: Where it is from, in words.
+        checks: What was checked of it, line by line; empty where nothing was.
+    """
+
+    label: str
+    task: Task
+    network: nn.Module
+    digest: str
+    kind: str
+    sites: frozenset[str]
+    origin: str
+    checks: tuple[tuple[str, str, str], ...] = ()
+
+
+_HINT: Final = "name a release folder, the folder of a run's model, or a public model: " + ", ".join(PUBLIC)
+
+
+def open_models(names: Sequence[str], *, task: str | None, charter: str, quorum: int | None) -> tuple[Model, ...]:
+    """The models, all of one task.
+
+    Args:
+        names: Folders or public names; no two the same.
+        task: For public models, which have several; else a task that all must have.
+        charter: SHA-256 of the charter of releases as the reader was told it; empty leaves that comparison to him.
+        quorum: So many hospitals must have cosigned a release's checkpoint; None for over half.
+
+    Raises:
+        UsageError: There is no such model, or they are of different tasks.
+        RecordError: A release does not hold.
+        DataError: The weights are damaged, or not of this release of fedward.
+    """
+    if len(set(names)) != len(names):
+        raise UsageError("a model is named twice", hint="name each once")
+    opened: list[Model] = []
+    for name in names:
+        wanted = task or (opened[0].task.name if opened else None)
+        opened.append(_open(name, wanted, charter, quorum))
+    tasks = dict.fromkeys(model.task.name for model in opened)
+    if task is not None:
+        tasks[get_task(task).name] = None
+    if len(tasks) > 1:
+        raise UsageError(f"these models are for different tasks: {', '.join(tasks)}", hint="make a report for each task")
+    labels = [model.label for model in opened]
+    return tuple(
+        replace(model, label=f"{model.label} ({number})") if labels.count(model.label) > 1 else model
+        for number, model in enumerate(opened, start=1)
+    )
+
+
+def _open(name: str, task: str | None, charter: str, quorum: int | None) -> Model:
+    folder = Path(name)
+    if not folder.exists() and name in PUBLIC:
+        return _public(name, task)
+    if not folder.is_dir():
+        raise UsageError(f"there is no model {name}", hint=_HINT)
+    if (folder / MANIFEST).exists():
+        return _release(folder, charter, quorum)
+    if (folder / DESCRIBED).exists() and (folder / WEIGHTS).exists():
+        return _run(folder)
+    raise UsageError(f"{folder} holds no model", hint=_HINT)
+
+
+def _public(name: str, task: str | None) -> Model:
+    if task is None:
+        raise UsageError(
+            f"{name} has models for several tasks: {', '.join(PUBLIC[name])}", hint="choose one with --task"
+        )
+    if task not in PUBLIC[name]:
+        raise UsageError(f"{name} has no model for the task {task}", hint=f"it has {', '.join(PUBLIC[name])}")
+    state = load_public(name, task)
+    origin = f"{weights_file(name, task)} of this installation, trained on synthetic phantoms; its SHA-256 is pinned"
+    return Model(name, get_task(task), _network(name, task, state), PUBLIC[name][task], PUBLISHED, frozenset(), origin)
+
+
+def _release(folder: Path, charter: str, quorum: int | None) -> Model:
+    report = check_bundle(folder, charter=charter, quorum=quorum)
+    if not report.holds:
+        first = report.failed[0]
+        raise RecordError(
+            f"the release {folder} does not hold: {first.what}: {first.detail}",
+            hint="see 'fedward model verify' for all of it; do not use this model",
+        )
+    # What is loaded now must be what was checked: by the digests that the check found, since files can change.
+    raw = _read(folder / MANIFEST)
+    if hashlib.sha256(raw).hexdigest() != report.manifest:
+        raise RecordError(f"{folder / MANIFEST} changed while it was read", hint="copy the release anew")
+    manifest = read_manifest(raw)
+    weights = _read(folder / WEIGHTS)
+    digest = hashlib.sha256(weights).hexdigest()
+    if digest != manifest.files[WEIGHTS].sha256:
+        raise RecordError(f"{folder / WEIGHTS} changed while it was read", hint="copy the release anew")
+    return Model(
+        label=manifest.change.version,
+        task=get_task(manifest.task),
+        network=_network(str(folder), manifest.task, read_weights(weights)),
+        digest=digest,
+        kind=RELEASE,
+        sites=frozenset(str(row.get("site")) for row in manifest.sites),
+        origin=f"release of {manifest.federation}, run {manifest.run}, {manifest.released}, charter {manifest.charter}",
+        checks=tuple((one.verdict.value, one.what, one.detail) for one in report.findings if one.verdict is not Verdict.OK)
+        + (("ok", "release", f"{sum(one.verdict is Verdict.OK for one in report.findings)} checks hold"),),
+    )
+
+
+def _run(folder: Path) -> Model:
+    """A model as a run wrote it: nobody signed for it, and what it says of itself is all that is known."""
+    try:
+        said: Mapping[str, Any] = json.loads(_read(folder / DESCRIBED))
+        task, run, federation = (str(said[key]) for key in ("task", "run", "federation"))
+        sites, expected = frozenset(map(str, said["sites"])), str(said["weights_sha256"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{folder / DESCRIBED} does not describe a model", hint="restore it from a copy") from error
+    weights = _read(folder / WEIGHTS)
+    digest = hashlib.sha256(weights).hexdigest()
+    if digest != expected:
+        raise DataError(f"{folder / WEIGHTS} is not what {DESCRIBED} describes", hint="restore it from a copy")
+    try:
+        state = read_weights(weights)
+    except RecordError as error:
+        raise DataError(f"{folder / WEIGHTS} cannot be read", hint="restore it from a copy") from error
+    origin = f"run {run} of {federation}, unsigned: no release, so nothing was checked but its own SHA-256"
+    return Model(folder.name or run, get_task(task), _network(str(folder), task, state), digest, RUN, sites, origin)
+
+
+def _network(where: str, task: str, state: State) -> nn.Module:
+    """The task's network with all of these weights.
+
+    Raises:
+        DataError: They are not those of the task's network.
+    """
+    network = get_task(task).network(0)
+    own = network.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    if shapes != {name: tuple(array.shape) for name, array in state.items()}:
+        raise DataError(
+            f"the weights of {where} are not those of the network for {task}", hint="install the fedward that wrote it"
+        )
+    load_weights(network, state)
+    return network.eval()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
