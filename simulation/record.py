@@ -93,7 +93,7 @@ class Panel:
     Attributes:
         role: Which column it stands in.
         method: Name of the classical method or of the arm; empty for input and truth.
-        png: The image as PNG bytes (see :mod:`simulation.pictures`).
+        png: The image as PNG bytes (see :mod:`shared.imaging.pictures`).
         metrics: Scores of exactly this image against the truth; empty for the truth itself.
     """
 

@@ -17,7 +17,7 @@ from shared.files import write_bytes
 from shared.secagg.round_messages import upload_start
 from shared.vector import WIRE_FLOAT, Vector
 from shared.wire import TRAIN_SUMS, MaskedBody, Refusal, TrainReply, TrainRequest, kind_of
-from simulation.pictures import grayscale
+from shared.imaging.pictures import grayscale
 from simulation.record import SeenRecord
 
 NAME = "seen.upload"

@@ -212,20 +212,3 @@ def _distance(headers: Iterable[pydicom.Dataset]) -> float | None:
     if not len(gaps) or gaps.min() <= 0 or np.ptp(gaps) > 0.1 * gaps.mean():
         return None
     return float(gaps.mean())
-
-
-def known_unseen(sites: Sequence[Site], names: Sequence[str]) -> frozenset[str]:
-    """The names, if there are such sites.
-
-    Raises:
-        UsageError: One is no site of the report, or two sites have one name.
-    """
-    known = [site.name for site in sites]
-    if len(set(known)) != len(known):
-        raise UsageError("two of the data sets are of one hospital", hint="name each node once")
-    for name in names:
-        if name not in known:
-            raise UsageError(f"--unseen {name} is none of these hospitals: {', '.join(known)}", hint="check its name")
-    return frozenset(names)
-
-

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from shared import page
 from shared.files import write_bytes
-from simulation.pictures import CLASS_COLOURS
+from shared.imaging.pictures import CLASS_COLOURS
 from simulation.record import Panel, RunRecord, TaskRecord
 from simulation.report import charts, price, tables, words
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simulation.pictures import CLASS_COLOURS, class_picture, grayscale, intensity_picture, overlay
+from shared.imaging.pictures import CLASS_COLOURS, grayscale, overlay
+from simulation.pictures import class_picture, intensity_picture
 
 
 def pixels(png: bytes) -> np.ndarray:

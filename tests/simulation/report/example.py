@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from simulation.pictures import class_picture, grayscale, intensity_picture
+from shared.imaging.pictures import grayscale
+from simulation.pictures import class_picture, intensity_picture
 from simulation.record import (
     ArmRecord,
     CurvePoint,
