@@ -22,7 +22,9 @@ def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)],
     data: Annotated[list[Path], typer.Argument(metavar="DATA...", help=_DATA)],
     *,
-    against: Annotated[list[str] | None, typer.Option(help="Another model to stand beside it; may be repeated.")] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="Another model to stand beside it; may be repeated.")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="The task, for public models, which have several.")] = None,
     everybody: Annotated[bool, typer.Option("--all", help=_ALL)] = False,
     page: Annotated[Path, typer.Option(metavar="FILE.html", help="The page; its figures go beside it as JSON.")] = Path(
@@ -96,7 +98,10 @@ def _tell(report: "Report") -> None:
             rows.append([classical.title(method), *cells])
         widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
         for row in rows:
-            first, *rest = (cell.ljust(width) if not place else cell.rjust(width) for place, (cell, width) in enumerate(zip(row, widths, strict=True)))
+            first, *rest = (
+                cell.ljust(width) if not place else cell.rjust(width)
+                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
             console.say("  ".join([first, *rest]).rstrip())
         for one in part.differences:
             console.say(f"{words.verdict(report.task, one)}")

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from shared.charter import Charter
 from shared.files import write_bytes
+from shared.imaging.pictures import grayscale
 from shared.secagg.round_messages import upload_start
 from shared.vector import WIRE_FLOAT, Vector
 from shared.wire import TRAIN_SUMS, MaskedBody, Refusal, TrainReply, TrainRequest, kind_of
-from shared.imaging.pictures import grayscale
 from simulation.record import SeenRecord
 
 NAME = "seen.upload"

@@ -1,4 +1,4 @@
-"""The drawings of the report as inline SVG: patient by patient, and the reliability curve. Colours come from the page."""
+"""The drawings of the report as inline SVG: patient by patient, and reliability. Colours come from the page."""
 
 import math
 from collections.abc import Sequence
@@ -86,7 +86,13 @@ def reliability(bins: Sequence[Bin | None]) -> Curve:
     there = [(index, one) for index, one in enumerate(bins) if one is not None]
     return Curve(
         tuple(
-            (x(index / len(bins)) + 1, y(one.accuracy), round(width - 2, 1), BOTTOM - y(one.accuracy), y(one.confidence))
+            (
+                x(index / len(bins)) + 1,
+                y(one.accuracy),
+                round(width - 2, 1),
+                BOTTOM - y(one.accuracy),
+                y(one.confidence),
+            )
             for index, one in there
         ),
         " ".join(f"{x(one.confidence)},{y(one.accuracy)}" for _, one in there),

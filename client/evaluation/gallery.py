@@ -1,4 +1,4 @@
-"""The pictures of the report: for patients that a rule chose, what went in, what came out, and what is wrong with it."""
+"""The pictures of the report: for patients that a rule chose, what went in, what came out, and what is wrong."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +21,8 @@ from shared.imaging.tasks import Task
 
 WINDOWS: Final = (0.05, 0.1, 0.2, 0.4)
 """Where the colours of a difference are full, as a share of the grey window; one of them for all pictures."""
+INVENTED: Final = 4
+"""The colour of a wrong pixel that is background in truth; other wrong pixels have that of their true class."""
 _BARS: Final = (100.0, 50.0, 20.0, 10.0, 5.0, 2.0, 1.0)
 
 
@@ -107,14 +109,15 @@ def gallery(
         chosen: Which slices, and whether the hospital is one that trained.
         sites: The hospitals.
     """
-    shown = [_shown(task, models, best, one, trained, sites) for one, trained in chosen]
+    shown = [_shown(task, models, best, one, sites) for one in chosen]
     window = _window(task, models[0].label, shown)
     return tuple(_picture(task, models, best, one, window) for one in shown), window
 
 
 def _shown(
-    task: Task, models: Sequence[Model], best: str, chosen: Chosen, trained: bool, sites: Sequence[Site]
+    task: Task, models: Sequence[Model], best: str, picked: tuple[Chosen, bool], sites: Sequence[Site]
 ) -> _Shown:
+    chosen, trained = picked
     score = chosen.score
     site = next(one for one in sites if one.name == score.site)
     study, facts = list(studies_of(site, score.patient, task))[score.place]
@@ -175,7 +178,7 @@ def _images(
         marks = tuple(_mark(spot, shown.study, "added") for spot in spots.added)
         figure = scored[name].slices[index]
         panels.append(Panel(role, classical.title(name), grayscale(image), figure, marks))
-        errors.append(Panel("error", f"{classical.title(name)} less reference", signed(image - truth, window)))
+        errors.append(Panel("error", "Less reference", signed(image - truth, window)))
         if name == models[0].label:
             lost = [_mark(spot, shown.study, "lost") for spot in spots.lost]
     panels.append(Panel("truth", "Reference", grayscale(truth), marks=tuple(lost)))
@@ -192,8 +195,8 @@ def _classes(
     for role, name in _methods(models, best):
         found = shown.outputs[name][index]
         panels.append(Panel(role, classical.title(name), overlay(image, found), scored[name].slices[index]))
-        wrong = np.where(found != truth[index], np.where(truth[index] > 0, truth[index], 6), 0)
-        errors.append(Panel("error", f"{classical.title(name)}: wrong pixels", overlay(0.5 * image, wrong)))
+        wrong = np.where(found != truth[index], np.where(truth[index] > 0, truth[index], INVENTED), 0)
+        errors.append(Panel("error", "Wrong pixels", overlay(0.5 * image, wrong)))
     panels.append(Panel("truth", "Reference", overlay(image, truth[index])))
     return tuple(panels), tuple(errors)
 

@@ -74,7 +74,9 @@ def open_models(names: Sequence[str], *, task: str | None, charter: str, quorum:
     if task is not None:
         tasks[get_task(task).name] = None
     if len(tasks) > 1:
-        raise UsageError(f"these models are for different tasks: {', '.join(tasks)}", hint="make a report for each task")
+        raise UsageError(
+            f"these models are for different tasks: {', '.join(tasks)}", hint="make a report for each task"
+        )
     labels = [model.label for model in opened]
     return tuple(
         replace(model, label=f"{model.label} ({number})") if labels.count(model.label) > 1 else model
@@ -132,8 +134,10 @@ def _release(folder: Path, charter: str, quorum: int | None) -> Model:
         kind=RELEASE,
         sites=frozenset(str(row.get("site")) for row in manifest.sites),
         origin=f"release of {manifest.federation}, run {manifest.run}, {manifest.released}, charter {manifest.charter}",
-        checks=tuple((one.verdict.value, one.what, one.detail) for one in report.findings if one.verdict is not Verdict.OK)
-        + (("ok", "release", f"{sum(one.verdict is Verdict.OK for one in report.findings)} checks hold"),),
+        checks=(
+            ("ok", "release", f"{sum(one.verdict is Verdict.OK for one in report.findings)} checks hold"),
+            *((one.verdict.value, one.what, one.detail) for one in report.findings if one.verdict is not Verdict.OK),
+        ),
     )
 
 

@@ -5,6 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from client.evaluation import charts, words
+from client.evaluation.gallery import INVENTED
 from client.evaluation.report import UNTOUCHED, Part
 from client.evaluation.run import Report
 from shared import page
@@ -86,7 +87,7 @@ def _classes(report: Report) -> list[tuple[str, str]]:
 
     pairs = list(zip(CLASSES, CLASS_COLOURS, strict=False))[1:]
     return [(name, "#{:02x}{:02x}{:02x}".format(*colour)) for name, colour in pairs] + [
-        ("called a class, is background", "#{:02x}{:02x}{:02x}".format(*CLASS_COLOURS[6]))
+        ("wrongly given a class", "#{:02x}{:02x}{:02x}".format(*CLASS_COLOURS[INVENTED]))
     ]
 
 

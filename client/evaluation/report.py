@@ -106,7 +106,9 @@ def part_of(task: Task, models: Sequence[str], scores: Sequence[StudyScore], *, 
     methods = {name: table(rows.values()) for name, rows in everyone.items()}
     main, best = task.main_metric, best_classical(task, methods)
     pairs = [
-        (everyone[best][key][main], row[main]) for key, row in everyone[models[0]].items() if best and key in everyone[best]
+        (everyone[best][key][main], row[main])
+        for key, row in everyone[models[0]].items()
+        if best and key in everyone[best]
     ]
     return Part(
         trained=trained,
@@ -145,11 +147,13 @@ def chosen(task: Task, label: str, scores: Sequence[StudyScore]) -> list[Chosen]
     patients = {key: row[main] for key, row in by_patient(task, scores, label).items()}
     order = sorted(patients, key=lambda key: (patients[key], key))
     found: dict[tuple[str, str], Chosen] = {}
-    for rank, pick in (("worst", order[0]), ("median", order[(len(order) - 1) // 2]), ("best", order[-1])):
+    middle = order[(len(order) - 1) // 2]
+    ranks = (("worst", order[0]), ("median", middle), ("best", order[-1])) if len(order) > 1 else (("only", middle),)
+    for rank, pick in ranks:
         own = [one for one in scores if (one.site, one.patient) == pick]
         slices = [(value, study, index) for study in own for index, value in enumerate(study.scored[label].slices)]
         values = [value for value, _, _ in slices]
-        wanted = {"worst": min, "median": median_low, "best": max}[rank](values)
+        wanted = min(values) if rank == "worst" else max(values) if rank == "best" else median_low(values)
         _, study, index = next(one for one in slices if one[0] == wanted)
         found.setdefault(pick, Chosen(rank, study, index, patients[pick]))
     return list(found.values())
@@ -184,8 +188,8 @@ def _groups(
         return ()
     found = []
     for cell, (_, own) in zip(suppressed(cell for cell, _ in cells), cells, strict=True):
-        shown = {name: _at(task, own)[1][name] for name in (*models, best) if name} if cell.shown else {}
-        found.append(Group(cell, shown))
+        main = _at(task, own)[1] if cell.shown else {}
+        found.append(Group(cell, {name: main[name] for name in (*models, best) if name in main}))
     return tuple(found)
 
 
@@ -197,9 +201,7 @@ def _cells(
     for group in sorted({of(one) for one in scores}):
         own = [one for one in scores if of(one) == group]
         patients, main = _at(task, own)
-        ours, theirs = (
-            ((task.main_metric, round(main[name].mean, 6)),) if name else () for name in (label, best)
-        )
+        ours, theirs = (((task.main_metric, round(main[name].mean, 6)),) if name else () for name in (label, best))
         found.append((Cell(task.name, grouping, group[:64], patients, ours, best, theirs), own))
     return found
 

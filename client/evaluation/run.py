@@ -105,9 +105,7 @@ def evaluate(
                 hint=f"it needs {' or '.join(sorted(task.modalities))}, and labels to segment",
             )
         home = {name for model in models for name in model.sites}
-        split = {
-            trained: [one for one in scores if (one.site in home) == trained] for trained in (True, False)
-        }
+        split = {trained: [one for one in scores if (one.site in home) == trained] for trained in (True, False)}
         found = {trained: _part(task, models, own, trained=trained) for trained, own in split.items()}
         parts = tuple(part for part in found.values() if part is not None)
         picked = _picked(task, models[0].label, split)
@@ -115,9 +113,7 @@ def evaluate(
         for detail, site in zip(details, (one for one in sites if one.patients), strict=True):
             detail["slices"] = sum(one.slices for one in scores if one.site == site.name)
     cells = quality_cells(task, parts[0], models[0].label, split[parts[0].trained])
-    return Report(
-        task, tuple(models), sites, everybody, parts, pictures, window, tuple(cells), datetime.now(UTC)
-    )
+    return Report(task, tuple(models), sites, everybody, parts, pictures, window, tuple(cells), datetime.now(UTC))
 
 
 def _part(task: Task, models: Sequence[Model], scores: Sequence[StudyScore], *, trained: bool) -> Part | None:
@@ -163,4 +159,3 @@ def _version() -> str:
         return version("fedward")
     except PackageNotFoundError:
         return "not installed"
-

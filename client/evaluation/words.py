@@ -56,16 +56,16 @@ def verdict(task: Task, one: Difference) -> str:
     if found.low is None or found.high is None:
         side = "above" if found.mean > 0 else "below"
         return (
-            f"{one.model} is {size} {side} the best classical method ({method}), {count}; "
+            f"{one.model} is {size} {side} the best classical method, {method}, {count}; "
             f"too few patients for an interval"
         )
     ends = f"95 % interval {interval(name, found)}"
     if found.low > 0:
-        return f"{one.model} is better than the best classical method ({method}) by {size}, {ends}, {count}"
+        return f"{one.model} is better than the best classical method, {method}, by {size}, {ends}, {count}"
     if found.high < 0:
-        return f"{one.model} is worse than the best classical method ({method}) by {size}, {ends}, {count}"
+        return f"{one.model} is worse than the best classical method, {method}, by {size}, {ends}, {count}"
     return (
-        f"{one.model} and the best classical method ({method}) are not told apart by these patients: "
+        f"{one.model} and the best classical method, {method}, are not told apart by these patients: "
         f"mean difference {gain(task, found)} of {title}, {ends}, {count}"
     )
 
@@ -91,10 +91,8 @@ def best_of(name: str, tables: Mapping[str, Table]) -> str:
     return (max if better else min)(known, key=known.__getitem__)
 
 
-def report_json(
-    task: Task, models: Sequence[Model], parts: Sequence[Part], about: Mapping[str, Any]
-) -> dict[str, Any]:
-    """All figures; no pseudonym, no image, and no figure of one patient by himself."""
+def report_json(task: Task, models: Sequence[Model], parts: Sequence[Part], about: Mapping[str, Any]) -> dict[str, Any]:
+    """All figures, each a mean over so many patients as it says; no pseudonym and no image."""
     return {
         **about,
         "task": task.name,
@@ -134,9 +132,7 @@ def _part_json(task: Task, part: Part) -> dict[str, Any]:
             for site, (count, table) in part.by_site.items()
         },
         "groups": {
-            grouping: [
-                {"group": one.cell.group, "patients": one.cell.n, name: _table(one.figures)} for one in groups
-            ]
+            grouping: [{"group": one.cell.group, "patients": one.cell.n, name: _table(one.figures)} for one in groups]
             for grouping, groups in part.groups.items()
         },
         "reliability": {label: [asdict(one) if one else None for one in curve] for label, curve in part.curve.items()},

@@ -1,4 +1,4 @@
-"""Confidence intervals over patients: slices of one patient are not independent, so patients are drawn, never slices."""
+"""Confidence intervals over patients: a patient's slices are not independent, so patients are drawn, never slices."""
 
 import warnings
 from collections.abc import Sequence

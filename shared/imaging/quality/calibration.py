@@ -47,7 +47,11 @@ def calibration_sums(probabilities: NDArray[np.float32], truth: NDArray[np.uint8
     columns = (np.ones(len(sure)), sure, right.astype(np.float64))
     sums = (np.bincount(place, weights=column, minlength=BINS) for column in columns)
     return Sums(
-        {f"bin{index}_{part}": float(one) for part, row in zip(_PARTS, sums, strict=True) for index, one in enumerate(row)}
+        {
+            f"bin{index}_{part}": float(one)
+            for part, row in zip(_PARTS, sums, strict=True)
+            for index, one in enumerate(row)
+        }
     )
 
 
@@ -60,7 +64,7 @@ def reliability(values: Mapping[str, float]) -> tuple[Bin | None, ...]:
 
 
 def expected_calibration_error(values: Mapping[str, float]) -> float:
-    """The gap between accuracy and confidence, averaged over bins by their pixels (Guo et al. 2017, eq. 5); in [0, 1]."""
+    """The gap between accuracy and confidence, averaged over bins by pixels (Guo et al. 2017, eq. 5); in [0, 1]."""
     bins = [one for one in reliability(values) if one is not None]
     pixels = sum(one.pixels for one in bins)
     return sum(one.pixels * abs(one.accuracy - one.confidence) for one in bins) / pixels if pixels else 0.0

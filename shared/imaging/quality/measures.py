@@ -59,8 +59,8 @@ MEASURES: Final[Mapping[str, Measure]] = {
         "MS-SSIM",
         True,
         3,
-        "Multi-scale structural similarity (Wang, Simoncelli and Bovik 2003), five scales, fewer where a slice is below "
-        f"176 pixels. {_SLICES} Not comparable between matrices.",
+        "Multi-scale structural similarity (Wang, Simoncelli and Bovik 2003), five scales, fewer where a slice is "
+        f"below 176 pixels. {_SLICES} Not comparable between matrices.",
         ideal=1.0,
     ),
     "mse": Measure("MSE × 10³", False, 3, f"Mean squared error on intensities from 0 to 1. {_SLICES}", scale=1000.0),
@@ -75,24 +75,24 @@ MEASURES: Final[Mapping[str, Measure]] = {
         "Fine detail",
         None,
         2,
-        "Energy above half of the highest frequency, over that of the reference. Below 1 the result is smoother, above 1 "
-        "it has more texture or noise than the reference.",
+        "Energy above half of the highest frequency, over that of the reference. Below 1 the result is smoother, above "
+        "1 it has more texture or noise than the reference.",
         ideal=1.0,
     ),
     "added": Measure(
         "Spots added, per slice",
         False,
         2,
-        "Bright or dark spots of the result that neither the reference nor the input has (extrema of the Laplacian of a "
-        "Gaussian, Lindeberg 1998; contrast from 10 % of the grey window and five times the noise).",
+        "Bright or dark spots of the result that neither the reference nor the input has (extrema of the Laplacian of "
+        "a Gaussian, Lindeberg 1998; contrast from 10 % of the grey window and five times the noise).",
     ),
     "lost": Measure("Spots lost, per slice", False, 2, "Such spots of the reference that the result lacks."),
     "consistency": Measure(
         "Residual to the input",
         None,
         2,
-        "What remains between the input and the result measured again, over the same of the reference. Well above 1 the "
-        "result contradicts what was measured; below 1 it keeps noise of the input.",
+        "What remains between the input and the result measured again, over the same of the reference. Well above 1 "
+        "the result contradicts what was measured; below 1 it keeps noise of the input.",
         ideal=1.0,
     ),
     "miou": Measure(
@@ -127,8 +127,8 @@ MEASURES: Final[Mapping[str, Measure]] = {
         "Volume error, ml",
         False,
         2,
-        "Absolute error of the volume of each class but background, for each study; the mean over classes and studies of "
-        "a patient. Where the distance of slices is known.",
+        "Absolute error of the volume of each class but background, for each study; the mean over classes and studies "
+        "of a patient. Where the distance of slices is known.",
     ),
     "volume_relative": Measure(
         "Volume error, %",
@@ -141,8 +141,8 @@ MEASURES: Final[Mapping[str, Measure]] = {
         "Calibration error, %",
         False,
         2,
-        "Expected calibration error (Guo et al. 2017), 15 bins, over the pixels that the truth or the model gives a class "
-        "but background.",
+        "Expected calibration error (Guo et al. 2017), 15 bins, over the pixels that the truth or the model gives a "
+        "class but background.",
         scale=100.0,
     ),
 }

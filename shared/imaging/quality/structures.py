@@ -41,7 +41,7 @@ _SMOOTH: Final = 2.0
 
 @dataclass(frozen=True)
 class Spot:
-    """One bright (``contrast`` above 0) or dark spot: its pixel, its size (standard deviation, pixels), its contrast."""
+    """One bright (``contrast`` above 0) or dark spot: its pixel, its standard deviation in pixels, its contrast."""
 
     row: int
     column: int
@@ -148,7 +148,7 @@ def consistency(ours: float, floor: float) -> float:
 def _measured(image: Slice) -> _Plane:
     height, width = image.shape
     even = np.pad(image, ((0, height % 2), (0, width % 2)), mode="edge")
-    return kspace_downsample(even[None], 2)[0].astype(np.float64)
+    return np.asarray(kspace_downsample(even[None], 2)[0], dtype=np.float64)
 
 
 def _smoothed(image: _Plane) -> _Plane:
@@ -162,7 +162,7 @@ def _responses(image: Slice) -> list[_Plane]:
 
 
 def _spots(responses: list[_Plane], noise: float) -> list[Spot]:
-    """Extrema over places and sizes that stand out, strongest first; none within its size, or that of a stronger one."""
+    """Extrema over places and sizes that stand out, strongest first; none within the size of another."""
     stack = np.abs(np.stack(responses))
     least = np.maximum(LEAST_CONTRAST, _ABOVE_NOISE * _NOISE_GAIN * noise / np.array(SIZES))
     peaks = (stack == ndimage.maximum_filter(stack, size=3)) & (stack >= least[:, None, None])
