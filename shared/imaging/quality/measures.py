@@ -11,7 +11,7 @@ from shared.imaging.classical_denoise import noise_level
 from shared.imaging.degrade import zero_fill
 from shared.imaging.images import StudyImages
 from shared.imaging.metrics import Sums, confusion_sums, image_sums, summarise
-from shared.imaging.quality import fidelity, segments, structures
+from shared.imaging.quality import fidelity, segments
 from shared.imaging.quality.calibration import calibration_sums, expected_calibration_error
 from shared.imaging.quality.structures import Compared, Truth, consistency
 from shared.imaging.tasks import Task
@@ -91,7 +91,7 @@ MEASURES: Final[Mapping[str, Measure]] = {
         "Residual to the input",
         None,
         2,
-        "What remains between the input and the result measured again, over the same of the reference. Well above 1 "
+        "The largest difference between the input and the result measured again, over that of the reference. Well above 1 "
         "the result contradicts what was measured; below 1 it keeps noise of the input.",
         ideal=1.0,
     ),
@@ -219,11 +219,10 @@ class Judge:
     def _images(self, predictions: NDArray[np.float32]) -> Scored:
         single = [image_sums(one[None], truth[None]) for one, truth in zip(predictions, self._truth, strict=True)]
         extra = dict.fromkeys(
-            ("ms_ssim", "gmsd", "detail", "detail_truth", "added", "lost", "spots", "residual", "floor"), 0.0
+            ("ms_ssim", "gmsd", "detail", "detail_truth", "added", "lost", "spots", "consistency"), 0.0
         )
         for index, (ours, truth) in enumerate(zip(predictions, self._truth, strict=True)):
             compared = self._truths[index].compare(ours)
-            residual, floor = structures.residuals(ours, truth, self._inputs[index])
             found = {
                 "ms_ssim": fidelity.ms_ssim(ours, truth),
                 "gmsd": fidelity.gmsd(ours, truth),
@@ -232,8 +231,7 @@ class Judge:
                 "added": len(compared.added),
                 "lost": len(compared.lost),
                 "spots": compared.reference,
-                "residual": residual,
-                "floor": floor,
+                "consistency": consistency(ours, truth, self._inputs[index]),
             }
             extra = {name: extra[name] + value for name, value in found.items()}
         total = sum(single, start=Sums.zero()) + Sums(extra)
@@ -282,7 +280,7 @@ def figures(task: Task, sums: Sums) -> dict[str, float]:
             "detail": values["detail"] / max(values["detail_truth"], 1e-12),
             "added": values["added"] / slices,
             "lost": values["lost"] / slices,
-            "consistency": consistency(values["residual"], values["floor"]),
+            "consistency": values["consistency"] / slices,
         }
     found = summarise(task.name, Sums({name: one for name, one in values.items() if name in task.sums}))
     for name, over in (("hd95", "hd"), ("volume", "ml"), ("volume_relative", "relative")):

@@ -6,7 +6,8 @@ it could not):
 
 1. Does the output, measured again, give the input? Super-resolution is taken back through the same window in k-space;
    a denoised image and its input are compared after a Gaussian of 2 pixels, which averages noise away and leaves
-   structures. The residual is divided by that of the reference, which has nothing in it but noise: :func:`consistency`.
+   structures. The largest residual is divided by that of the reference, which has nothing in it but noise:
+   :func:`consistency`.
 2. Are there spots in the output without a counterpart in the reference or in the input, or spots of the reference that
    the output lacks? Spots are extrema of the scale-normalised Laplacian of a Gaussian (Lindeberg 1998, "Feature
    detection with automatic scale selection") that stand out of the noise: :class:`Truth`.
@@ -37,6 +38,7 @@ _COUNTERPART: Final = 0.5
 # The norm of 2 s^2 times the Laplacian of a Gaussian is 2 / (sqrt(2 pi) s): so much of white noise comes through.
 _NOISE_GAIN: Final = 2 / np.sqrt(2 * np.pi)
 _SMOOTH: Final = 2.0
+_LEAST_RESIDUAL: Final = 0.001
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,12 @@ class Truth:
         return Compared(tuple(added), tuple(lost), len(self.spots))
 
 
-def residuals(output: Slice, reference: Slice, source: Slice) -> tuple[float, float]:
-    """Squared residuals of one slice, of the output and of the reference, each taken back to what was measured.
+def consistency(output: Slice, reference: Slice, source: Slice) -> float:
+    """The largest residual of one slice's output, taken back to what was measured, over that of the reference.
+
+    The largest and not the mean, since a lesion is small. 1 is as consistent with the measurement as the reference is.
+    Well above 1 the output says something else somewhere than what was measured; below 1 it keeps noise of the input.
+    A residual of the reference below a thousandth of the grey scale counts as that.
 
     Args:
         output: ``[h, w]``.
@@ -132,17 +138,8 @@ def residuals(output: Slice, reference: Slice, source: Slice) -> tuple[float, fl
         pair = [_measured(image) - source for image in (output, reference)]
     else:
         raise ValueError(f"an input of {source.shape} is none for an output of {output.shape}")
-    ours, floor = (float((plane**2).mean()) for plane in pair)
-    return ours, floor
-
-
-def consistency(ours: float, floor: float) -> float:
-    """The residual of an output over that of the reference, from sums of :func:`residuals`.
-
-    1 is as consistent with the measurement as the reference is. Well above 1 the output says something else than what
-    was measured; below 1 it keeps some of the input's noise.
-    """
-    return float(np.sqrt(ours / floor)) if floor > 0 else 1.0 if ours == 0 else float("inf")
+    ours, floor = (float(np.abs(plane).max()) for plane in pair)
+    return ours / max(floor, _LEAST_RESIDUAL)
 
 
 def _measured(image: Slice) -> _Plane:

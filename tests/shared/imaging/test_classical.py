@@ -23,8 +23,8 @@ def figure(name: str, method: str, images: StudyImages) -> float:
 def test_the_methods_of_each_task_in_the_order_of_tables_with_titles() -> None:
     keys = {name: list(get_task(name).classical()) for name in task_names()}
     assert keys["denoise"] == [
-        "noisy", "histogram_equalisation", "mean", "median", "gaussian", "butterworth", "wiener", "nlm", "nlm_rician",
-        "tv",
+        "noisy", "histogram_equalisation", "clahe", "mean", "median", "gaussian", "butterworth", "wiener", "nlm",
+        "nlm_rician", "tv",
     ]  # fmt: skip
     assert keys["superres"] == ["bicubic", "lanczos", "zero_fill"]
     assert keys["segment"] == ["multi_otsu", "gmm", "gmm_brain"]
