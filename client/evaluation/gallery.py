@@ -171,7 +171,9 @@ def _images(
     index, truth = shown.chosen.slice, task.truth(shown.study)[shown.chosen.slice]
     scored = shown.chosen.score.scored
     inputs = task.inputs(shown.study)[index]
-    panels, errors, lost = [Panel("input", "Input", grayscale(inputs, size=truth.shape))], [], []
+    panels, errors, lost = [Panel("input", "Input", grayscale(inputs, size=truth.shape))], list[Panel](), list[Mark]()
+    if inputs.shape == truth.shape:
+        errors.append(Panel("error", "Less reference", signed(inputs - truth, window)))
     for role, name in _methods(models, best):
         image = np.clip(shown.outputs[name][index], 0.0, 1.0)
         spots = shown.judge.spots(shown.outputs[name], index)

@@ -82,13 +82,18 @@ def measures_of(tables: Mapping[str, Table]) -> list[tuple[str, Measure]]:
     return [(name, one) for name, one in MEASURES.items() if any(name in table for table in tables.values())]
 
 
-def best_of(name: str, tables: Mapping[str, Table]) -> str:
-    """Which method has the best mean of a measure; the input does not count, nor a measure without a better side."""
+def best_of(name: str, tables: Mapping[str, Table]) -> frozenset[str]:
+    """Which methods have the best mean of a measure, as it is shown; none where most methods share it.
+
+    The input does not count, nor a measure that has no better side.
+    """
     better = MEASURES[name].higher_better
     known = {method: table[name].mean for method, table in tables.items() if name in table and method not in UNTOUCHED}
     if better is None or len(known) < 2:
-        return ""
-    return (max if better else min)(known, key=known.__getitem__)
+        return frozenset()
+    top = number(name, (max if better else min)(known.values()))
+    tied = frozenset(method for method, value in known.items() if number(name, value) == top)
+    return tied if 2 * len(tied) <= len(known) else frozenset()
 
 
 def report_json(task: Task, models: Sequence[Model], parts: Sequence[Part], about: Mapping[str, Any]) -> dict[str, Any]:

@@ -91,8 +91,8 @@ MEASURES: Final[Mapping[str, Measure]] = {
         "Residual to the input",
         None,
         2,
-        "The largest difference between the input and the result measured again, over that of the reference. Well above 1 "
-        "the result contradicts what was measured; below 1 it keeps noise of the input.",
+        "The largest difference between the input and the result measured again, over that of the reference. Well "
+        "above 1 the result contradicts what was measured; below 1 it keeps noise of the input.",
         ideal=1.0,
     ),
     "miou": Measure(
