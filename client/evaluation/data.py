@@ -200,7 +200,7 @@ def age_band(age: str) -> str:
 
 
 def _distance(headers: Iterable[pydicom.Dataset]) -> float | None:
-    """The distance of neighbouring slices of the first series; None where they are not evenly apart."""
+    """The distance of neighbouring slices of the longest series; None where they are not evenly apart."""
     series: dict[str, list[float]] = {}
     for one in headers:
         if one.get("ImagePositionPatient") and one.get("ImageOrientationPatient"):
@@ -208,7 +208,7 @@ def _distance(headers: Iterable[pydicom.Dataset]) -> float | None:
             normal = np.cross(orientation[:3], orientation[3:])
             place = float(normal @ np.asarray(one.ImagePositionPatient, float))
             series.setdefault(str(one.get("SeriesInstanceUID")), []).append(place)
-    gaps = np.diff(sorted(next(iter(series.values()), [])))
+    gaps = np.diff(sorted(max(series.values(), key=len, default=[])))
     if not len(gaps) or gaps.min() <= 0 or np.ptp(gaps) > 0.1 * gaps.mean():
         return None
     return float(gaps.mean())
