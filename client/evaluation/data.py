@@ -208,7 +208,7 @@ def _distance(headers: Iterable[pydicom.Dataset]) -> float | None:
             normal = np.cross(orientation[:3], orientation[3:])
             place = float(normal @ np.asarray(one.ImagePositionPatient, float))
             series.setdefault(str(one.get("SeriesInstanceUID")), []).append(place)
-    gaps = np.diff(sorted(max(series.values(), key=len, default=[])))
+    gaps = np.diff(sorted(sorted(series.values(), key=len)[-1])) if series else np.empty(0)
     if not len(gaps) or gaps.min() <= 0 or np.ptp(gaps) > 0.1 * gaps.mean():
         return None
     return float(gaps.mean())

@@ -23,6 +23,7 @@ WINDOWS: Final = (0.05, 0.1, 0.2, 0.4)
 """Where the colours of a difference are full, as a share of the grey window; one of them for all pictures."""
 INVENTED: Final = 4
 """The colour of a wrong pixel that is background in truth; other wrong pixels have that of their true class."""
+_LESS: Final = "less reference"
 _BARS: Final = (100.0, 50.0, 20.0, 10.0, 5.0, 2.0, 1.0)
 
 
@@ -46,6 +47,7 @@ class Panel:
         png: Its bytes.
         figure: Main figure of the slice; None where it has none.
         marks: Spots that were added, or that are lost.
+        note: What is shown of it, where it is not the output itself.
     """
 
     role: str
@@ -53,6 +55,7 @@ class Panel:
     png: bytes
     figure: float | None = None
     marks: tuple[Mark, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,14 +176,14 @@ def _images(
     inputs = task.inputs(shown.study)[index]
     panels, errors, lost = [Panel("input", "Input", grayscale(inputs, size=truth.shape))], list[Panel](), list[Mark]()
     if inputs.shape == truth.shape:
-        errors.append(Panel("error", "Less reference", signed(inputs - truth, window)))
+        errors.append(Panel("error", "Input", signed(inputs - truth, window), note=_LESS))
     for role, name in _methods(models, best):
         image = np.clip(shown.outputs[name][index], 0.0, 1.0)
         spots = shown.judge.spots(shown.outputs[name], index)
         marks = tuple(_mark(spot, shown.study, "added") for spot in spots.added)
         figure = scored[name].slices[index]
         panels.append(Panel(role, classical.title(name), grayscale(image), figure, marks))
-        errors.append(Panel("error", "Less reference", signed(image - truth, window)))
+        errors.append(Panel("error", classical.title(name), signed(image - truth, window), note=_LESS))
         if name == models[0].label:
             lost = [_mark(spot, shown.study, "lost") for spot in spots.lost]
     panels.append(Panel("truth", "Reference", grayscale(truth), marks=tuple(lost)))
@@ -198,7 +201,7 @@ def _classes(
         found = shown.outputs[name][index]
         panels.append(Panel(role, classical.title(name), overlay(image, found), scored[name].slices[index]))
         wrong = np.where(found != truth[index], np.where(truth[index] > 0, truth[index], INVENTED), 0)
-        errors.append(Panel("error", "Wrong pixels", overlay(0.5 * image, wrong)))
+        errors.append(Panel("error", classical.title(name), overlay(0.5 * image, wrong), note="wrong pixels"))
     panels.append(Panel("truth", "Reference", overlay(image, truth[index])))
     return tuple(panels), tuple(errors)
 
