@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from client.budget_words import figure
 from client.charge import Charge
+from client.evidence_rights import rights
 from client.ledger import history_of
 from client.ledger_file import Book, read_book
 from client.node import Node
@@ -69,8 +70,8 @@ def facts_of(node: Node) -> Facts:
     least = max(LEAST, policy.min_patients if policy else 0)
     return Facts(
         figures={
-            Topic.PROCESSING: _processing(node, charter, least),
-            Topic.DPIA: [*operations(charter), *_assessment(node, log, policy)],
+            Topic.PROCESSING: [*_processing(node, charter, least), *rights(rows, least)],
+            Topic.DPIA: [*operations(charter), *_many(node), *_assessment(node, log, policy)],
             Topic.DEIDENTIFICATION: _deidentification(node, rows, _patients(node), least),
             Topic.PRIVACY: _privacy_figures(node, rows),
         },
@@ -161,11 +162,16 @@ def _processing(node: Node, charter: Charter | None, least: int) -> list[Figure]
             where,
         ),
         *recipients(charter, node.site),
-        Figure("Time limits for erasure (Art. 30(1)(f))", None, "no file of fedward has them"),
     ]
 
 
 # --- the assessment ---------------------------------------------------------------------------------------------------
+
+
+def _many(node: Node) -> list[Figure]:
+    """A word for whoever takes a virtual hospital's charter for all that it did."""
+    said = "one of several: a virtual hospital pins one for each training of its simulation, and this is the last"
+    return [Figure("Which charter this is", said, "node.json: virtual")] if node.virtual and node.pinned else []
 
 
 def _assessment(node: Node, log: _Log, policy: HospitalPolicy | None) -> list[Figure]:
