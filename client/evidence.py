@@ -22,6 +22,7 @@ from client.training import accounting
 from client.uncovered import uncovered
 from client.witnessing import vouched_here
 from compliance.charter_facts import operations, recipients
+from compliance.checkpoint import needed_of
 from compliance.log import Action, Outcome, entries
 from compliance.party import Facts, Figure, Kind, Party, Table, Topic
 from compliance.suppress import LEAST, belonging, split
@@ -52,6 +53,7 @@ def party(folder: Path) -> Party | None:
         facts=lambda: facts_of(node),
         knows_pseudonyms=True,
         vouch=(lambda found: vouched_here(node, found)) if node.pinned else None,
+        needed=lambda: needed_of(len(node.charter.members) - 1),
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compliance.charter_facts import operations, recipients
+from compliance.checkpoint import needed_of
 from compliance.log import AuditLog
 from compliance.party import Facts, Figure, Kind, Party, Table, Topic
 from server.coordinator import Coordinator
@@ -35,6 +36,7 @@ def party(folder: Path) -> Party | None:
         open_log=lambda: AuditLog(folder / _LOG, site="coordinator", subject_key=b""),
         facts=lambda: _facts(coordinator),
         vouch=lambda found: vouched_here(coordinator, found),
+        needed=lambda: needed_of(len(coordinator.members())),
     )
 
 
