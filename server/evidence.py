@@ -1,6 +1,5 @@
 """What a coordinator can show of itself: the facts of its files for the evidence report."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +14,7 @@ from server.release import CARD
 from server.witnessing import vouched_here
 from shared.charter import Charter
 from shared.errors import CharterError
+from shared.parsing import parse_json
 
 _LOG: Final = Path("audit") / "log.jsonl"
 
@@ -109,7 +109,7 @@ def models(runs: Path, source: str) -> list[Table]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
