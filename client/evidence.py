@@ -3,7 +3,6 @@
 Numbers of patients are suppressed below ten, or below ``min_patients`` of the hospital's policy where that is more.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,11 +22,13 @@ from client.training import accounting
 from client.uncovered import uncovered
 from client.witnessing import vouched_here
 from compliance.charter_facts import operations, recipients
+from compliance.checkpoint import needed_of
 from compliance.log import Action, Outcome, entries
 from compliance.party import Facts, Figure, Kind, Party, Table, Topic
 from compliance.suppress import LEAST, belonging, split
 from shared.charter import Charter
 from shared.errors import BudgetError, PolicyError
+from shared.parsing import parse_json
 
 _LOG: Final = Path("audit") / "log.jsonl"
 _MANY: Final = frozenset({Action.MESSAGE_OUT, Action.SECURE_AGGREGATION})
@@ -53,6 +54,7 @@ def party(folder: Path) -> Party | None:
         facts=lambda: facts_of(node),
         knows_pseudonyms=True,
         vouch=(lambda found: vouched_here(node, found)) if node.pinned else None,
+        needed=lambda: needed_of(len(node.charter.members) - 1),
     )
 
 
@@ -129,7 +131,7 @@ def _policy(node: Node) -> HospitalPolicy | None:
 def _index(node: Node) -> Sequence[Row]:
     """The patients of the cohort's index, read as a file: the cohort's own reader brings the DICOM libraries."""
     try:
-        found = json.loads((node.folder / "cohort" / "index.json").read_bytes())["patients"]
+        found = parse_json((node.folder / "cohort" / "index.json").read_bytes())["patients"]
     except (OSError, ValueError, KeyError, TypeError):
         return ()
     return found if isinstance(found, list) else ()
@@ -274,7 +276,7 @@ def _head(path: Path) -> dict[str, Any]:
     """The first line of a report: the files follow from the second line on."""
     try:
         with path.open("rb") as stream:
-            found = json.loads(stream.readline() + b"]}")
+            found = parse_json(stream.readline() + b"]}")
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

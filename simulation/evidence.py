@@ -27,7 +27,7 @@ def party(folder: Path) -> Party | None:
     nodes = [path for path in sorted((folder / "nodes").iterdir()) if (path / "node.json").exists()]
     # All virtual hospitals cosigned each other's logs, those too that are in no charter, or in one without members.
     vouch = vouched_among({path.name: path for path in nodes})
-    parts = tuple(replace(found, vouch=vouch) for path in nodes if (found := hospital(path)) is not None)
+    parts = tuple(replace(found, vouch=vouch, needed=None) for path in nodes if (found := hospital(path)) is not None)
     logs = (folder / OWN_LOG, *sorted((folder / "federation").glob("*/audit/log.jsonl")))
     return Party(
         folder=folder,
