@@ -9,7 +9,6 @@ of what is read: a modifier extension and ``implicitRules`` (2.4.1: who does not
 were not there), extensions of plain values (``_status``), and a name that stands twice in one JSON object.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from typing import Any, Final
@@ -20,6 +19,7 @@ from client.basis import CONSENT
 from client.consent import ALL, Choice, Decision
 from client.consent_file import LineError, Row, day_of
 from shared.faults import first_fault
+from shared.parsing import TooDeepError, parse_json
 
 _STATUS: Final = {"inactive": Choice.WITHDRAWN, "entered-in-error": Choice.WITHDRAWN, "rejected": Choice.REFUSED}
 _SILENT: Final = {"draft", "proposed"}
@@ -135,8 +135,6 @@ def fhir_rows(text: str, purpose: str, system: str, wrong: Wrong) -> Iterator[Ro
             found_row = _row(line, form, purpose, system, patients)
         except ValidationError as error:
             wrong(line, f"Consent: {first_fault(error)}")
-        except RecursionError:
-            wrong(line, _DEEP)
         except LineError as error:
             wrong(line, str(error))
         else:
@@ -147,11 +145,11 @@ def fhir_rows(text: str, purpose: str, system: str, wrong: Wrong) -> Iterator[Ro
 def _resources(text: str, wrong: Wrong) -> Iterator[tuple[int, dict[str, Any], str]]:
     """Every resource with its line in NDJSON, its place in a Bundle, or 1; and the URL that a Bundle gives it."""
     try:
-        whole = json.loads(text, object_pairs_hook=_once)
+        whole = parse_json(text, pairs=_once)
     except LineError as error:
         wrong(1, str(error))
         return
-    except RecursionError:
+    except TooDeepError:
         wrong(1, _DEEP)
         return
     except ValueError as fault:
@@ -163,12 +161,12 @@ def _resources(text: str, wrong: Wrong) -> Iterator[tuple[int, dict[str, Any], s
             if not line.strip():
                 continue
             try:
-                one = json.loads(line, object_pairs_hook=_once)
+                one = parse_json(line, pairs=_once)
             except LineError as error:
                 wrong(number, str(error))
                 continue
-            except (ValueError, RecursionError) as error:
-                wrong(number, _DEEP if isinstance(error, RecursionError) else "it is no JSON; one resource a line")
+            except ValueError as error:
+                wrong(number, _DEEP if isinstance(error, TooDeepError) else "it is no JSON; one resource a line")
                 continue
             yield from _unpacked(number, one, wrong)
         return

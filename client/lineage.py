@@ -15,7 +15,6 @@ taken out or altered is missed: before the next round, which is refused, and whe
 
 import hashlib
 import hmac
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -30,6 +29,7 @@ from shared.charter import Charter
 from shared.errors import RecordError
 from shared.files import write_json
 from shared.header import Header
+from shared.parsing import load_json, parse_json
 
 TRAIN, EVALUATE = "train", "evaluate"
 GONE: Final = "erased:"
@@ -208,11 +208,18 @@ class Lineage:
         return tuple(found)
 
     def recipients(self, charters: Collection[str]) -> list[dict[str, str]]:
-        """Who got what this hospital sent under some charters: name, role and country as the charter says them."""
+        """Who got what this hospital sent under some charters: name, role and country as the charter says them.
+
+        Raises:
+            RecordError: A file of them is damaged.
+        """
         found: dict[tuple[str, ...], dict[str, str]] = {}
         for name in sorted(charters):
             path = self._folder / "parties" / f"{name}.json"
-            for row in json.loads(path.read_bytes()) if path.exists() else ():
+            rows = load_json(path, error=RecordError, hint=_LOST) if path.exists() else []
+            if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
+                raise RecordError(f"{path} is damaged", hint=_LOST)
+            for row in rows:
                 found[tuple(row.values())] = row
         return list(found.values())
 
@@ -291,8 +298,8 @@ class Lineage:
     def _members(self, path: Path) -> list[str]:
         """Who is in the set at ``path``; its name says whether that is all of them, and nobody else."""
         try:
-            found: Any = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
+            found: Any = parse_json(path.read_bytes())
+        except (OSError, ValueError) as error:
             raise RecordError(f"{path} is damaged", hint="put it back from a copy") from error
         if not isinstance(found, list) or self.name(path.name.partition("-")[0], list(map(str, found))) != path.stem:
             raise RecordError(f"{path} was altered", hint=_LOST)

@@ -8,7 +8,6 @@ What nobody can do is take a patient out of a model that he was trained into. Wh
 hospital's policy says (``policy.toml``, ``[erasure]``): see :class:`Aftermath`.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -29,8 +28,9 @@ from client.policy_file import AfterErasure
 from client.records import change, folder_of, read_register, tombstone
 from client.splits import Split
 from compliance.log import Action, AuditLog
-from shared.errors import BudgetError
+from shared.errors import BudgetError, DataError
 from shared.files import locked, private_folder
+from shared.parsing import load_json
 from shared.retraining import Retraining
 
 INGEST_LOCK: Final = "ingest.lock"
@@ -334,8 +334,11 @@ def side_of(node: Node, patient: str) -> Split | None:
     path = node.folder / "cohort" / "index.json"
     if not path.exists():
         return None
-    raw = json.loads(path.read_bytes())
-    return next((Split(row["split"]) for row in raw["patients"] if row["key"] == patient), None)
+    raw = load_json(path, error=DataError, hint="restore it from a copy")
+    try:
+        return next((Split(row["split"]) for row in raw["patients"] if row["key"] == patient), None)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged", hint="restore it from a copy") from error
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from compliance.place import Place, establish
 from compliance.trail import LOG
 from compliance.verify import COSIGNATURE, ED25519, LIMITS, Key, leaf_hash
 from shared.console import emit_json, plural, say
-from shared.errors import UsageError
+from shared.errors import RecordError, UsageError
 
 app = typer.Typer(
     help="The audit log: what was done, in an order that cannot be changed unnoticed.", no_args_is_help=True
@@ -54,6 +54,11 @@ def verify_logs(
     if missing := next((path for path in paths.values() if not path.is_file()), None):
         raise UsageError(f"there is no audit log {missing}", hint="name a log.jsonl, or the audit.jsonl of a report")
     found = {given: check(path, key_of(path.parent, own, charter), keys, quorum) for given, path in paths.items()}
+    if empty := next((path for path, one in found.items() if not one.entries), None):
+        raise RecordError(
+            f"{empty} holds not one whole entry: it is no audit log, or one that was emptied",
+            hint="name a log.jsonl, or the audit.jsonl of a report; if it was one, its witnesses know how long",
+        )
     if json:
         emit_json({path: one.as_json() for path, one in found.items()})
         return

@@ -88,6 +88,12 @@ def trail_key(folder: Path) -> str:
     return str(signer(folder.name).witness_key)
 
 
+@pytest.mark.parametrize("raw", [b"", b'{"v": 1}', b'{"prev":"0'], ids=["emptied", "another file", "one torn line"])
+def test_what_holds_no_whole_entry_is_not_verified(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "log.jsonl").write_bytes(raw)
+    assert "holds not one whole entry" in refused(9, "verify", tmp_path / "log.jsonl")
+
+
 def test_checkpoints_beside_a_log_are_checked_where_a_key_is_known(tmp_path: Path) -> None:
     trail = trail_of(tmp_path, 2, 4)
     assert "2 checkpoints not checked; name the log's key" in told("verify", tmp_path)
