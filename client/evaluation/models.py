@@ -1,7 +1,6 @@
 """What is evaluated: a release that was checked first, the model of a run as it lies in its folder, or a public one."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from compliance.bundle_report import Verdict
 from shared.errors import DataError, RecordError, UsageError
 from shared.imaging.public import PUBLIC, load_public, weights_file
 from shared.imaging.tasks import Task, get_task
+from shared.parsing import parse_json
 from shared.vector import State
 from shared.weights import load_weights
 
@@ -144,10 +144,10 @@ def _release(folder: Path, charter: str, quorum: int | None) -> Model:
 def _run(folder: Path) -> Model:
     """A model as a run wrote it: nobody signed for it, and what it says of itself is all that is known."""
     try:
-        said: Mapping[str, Any] = json.loads(_read(folder / DESCRIBED))
+        said: Mapping[str, Any] = parse_json(_read(folder / DESCRIBED))
         task, run, federation = (str(said[key]) for key in ("task", "run", "federation"))
         sites, expected = frozenset(map(str, said["sites"])), str(said["weights_sha256"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / DESCRIBED} does not describe a model", hint="restore it from a copy") from error
     weights = _read(folder / WEIGHTS)
     digest = hashlib.sha256(weights).hexdigest()

@@ -2,6 +2,7 @@
 
 import json
 import stat
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -315,6 +316,11 @@ def test_the_command_prints_a_table_and_writes_page_figures_and_cells(tmp_path: 
     found = {(one.grouping, one.group): one.n for one in read_quality(cells.read_bytes(), "cells")}
     assert found["scanner", "ACME Ring 1.5 T"] == 5
     assert stat.S_IMODE(cells.stat().st_mode) == 0o600
+
+
+def test_the_command_is_mounted_as_evaluate() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    assert project["project"]["entry-points"]["fedward.commands"]["evaluate"] == "client.evaluate_cli:evaluate"
 
 
 def test_the_command_prints_the_same_figures_as_json(tmp_path: Path) -> None:
