@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from skimage.metrics import peak_signal_noise_ratio
 
 from client.evaluation.data import UNKNOWN, node_of
 from client.evaluation.models import open_models
@@ -48,12 +50,29 @@ def test_both_modalities_have_their_own_grey_window(report: Report) -> None:
     }.items()
 
 
-def test_the_network_is_better_than_its_input_and_the_methods_keep_their_order(report: Report) -> None:
+def test_the_methods_keep_their_order(report: Report) -> None:
     part = report.parts[0]
     figures = {name: table["psnr"].mean for name, table in part.methods.items()}
-    assert figures["public-1"] > figures["median"] > figures["noisy"] > figures["histogram_equalisation"]
+    assert figures["noisy"] > figures["clahe"] > figures["histogram_equalisation"]
     assert part.methods["noisy"]["consistency"].mean == 0
     assert part.methods["noisy"]["detail"].mean > 1 > part.methods["mean"]["detail"].mean
+
+
+def test_the_models_figure_is_the_mean_over_patients_of_the_mean_over_their_slices(
+    report: Report, nodes: list[Node]
+) -> None:
+    (model,), found = report.models, []
+    for node in nodes:
+        for entry in node.cohort.entries:
+            studies = node.cohort.load(entry.key).studies
+            pairs = [
+                (ours, truth)
+                for study in studies
+                for ours, truth in zip(model.task.predict(model.network, study), study.reference, strict=True)
+            ]
+            found.append(np.mean([peak_signal_noise_ratio(truth, ours, data_range=1.0) for ours, truth in pairs]))
+    assert report.parts[0].methods["public-1"]["psnr"].mean == pytest.approx(np.mean(found), abs=1e-4)
+    assert report.parts[0].patients == len(found) == 8
 
 
 def test_dicom_that_is_in_no_cohort_says_what_to_do(nodes: list[Node]) -> None:
