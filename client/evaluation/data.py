@@ -152,7 +152,10 @@ def require_anybody(sites: Sequence[Site]) -> None:
         return
     why = sum((Counter(site.left_out) for site in sites), Counter[str]())
     said = "; ".join(f"{reason} ({count})" for reason, count in sorted(why.items())) or "no patient is held out"
-    raise DataError(f"there is nobody to evaluate on: {said}", hint="see docs/evaluate.md, and 'fedward node consent'")
+    raise DataError(
+        f"there is nobody to evaluate on: {said}",
+        hint="see 'fedward node basis set' and 'fedward node consent' (docs/consent.md)",
+    )
 
 
 # --- headers ----------------------------------------------------------------------------------------------------------
