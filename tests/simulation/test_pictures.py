@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.imaging.pictures import CLASS_COLOURS, grayscale, overlay
+from shared.imaging.pictures import CLASS_COLOURS, grayscale, overlay, signed
 from simulation.pictures import class_picture, intensity_picture
 
 
@@ -62,3 +62,14 @@ def test_a_row_of_classes_shows_the_bare_slice_first() -> None:
     row = class_picture("H1", "a slice", image=image, classical=[], ours=("federated", labels, {}), truth=labels)
     assert pixels(row.panels[0].png).ndim == 2
     assert pixels(row.panels[-1].png).shape == (2, 2, 3)
+
+
+def test_a_difference_is_blue_below_orange_above_and_black_where_there_is_none() -> None:
+    pixels = np.asarray(Image.open(io.BytesIO(signed(np.array([[-0.2, 0.0, 0.1, 9.0]]), 0.2))))
+    (below, none, half, above) = pixels[0].astype(int)
+    assert below[2] > below[0]
+    assert above[0] > above[2]
+    np.testing.assert_array_equal(none, 0)
+    np.testing.assert_allclose(half, above / 2, atol=1)
+    with pytest.raises(ValueError, match="window above 0"):
+        signed(np.zeros((2, 2)), 0.0)

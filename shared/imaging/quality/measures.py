@@ -274,7 +274,7 @@ def figures(task: Task, sums: Sums) -> dict[str, float]:
     values = sums.values
     if is_image_task(task):
         slices = values["slices"]
-        return summarise(task.name, sums) | {
+        found = summarise(task.name, sums) | {
             "ms_ssim": values["ms_ssim"] / slices,
             "gmsd": values["gmsd"] / slices,
             "detail": values["detail"] / max(values["detail_truth"], 1e-12),
@@ -282,6 +282,7 @@ def figures(task: Task, sums: Sums) -> dict[str, float]:
             "lost": values["lost"] / slices,
             "consistency": values["consistency"] / slices,
         }
+        return {name: found[name] for name in MEASURES if name in found}
     found = summarise(task.name, Sums({name: one for name, one in values.items() if name in task.sums}))
     for name, over in (("hd95", "hd"), ("volume", "ml"), ("volume_relative", "relative")):
         if values[f"{over}_n"]:
