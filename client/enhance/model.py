@@ -15,6 +15,8 @@ from compliance.bundle_form import MANIFEST, WEIGHTS, read_manifest
 from compliance.bundle_model import read_weights
 from shared.console import plural
 from shared.errors import DataError, RecordError, UsageError
+from shared.imaging.denoise import Denoise
+from shared.imaging.lowres import FACTOR
 from shared.imaging.public import PUBLIC, load_public
 from shared.imaging.segment import Segment
 from shared.imaging.superres import SuperResolution
@@ -50,8 +52,6 @@ class Model:
     @property
     def factor(self) -> int:
         """Pixels of the result to one of the source, along rows and columns."""
-        from shared.imaging.lowres import FACTOR  # noqa: PLC0415  # scipy's part that only this needs
-
         return FACTOR if isinstance(self.task, SuperResolution) else 1
 
     @property
@@ -131,8 +131,11 @@ def _network(task: Task, state: dict[str, NDArray[Any]], plan: DevicePlan) -> nn
     """The network of ``task`` with all of ``state`` and nothing else.
 
     Raises:
+        UsageError: Results of the task cannot be written as DICOM.
         DataError: The weights are those of another network.
     """
+    if not isinstance(task, Denoise | SuperResolution | Segment):
+        raise UsageError(f"a model for {task.name} makes nothing that is written as DICOM", hint="use another model")
     network = task.network(0)
     wanted = {name: (array.shape, array.dtype) for name, array in weights_of(network).items()}
     if wanted != {name: (array.shape, array.dtype) for name, array in state.items()}:

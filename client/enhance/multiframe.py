@@ -7,7 +7,16 @@ from client.enhance.derive import Story, coded, copied, refine, source_reference
 from client.enhance.slices import UnusableError, frame_count, group_of
 
 _FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence")
-# Of Image Type and Frame Type (C.8.16.1.3, C.8.16.1.4): how the pixels were made of those of the source.
+# The MR Pulse Sequence module, which is there in original images alone (A.36.2, C.8.13.4).
+_PULSES = (
+    *("PulseSequenceName", "MRAcquisitionType", "EchoPulseSequence", "MultipleSpinEcho", "MultiPlanarExcitation"),
+    *("PhaseContrast", "VelocityEncodingAcquisitionSequence", "TimeOfFlightContrast", "ArterialSpinLabelingContrast"),
+    *("SteadyStatePulseSequence", "EchoPlanarPulseSequence", "SaturationRecovery", "SpectrallySelectedSuppression"),
+    *("OversamplingPhase", "GeometryOfKSpaceTraversal", "RectilinearPhaseEncodeReordering"),
+    *("SegmentedKSpaceTraversal", "CoverageOfKSpace", "NumberOfKSpaceTrajectories"),
+)
+# Derived Pixel Contrast, fourth value of Image Type and Frame Type (C.8.16.1.4): common terms have RESAMPLED, and of
+# those special to a modality FILTERED comes nearest. The terms are defined ones, so others may be used.
 _FILTERED, _RESAMPLED = "FILTERED", "RESAMPLED"
 
 
@@ -36,8 +45,21 @@ def derive_frames(made: Dataset, source: Dataset, story: Story, *, factor: int =
         group.DerivationImageSequence = Sequence([item])
     if factor > 1:
         _refine(made, source, factor)
+    for name in _PULSES:
+        if name in made:
+            del made[name]
+    made.SourceImageEvidenceSequence = Sequence([_evidence(source)])
     # Both stand in the macro, frame by frame, and in no module of these objects.
     del made.DerivationDescription, made.DerivationCodeSequence
+
+
+def _evidence(source: Dataset) -> Dataset:
+    """Where the source is found (PS3.3 table 10-3b, Hierarchical SOP Instance Reference)."""
+    instance, series, study = Dataset(), Dataset(), Dataset()
+    instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    series.SeriesInstanceUID, series.ReferencedSOPSequence = source.SeriesInstanceUID, Sequence([instance])
+    study.StudyInstanceUID, study.ReferencedSeriesSequence = source.StudyInstanceUID, Sequence([series])
+    return study
 
 
 def _kind(values: list[str], factor: int) -> list[str]:
