@@ -64,7 +64,7 @@ def _common(ds: Dataset, frames: int, rows: int, columns: int) -> None:
     )
 
 
-def _groups(ds: Dataset, kind: str, frames: int, shared: Dataset, slope: float, intercept: float, unit: str) -> None:
+def _groups(ds: Dataset, kind: str, frames: int, shared: Dataset, *, slope: float, intercept: float, unit: str) -> None:
     shared.PixelMeasuresSequence = items(PixelSpacing=list(SPACING), SliceThickness=GAP, SpacingBetweenSlices=GAP)
     shared.PlaneOrientationSequence = items(ImageOrientationPatient=[0, 1, 0, 0, 0, -1])
     shared.FrameAnatomySequence = items(FrameLaterality="U", AnatomicRegionSequence=code("69536005", "SCT", "Head"))
@@ -112,7 +112,7 @@ def enhanced_mr(frames: int = 3, rows: int = 48, columns: int = 64) -> Dataset:
     ds.GeometryOfKSpaceTraversal, ds.RectilinearPhaseEncodeReordering = "RECTILINEAR", "LINEAR"
     ds.SegmentedKSpaceTraversal, ds.NumberOfKSpaceTrajectories = "SINGLE", 1
     shared = Dataset()
-    _groups(ds, "MR", frames, shared, 1.0, 0.0, "US")
+    _groups(ds, "MR", frames, shared, slope=1.0, intercept=0.0, unit="US")
     kind = shared.MRImageFrameTypeSequence[0]
     kind.ComplexImageComponent, kind.AcquisitionContrast = "MAGNITUDE", "T1"
     shared.MRTimingAndRelatedParametersSequence = items(
@@ -170,7 +170,7 @@ def enhanced_ct(frames: int = 2, rows: int = 64, columns: int = 64) -> Dataset:
     ds.SOPClassUID, ds.Modality = EnhancedCTImageStorage, "CT"
     _common(ds, frames, rows, columns)
     shared = Dataset()
-    _groups(ds, "CT", frames, shared, 0.5, -1000.0, "HU")
+    _groups(ds, "CT", frames, shared, slope=0.5, intercept=-1000.0, unit="HU")
     shared.CTAcquisitionTypeSequence = items(AcquisitionType="SEQUENCED", ConstantVolumeFlag="NO", FluoroscopyFlag="NO")
     shared.CTReconstructionSequence = items(
         ReconstructionAlgorithm="FILTER_BACK_PROJ",
