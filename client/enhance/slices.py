@@ -74,8 +74,8 @@ def frames(dataset: Dataset) -> Frames:
     """
     try:
         array = dataset.pixel_array
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise UnusableError("its pixels take more memory than there is") from error
     except Exception as error:  # the boundary to the decoders, which raise whatever they like
         raise UnusableError("its pixels cannot be decoded") from error
     shape = (frame_count(dataset), int(dataset.Rows), int(dataset.Columns))
