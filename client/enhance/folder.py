@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from client.cohort import in_window, window
+from client.deid.known import UNREADABLE
 from client.enhance import tiles
 from client.enhance.derive import Story, derived, encode, refer, refine, set_pixels
 from client.enhance.found import Found, Image, Record, Stack, Status, find, fixed_scale
 from client.enhance.model import Model
 from client.enhance.multiframe import derive_frames
 from client.enhance.segment import segmentation
-from client.enhance.slices import ENHANCED, Frames, UnusableError, back, frames, read
+from client.enhance.slices import ENHANCED, Frames, Stored, UnusableError, back, frames, read
 from compliance.log import Action, AuditLog, Entry, Outcome
 from shared.errors import DataError, OutputError, UsageError
 from shared.files import private_folder, write_bytes, write_json
@@ -233,25 +234,30 @@ class _Job:
             return unit
         return self._model.task.inputs(StudyImages(self._stack.modality, unit, unit, None, (1.0, 1.0)))
 
-    def _made(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _pixels(self, source: Frames, inputs: NDArray[np.float32], ends: tuple[float, float]) -> Stored:
+        """What the network makes of the frames of an image, as stored values."""
         factor = self._model.factor
-        parts = [made[:, 0] for _, made in tiles.outputs(self._model.network, inputs, scale=factor)]
-        return np.clip(np.concatenate(parts), 0.0, 1.0)
+        count, rows, columns = inputs.shape
+        result = np.empty((count, factor * rows, factor * columns), source.stored.dtype)
+        for part, made in tiles.outputs(self._model.network, inputs, scale=factor):
+            result[part] = back(source.of(part), np.clip(made[:, 0], 0.0, 1.0), ends)
+        return result
 
-    def _write(self, image: Image, pixels: Frames, inputs: NDArray[np.float32], ends: tuple[float, float]) -> Record:
+    def _write(self, image: Image, frames: Frames, inputs: NDArray[np.float32], ends: tuple[float, float]) -> Record:
+        pixels, factor = self._pixels(frames, inputs, ends), self._model.factor
         try:
             source = read(image.path)
-            made = derived(source, self._story, factor=self._model.factor)
-            set_pixels(made, back(pixels, self._made(inputs), ends))
+            made = derived(source, self._story, factor=factor)
+            set_pixels(made, pixels)
             if image.sop_class in ENHANCED:
-                derive_frames(made, source, self._story, factor=self._model.factor)
+                derive_frames(made, source, self._story, factor=factor)
             else:
                 refer(made, source)
-                if self._model.factor > 1:
-                    _refine(made, self._model.factor)
+                if factor > 1:
+                    _refine(made, factor)
             data = encode(made)
-        except UnusableError as error:
-            return Record(image.name, Status.FAILED, str(error))
+        except (UnusableError, *UNREADABLE) as error:
+            return Record(image.name, Status.FAILED, _reason(error))
         self._save(image, data)
         return Record(image.name, Status.WRITTEN, result=self._named(image))
 
@@ -263,9 +269,9 @@ class _Job:
         try:
             made = segmentation([_header(one) for one in images], classes, self._story)
             data = encode(made)
-        except UnusableError as error:
+        except (UnusableError, *UNREADABLE) as error:
             for one in images:
-                yield Record(one.name, Status.FAILED, str(error))
+                yield Record(one.name, Status.FAILED, _reason(error))
             return
         self._save(images[0], data)
         for one in images:
@@ -275,6 +281,11 @@ class _Job:
         target = self._target(image)
         private_folder(target.parent)
         write_bytes(target, data, mode=PRIVATE, durable=True)
+
+
+def _reason(error: Exception) -> str:
+    """Why it failed. What a library says may quote the header, so of that nothing is told."""
+    return str(error) if isinstance(error, UnusableError) else "its header cannot be understood"
 
 
 def _header(image: Image) -> Dataset:

@@ -238,6 +238,8 @@ def fault(header: Dataset) -> str:
     allocated, stored = int(header.BitsAllocated), int(header.BitsStored)
     if allocated not in {8, 16} or not 0 < stored <= allocated:
         return "its pixels are neither of 8 nor of 16 bits"
+    if int(header.HighBit) != stored - 1:
+        return "its bits are stored in an unusual place"
     if min(int(header.Rows), int(header.Columns), frame_count(header)) < 1:
         return "its pixels are not described"
     for name in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):

@@ -1,6 +1,6 @@
 """Pixels of MR and CT files: stored values to what the network is given, and its answer back to stored values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,6 +52,16 @@ class Frames:
         """In the unit of the modality, Hounsfield units for CT, as :mod:`client.cohort` reads them."""
         scaled = self.stored.astype(np.float32) * self.slope[:, None, None]
         return np.asarray(scaled + self.intercept[:, None, None], np.float32)
+
+    def of(self, part: slice) -> "Frames":
+        """Some of the frames."""
+        return replace(
+            self,
+            stored=self.stored[part],
+            slope=self.slope[part],
+            intercept=self.intercept[part],
+            padding=self.padding[part],
+        )
 
 
 def read(path: Path) -> Dataset:
@@ -126,8 +136,11 @@ def _padding(stored: Stored, dataset: Dataset) -> tuple[NDArray[np.bool_], int]:
     if value is None:
         return np.zeros(stored.shape, np.bool_), 0
     other = dataset.get("PixelPaddingRangeLimit")
-    ends = sorted((int(value), int(value if other is None else other)))
-    return (stored >= ends[0]) & (stored <= ends[1]), int(value)
+    # Where it was written as the other one of US and SS, the same bits are meant.
+    filler, limit = (
+        int(np.asarray(int(one)).astype(stored.dtype)) for one in (value, value if other is None else other)
+    )
+    return (stored >= min(filler, limit)) & (stored <= max(filler, limit)), filler
 
 
 def back(source: Frames, made: NDArray[np.float32], ends: tuple[float, float]) -> Stored:

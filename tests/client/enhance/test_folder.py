@@ -159,7 +159,7 @@ def test_a_ct_image_that_is_not_in_hounsfield_units_is_passed_over(apply: Apply,
         apply("denoise", tmp_path / "z.dcm")
 
 
-@pytest.mark.parametrize("change", ["rows", "bits", "slope", "uid"])
+@pytest.mark.parametrize("change", ["rows", "bits", "high bit", "slope", "uid", "length"])
 def test_a_header_that_contradicts_the_pixels_is_a_line_of_the_report(
     apply: Apply, tmp_path: Path, change: str
 ) -> None:
@@ -169,12 +169,21 @@ def test_a_header_that_contradicts_the_pixels_is_a_line_of_the_report(
             ds.Rows = 4096
         case "bits":
             ds.BitsStored = 0
+        case "high bit":
+            ds.HighBit = 11
         case "slope":
             ds.RescaleSlope = 0
+        case "length":
+            pass  # below, in the bytes
         case _:
             ds.StudyInstanceUID = "../../../etc"
     (tmp_path / "in").mkdir()
     ds.save_as(tmp_path / "in" / "bad.dcm")
+    if change == "length":
+        raw = (tmp_path / "in" / "bad.dcm").read_bytes()
+        (tmp_path / "in" / "bad.dcm").write_bytes(
+            raw.replace(b"\x02\x00\x00\x00UL\x04\x00", b"\x02\x00\x00\x00UL\x03\x00", 1)
+        )
     shutil.copy(example("MR_small.dcm"), tmp_path / "in")
     done = apply("denoise", tmp_path / "in")
     assert done.counts == {"written": 1, "there": 0, "skipped": 0, "failed": 1}

@@ -95,6 +95,17 @@ def test_padding_stays_padding(apply: Apply, tmp_path: Path, task: str) -> None:
     assert np.array_equal(made.pixel_array == -2000, (pixels == -2000).repeat(factor, 0).repeat(factor, 1))
 
 
+def test_padding_that_was_written_without_its_sign_is_padding(tmp_path: Path) -> None:
+    source = pydicom.dcmread(example("MR_small.dcm"))
+    source["PixelPaddingValue"] = pydicom.DataElement("PixelPaddingValue", "US", 65536 - 2000)
+    pixels = source.pixel_array.copy()
+    pixels[7] = -2000
+    source.PixelData = pixels.tobytes()
+    found = frames(source)
+    assert found.filler == -2000
+    assert np.array_equal(found.padding[0], pixels == -2000)
+
+
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
 def test_a_compressed_source_gives_the_same_result(apply: Apply, tmp_path: Path, syntax: str) -> None:
     source = pydicom.dcmread(example("MR_small.dcm"))
