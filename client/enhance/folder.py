@@ -25,7 +25,7 @@ from client.enhance.model import Model
 from client.enhance.multiframe import derive_frames
 from client.enhance.segment import segmentation
 from client.enhance.slices import ENHANCED, Frames, Stored, UnusableError, back, frames, read
-from compliance.log import Action, AuditLog, Entry, Outcome
+from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
 from shared.errors import DataError, OutputError, UsageError
 from shared.files import private_folder, write_bytes, write_json
 from shared.imaging.images import StudyImages
@@ -87,13 +87,15 @@ def enhance_folder(
         warnings.simplefilter("ignore")  # those of pydicom quote values of headers
         found = find(source, model)
         _require(found, source)
-        records, done = list(found.records), 0
+        records, passed = list(found.records), len(found.records)
+
+        def tell(record: Record) -> None:
+            records.append(record)
+            if on_progress:
+                on_progress(len(records) - passed, found.images)
+
         for study, stacks in found.studies.items():
-            for record in _study(study, stacks, out, model, log):
-                records.append(record)
-                done += 1
-                if on_progress:
-                    on_progress(done, found.images)
+            _study(study, [_Job(stack, model, out / study) for stack in stacks], log, tell)
     private_folder(reports)
     result = Enhanced(tuple(sorted(records, key=lambda one: one.path)), reports / NAME)
     write_json(result.path, _report(result, model), mode=PRIVATE)
@@ -133,54 +135,53 @@ def _report(result: Enhanced, model: Model) -> dict[str, object]:
         "format": "fedward enhance 1",
         "model": about,
         "counts": dict(result.counts),
-        "files": [asdict(record) for record in result.records],
+        "files": [asdict(record) | {"path": _printable(record.path)} for record in result.records],
     }
+
+
+def _printable(path: str) -> str:
+    """A file's name, which need not be UTF-8, as text that is."""
+    return path.encode(errors="backslashreplace").decode()
 
 
 # --- a study ----------------------------------------------------------------------------------------------------------
 
 
-def _study(study: str, stacks: Iterable[Stack], out: Path, model: Model, log: AuditLog) -> Iterator[Record]:
+def _study(study: str, jobs: Iterable["_Job"], log: AuditLog, tell: Callable[[Record], None]) -> None:
     """Do what is left to do of a study, recorded before and after."""
-    moment = datetime.now(UTC)
-    jobs = [_Job(stack, model, out / study, moment) for stack in stacks]
+    left = []
     for job in jobs:
-        yield from job.there()
-    jobs = [job for job in jobs if job.left]
-    if not jobs:
+        for record in job.there():
+            tell(record)
+        if job.left:
+            left.append(job)
+    if not left:
         return
-    entry = Entry(
-        Action.ENHANCE,
-        Outcome.STARTED,
-        subject=("study", log.digest(study)),
-        detail={
-            "images": sum(len(job.left) for job in jobs),
-            "task": model.task.name,
-            "weights_sha256": model.digest,
-            "manifest": model.manifest,
-        },
-    )
+    model = left[0].model
+    about = {"task": model.task.name, "weights_sha256": model.digest, "manifest": model.manifest}
+    facts: dict[str, Scalar] = {"images": sum(len(job.left) for job in left), **about}
+    entry = Entry(Action.ENHANCE, Outcome.STARTED, subject=("study", log.digest(study)), detail=facts)
     with log.act(entry) as detail:
         counts = Counter[Status]()
-        for job in jobs:
+        for job in left:
             for record in job.run():
                 counts[record.status] += 1
-                yield record
-        detail |= {status.value: counts[status] for status in (Status.WRITTEN, Status.FAILED)}
+                detail |= {status.value: counts[status] for status in (Status.WRITTEN, Status.FAILED)}
+                tell(record)
 
 
 class _Job:
     """One stack: what is there of its results, and the rest."""
 
-    def __init__(self, stack: Stack, model: Model, folder: Path, moment: datetime) -> None:
-        self._stack, self._model, self._folder = stack, model, folder
+    def __init__(self, stack: Stack, model: Model, folder: Path) -> None:
+        self._stack, self.model, self._folder = stack, model, folder
         together = "" if fixed_scale(stack.modality) and not model.segments else stack.digest
-        self._story = Story(model, together, moment)
+        self._story = Story(model, together, datetime.now(UTC))
         self.left = tuple(one for one in stack.images if not self._target(one).exists())
 
     def _target(self, image: Image) -> Path:
         """Where the result of an image goes; those of a segmentation have one together."""
-        source = self._stack.images[0] if self._model.segments else image
+        source = self._stack.images[0] if self.model.segments else image
         series, uid = self._story.uid("series", source.series), self._story.uid("instance", source.uid)
         return self._folder / series / f"{uid}.dcm"
 
@@ -205,7 +206,7 @@ class _Job:
             return
         if len(readable) < len(self._stack.images):
             rest = Stack(tuple(image for image, _ in readable), self._stack.modality)
-            job = _Job(rest, self._model, self._folder, self._story.moment)
+            job = _Job(rest, self.model, self._folder)
             yield from job.there()
             if job.left:
                 yield from job.work(readable)
@@ -218,7 +219,7 @@ class _Job:
         ends = window(self._stack.modality, values)
         inputs = self._inputs(in_window(values, ends))
         del values
-        if self._model.segments:
+        if self.model.segments:
             yield from self._segment(inputs)
             return
         start = 0
@@ -230,21 +231,21 @@ class _Job:
 
     def _inputs(self, unit: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the network sees; super-resolution sees the image as it is, and not what training made coarse."""
-        if self._model.factor > 1:
+        if self.model.factor > 1:
             return unit
-        return self._model.task.inputs(StudyImages(self._stack.modality, unit, unit, None, (1.0, 1.0)))
+        return self.model.task.inputs(StudyImages(self._stack.modality, unit, unit, None, (1.0, 1.0)))
 
     def _pixels(self, source: Frames, inputs: NDArray[np.float32], ends: tuple[float, float]) -> Stored:
         """What the network makes of the frames of an image, as stored values."""
-        factor = self._model.factor
+        factor = self.model.factor
         count, rows, columns = inputs.shape
         result = np.empty((count, factor * rows, factor * columns), source.stored.dtype)
-        for part, made in tiles.outputs(self._model.network, inputs, scale=factor):
+        for part, made in tiles.outputs(self.model.network, inputs, scale=factor):
             result[part] = back(source.of(part), np.clip(made[:, 0], 0.0, 1.0), ends)
         return result
 
     def _write(self, image: Image, frames: Frames, inputs: NDArray[np.float32], ends: tuple[float, float]) -> Record:
-        pixels, factor = self._pixels(frames, inputs, ends), self._model.factor
+        pixels, factor = self._pixels(frames, inputs, ends), self.model.factor
         try:
             source = read(image.path)
             made = derived(source, self._story, factor=factor)
@@ -263,7 +264,7 @@ class _Job:
 
     def _segment(self, inputs: NDArray[np.float32]) -> Iterator[Record]:
         classes = np.zeros(inputs.shape, np.uint8)
-        for part, scores in tiles.outputs(self._model.network, inputs):
+        for part, scores in tiles.outputs(self.model.network, inputs):
             classes[part] = scores.argmax(axis=1)
         images = self._stack.images
         try:

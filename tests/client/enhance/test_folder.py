@@ -1,6 +1,7 @@
 """Folders: what is done once is not done again, one bad file stops nobody, and the record comes first."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -66,9 +67,10 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(
         assert all(name.endswith(".dcm") for name in half)
         done = enhance_folder(series, out, model=models["denoise"], log=log, reports=tmp_path / "reports")
     assert (done.counts["there"], done.counts["written"]) == (2, 1)
+    rows = [(row["outcome"], row["detail"].get("written")) for row in entries(tmp_path / "log.jsonl")]
+    assert rows == [("started", None), ("failed", 2), ("started", None), ("ok", 1)]
     assert half.items() <= written(out).items()
     # Two halves are as good as one whole: the scale is that of the series, not of what was left of it.
-    shutil.rmtree(tmp_path / "whole", ignore_errors=True)
     with AuditLog(tmp_path / "log.jsonl", site="H1", subject_key=b"k" * 32) as log:
         enhance_folder(series, tmp_path / "whole", model=models["denoise"], log=log, reports=tmp_path / "reports")
     for path in (tmp_path / "whole").rglob("*.dcm"):
@@ -149,6 +151,14 @@ def test_what_the_model_is_not_for_is_passed_over_and_listed(apply: Apply, tmp_p
     report = json.loads(done.path.read_text())
     assert {row["path"] for row in report["files"]} == {*found, "MR_small.dcm"}
     assert done.path.stat().st_mode & 0o077 == 0
+
+
+def test_a_file_name_that_is_no_text_stands_in_the_report(apply: Apply, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copy(example("MR_small.dcm"), os.fsencode(tmp_path / "in") + b"/m\xfcller.dcm")
+    done = apply("denoise", tmp_path / "in")
+    assert done.counts["written"] == 1
+    assert json.loads(done.path.read_text("utf-8"))["files"][0]["path"] == r"m\udcfcller.dcm"
 
 
 def test_a_ct_image_that_is_not_in_hounsfield_units_is_passed_over(apply: Apply, tmp_path: Path) -> None:
