@@ -24,19 +24,18 @@ from client.enhance.derive import (
 from client.enhance.slices import UnusableError
 from shared.imaging.images import CLASSES
 
-_FLUID: Final = codes.cid7150.BodySubstance
-_TISSUE: Final = codes.cid7150.Tissue
+_ANATOMICAL: Final = codes.cid7150.AnatomicalStructure
 _NAMES: Final[Mapping[tuple[str, str], tuple[str, Code, Code]]] = {
     (code.scheme_designator, code.value): (label, category, code)
     for label, category, code in (
-        ("Cerebrospinal fluid", _FLUID, codes.cid7192.CerebrospinalFluid),
-        ("Grey matter", _TISSUE, codes.cid7192.GrayMatter),
-        ("White matter", _TISSUE, codes.cid7192.WhiteMatter),
-        ("Liver", codes.cid7150.AnatomicalStructure, codes.cid7192.Liver),
+        ("Cerebrospinal fluid", _ANATOMICAL, codes.cid7192.CerebrospinalFluid),
+        ("Grey matter", _ANATOMICAL, codes.cid7192.GrayMatter),
+        ("White matter", _ANATOMICAL, codes.cid7192.WhiteMatter),
+        ("Liver", _ANATOMICAL, codes.cid7192.Liver),
         ("Neoplasm", codes.cid7150.MorphologicallyAbnormalStructure, codes.cid7194.Neoplasm),
     )
 }
-"""Label, category (PS3.16 CID 7150) and type of a segment, by the code that :data:`CLASSES` has of it."""
+"""Label, category (PS3.16 CID 7150) and type (CID 7192, 7194) of a segment, by the code that :data:`CLASSES` has."""
 
 
 def segmentation(sources: Sequence[Dataset], classes: NDArray[np.uint8], story: Story) -> Dataset:
