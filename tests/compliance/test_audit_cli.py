@@ -130,7 +130,10 @@ def test_the_whole_way_by_files_to_a_log_that_two_others_witnessed(tmp_path: Pat
     found = as_json("verify", first.folder, *named, "--quorum", "2")[str(first.folder)]
     assert (found["published"], found["witnessed"], found["unwitnessed"]) == (8, 5, 3)
     assert as_json("verify", first.folder, *named, "--quorum", "1")[str(first.folder)]["witnessed"] == 8
-    assert second.signer.name in told("verify", first.folder)
+    assert f"cosignatures of {second.signer.name}, not checked" in told("verify", first.folder)
+    (first.audit / "known").mkdir()
+    shutil.copy(second.audit / "endorsement.json", first.audit / "known" / "H2.json")  # as the exchange keeps it
+    assert f"8 entries witnessed by {second.signer.name}; 0 behind" in told("verify", first.folder)
 
     # and with the one file alone, as an auditor would
     raw = (first.audit / "checkpoint").read_bytes()
