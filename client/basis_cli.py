@@ -232,10 +232,13 @@ def named(node: Path, patient: str, *, pseudonym: bool) -> str:
 def known(node: Path, patient: str, *, pseudonym: bool) -> str:
     """As :func:`named`; whoever names nobody in the cohort hears so, since a typing error would go unseen."""
     from client.node import Node
+    from client.records import read_register, tombstone
     from client.rights import side_of
 
-    key = named(node, patient, pseudonym=pseudonym)
-    if side_of(Node.open(node), key) is None:
+    key, opened = named(node, patient, pseudonym=pseudonym), Node.open(node)
+    if tombstone(opened, key) in read_register(opened)[0].erased:
+        console.complain("this patient was erased", "nothing more is written down of him; his lineage still answers")
+    elif side_of(opened, key) is None:
         console.complain(
             "nobody in the cohort has this Patient ID", "it counts if he comes; compare it with the archive"
         )

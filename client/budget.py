@@ -16,7 +16,7 @@ from client.paying import ACTS, known, told
 from client.room import Room, room, room_for
 from client.training import accounting, shared_accounting
 from client.training.accounting import COVERS, NOT_COVERED, Mechanism, default_delta, merged
-from client.uncovered import uncovered
+from client.uncovered import Uncovered
 from compliance.log import Action, Entry, Outcome, Scalar, entries
 from shared.charter import Charter
 from shared.errors import BudgetError
@@ -192,16 +192,19 @@ def standing(node: Node, *, patients: int = 1) -> Standing:
     """
     node.require_real()
     log = node.folder / "audit" / "log.jsonl"
-    rows = list(entries(log)) if log.exists() else []
-    done = [row["detail"] for row in rows if row["action"] in ACTS and row["outcome"] == Outcome.OK]
-    book = read_book(node.ledger(), known(done[-1] if done else None), data_set=node.site)
+    act, without = None, Uncovered()
+    for row in entries(log) if log.exists() else ():
+        without.add(row)
+        if row["action"] in ACTS and row["outcome"] == Outcome.OK:
+            act = row["detail"]
+    book = read_book(node.ledger(), known(act), data_set=node.site)
     most = max((charge.patients for charge in book.charges), default=patients)
     delta = default_delta(most) if book.budget is None else book.budget.delta
     spent = history_of(book)
     further = None
     if book.budget is not None and book.charges:
         further = room_for(spent, book.charges[-1].mechanism, delta, book.budget.epsilon)
-    return Standing(node.site, book, delta, epsilon_of(spent, delta), further, uncovered(rows))
+    return Standing(node.site, book, delta, epsilon_of(spent, delta), further, without.count)
 
 
 def epsilon_of(history: Sequence[Mechanism], delta: float) -> float:

@@ -1,6 +1,5 @@
 """``fedward node``: what a hospital does with its own data on its own machine."""
 
-import json
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +24,7 @@ from compliance.log import AuditLog
 from shared import console
 from shared.errors import PartialError, UsageError
 from shared.files import private_folder
+from shared.parsing import parse_json
 
 app = typer.Typer(help="A hospital's node: de-identify, build the cohort, take part.", no_args_is_help=True)
 mount(app)
@@ -221,7 +221,7 @@ def _log(node: Path | None, reports: Path, site_key: SiteKey) -> AuditLog:
         private_folder(reports)
         return AuditLog(reports / "audit.jsonl", site="", subject_key=site_key.derive("audit-subject"))
     try:
-        about = json.loads((node / "node.json").read_text("utf-8"))
+        about = parse_json((node / "node.json").read_text("utf-8"))
         audit_key = SiteKey.load(node / "keys" / "audit.key")
         return AuditLog(
             node / "audit" / "log.jsonl",

@@ -9,7 +9,6 @@ Training reads the cached tensors and never DICOM; a patient is in training or h
 """
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from compliance.log import Action, AuditLog, Entry, Outcome
 from shared.errors import DataError
 from shared.files import write_bytes, write_json
 from shared.imaging.images import CLASSES, PatientImages, StudyImages
+from shared.parsing import parse_json
 
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 EFFORT = {"MR": "NumberOfAverages", "CT": "Exposure"}
@@ -90,12 +90,12 @@ class Cohort:
             DataError: There is no index, or it cannot be read.
         """
         try:
-            raw = json.loads((folder / "index.json").read_bytes())
+            raw = parse_json((folder / "index.json").read_bytes())
             entries = tuple(_entry(row) for row in raw["patients"])
             return cls(folder, entries, dict(raw["left_out"]))
         except FileNotFoundError:
             raise DataError(f"{folder} holds no cohort", hint="fill it with 'fedward node ingest'") from None
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"the cohort index in {folder} is damaged",
                 hint="restore it from a copy: a new index may hold out other patients than those held out before",

@@ -3,7 +3,6 @@
 Numbers of patients are suppressed below ten, or below ``min_patients`` of the hospital's policy where that is more.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, Final
 
 from client.budget_words import figure
 from client.charge import Charge
+from client.evidence_rights import rights
 from client.ledger import history_of
 from client.ledger_file import Book, read_book
 from client.node import Node
@@ -22,11 +22,13 @@ from client.training import accounting
 from client.uncovered import uncovered
 from client.witnessing import vouched_here
 from compliance.charter_facts import operations, recipients
+from compliance.checkpoint import needed_of
 from compliance.log import Action, Outcome, entries
 from compliance.party import Facts, Figure, Kind, Party, Table, Topic
 from compliance.suppress import LEAST, belonging, split
 from shared.charter import Charter
 from shared.errors import BudgetError, PolicyError
+from shared.parsing import parse_json
 
 _LOG: Final = Path("audit") / "log.jsonl"
 _MANY: Final = frozenset({Action.MESSAGE_OUT, Action.SECURE_AGGREGATION})
@@ -52,6 +54,7 @@ def party(folder: Path) -> Party | None:
         facts=lambda: facts_of(node),
         knows_pseudonyms=True,
         vouch=(lambda found: vouched_here(node, found)) if node.pinned else None,
+        needed=lambda: needed_of(len(node.charter.members) - 1),
     )
 
 
@@ -69,8 +72,8 @@ def facts_of(node: Node) -> Facts:
     least = max(LEAST, policy.min_patients if policy else 0)
     return Facts(
         figures={
-            Topic.PROCESSING: _processing(node, charter, least),
-            Topic.DPIA: [*operations(charter), *_assessment(node, log, policy)],
+            Topic.PROCESSING: [*_processing(node, charter, least), *rights(rows, least)],
+            Topic.DPIA: [*operations(charter), *_many(node), *_assessment(node, log, policy)],
             Topic.DEIDENTIFICATION: _deidentification(node, rows, _patients(node), least),
             Topic.PRIVACY: _privacy_figures(node, rows),
         },
@@ -128,7 +131,7 @@ def _policy(node: Node) -> HospitalPolicy | None:
 def _index(node: Node) -> Sequence[Row]:
     """The patients of the cohort's index, read as a file: the cohort's own reader brings the DICOM libraries."""
     try:
-        found = json.loads((node.folder / "cohort" / "index.json").read_bytes())["patients"]
+        found = parse_json((node.folder / "cohort" / "index.json").read_bytes())["patients"]
     except (OSError, ValueError, KeyError, TypeError):
         return ()
     return found if isinstance(found, list) else ()
@@ -161,11 +164,16 @@ def _processing(node: Node, charter: Charter | None, least: int) -> list[Figure]
             where,
         ),
         *recipients(charter, node.site),
-        Figure("Time limits for erasure (Art. 30(1)(f))", None, "no file of fedward has them"),
     ]
 
 
 # --- the assessment ---------------------------------------------------------------------------------------------------
+
+
+def _many(node: Node) -> list[Figure]:
+    """A word for whoever takes a virtual hospital's charter for all that it did."""
+    said = "one of several: a virtual hospital pins one for each training of its simulation, and this is the last"
+    return [Figure("Which charter this is", said, "node.json: virtual")] if node.virtual and node.pinned else []
 
 
 def _assessment(node: Node, log: _Log, policy: HospitalPolicy | None) -> list[Figure]:
@@ -268,7 +276,7 @@ def _head(path: Path) -> dict[str, Any]:
     """The first line of a report: the files follow from the second line on."""
     try:
         with path.open("rb") as stream:
-            found = json.loads(stream.readline() + b"]}")
+            found = parse_json(stream.readline() + b"]}")
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -24,6 +24,7 @@ from google.protobuf.message import DecodeError
 
 from client.link_trouble import GarbledError
 from shared.errors import ProtocolError
+from shared.parsing import parse_json
 from shared.wire import Refusal
 
 
@@ -86,7 +87,7 @@ def answer(work: list[bytes], app: ClientApp) -> list[bytes]:
         GarbledError: It is no message, or not the one that was announced.
         Exception: Whatever the app raises.
     """
-    facts = json.loads(work[0])
+    facts = parse_json(work[0])
     run, node = int(facts["run"]), int(facts["node"])
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run, node, 0
     message = inflate_object_from_contents(facts["message"], pairs(work[1:]))

@@ -5,7 +5,6 @@ identified files that wait (``held/`` with their records, ``spool/``), and the r
 split that he was on is kept where he may come back (rectification, GDPR Art. 16), and not where he may not (Art. 17).
 """
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from client.private_lines import Lines, Row, sweep_parts
 from client.splits import Split, gone
 from shared.errors import DataError
 from shared.files import output_errors, sync_folder, write_json
+from shared.parsing import parse_json
 
 REPORT = "ingest.json"
 _SHORT = 32  # digits of a digest that name the folder of a study's report
@@ -102,7 +102,7 @@ def _leave_index(folder: Path, patient: str, *, returns: bool) -> int:
     if not path.exists():
         return 0
     try:
-        raw: dict[str, Any] = json.loads(path.read_bytes())
+        raw: dict[str, Any] = parse_json(path.read_bytes())
         mine = [row for row in raw["patients"] if row["key"] == patient]
         remembered = {key: side.value for key, side in gone(folder).items()}
         files = [str(study["file"]) for row in mine for study in row["studies"]]

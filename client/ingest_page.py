@@ -1,6 +1,5 @@
 """``ingest.html``: the report of an ingest for people, beside ``ingest.json``, in the look of ``deid.html``."""
 
-import json
 import shlex
 from collections import Counter
 from datetime import UTC, datetime
@@ -9,7 +8,9 @@ from pathlib import Path
 from client.deid.page import MOST_FILES, MOST_REASONS, filled
 from client.deid.profile import Profile
 from client.deid.profile_file import SHIPPED
+from shared.errors import DataError
 from shared.files import write_bytes
+from shared.parsing import load_json
 
 NAME = "ingest.html"
 
@@ -34,7 +35,7 @@ def write_ingest_page(report: Path, profile: Profile) -> Path:
 
 def render(report: Path, profile: Profile) -> str:
     """The page as one HTML document without script (see :func:`client.deid.page.render`)."""
-    told = json.loads(report.read_text("utf-8"))
+    told = load_json(report, error=DataError, hint="run the ingest again: it writes the report anew")
     counts: dict[str, int] = told["counts"]
     rows: list[dict[str, str]] = told["files"]
     reasons = Counter((row["status"], row["reason"]) for row in rows).most_common()

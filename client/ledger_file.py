@@ -26,6 +26,7 @@ from client.charge import Budget, Charge
 from client.ledger_rows import UNIT, VERSION, BudgetChange, change_of, charge_of, kind_of
 from shared.errors import RecordError, UsageError
 from shared.files import canonical_json, sync_folder
+from shared.parsing import parse_json
 
 GENESIS: Final = "0" * 64
 LONGEST_LINE: Final = 8192
@@ -92,7 +93,7 @@ class Book:
             ValueError: The line does not continue this ledger, or is no line of one.
             UsageError: Its figures are none of a budget or a charge.
         """
-        row: dict[str, Any] = json.loads(line)
+        row: dict[str, Any] = parse_json(line)
         check = row.pop("check")
         if canonical_json({**row, "check": check}) + b"\n" != line or check != _check(row):
             raise ValueError("the line is not as it was written")
@@ -251,7 +252,7 @@ def _book(path: Path, data: bytes, acknowledged: Acknowledged | None, data_set: 
     for number, line in enumerate(data[:whole].split(b"\n")[:-1], start=1):
         try:
             book = book.after(line + b"\n")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
             raise RecordError(
                 f"{path}: line {number} was changed, or a line is missing, doubled or moved there",
                 hint="put the file aside and put back the newest copy, or none and use 'fedward node budget rebuild'",

@@ -15,7 +15,6 @@ taken out or altered is missed: before the next round, which is refused, and whe
 
 import hashlib
 import hmac
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -30,6 +29,7 @@ from shared.charter import Charter
 from shared.errors import RecordError
 from shared.files import write_json
 from shared.header import Header
+from shared.parsing import load_json, parse_json
 
 TRAIN, EVALUATE = "train", "evaluate"
 GONE: Final = "erased:"
@@ -193,26 +193,48 @@ class Lineage:
         return tuple(Trace(part, drawn.get(part.time)) for part in self.parts() if part.patients in sets)
 
     def after(self, traces: Collection[Trace]) -> tuple[str, ...]:
-        """Digests of the models that came after a patient's first round of training, in each task of each run."""
+        """Digests of the models that came after a patient's first round of training, in each task of each run.
+
+        A run that began with one of them, since a task was trained again, has only such models.
+        """
+        return self._reach(traces)[0]
+
+    def heirs(self, traces: Collection[Trace]) -> frozenset[tuple[str, str]]:
+        """The tasks of runs (run, task) that began with a model that a patient was trained into in another run."""
+        return self._reach(traces)[1]
+
+    def _reach(self, traces: Collection[Trace]) -> tuple[tuple[str, ...], frozenset[tuple[str, str]]]:
         first: dict[tuple[str, str], int] = {}
         for trace in traces:
             if trace.part.kind == TRAIN:
                 key = (trace.part.run, trace.part.task)
                 first[key] = min(first.get(key, trace.part.round), trace.part.round)
-        found: dict[str, None] = {}
+        found: dict[str, tuple[str, str]] = {}
+        heirs: set[tuple[str, str]] = set()
         for part in self.parts():
-            begun = first.get((part.run, part.task))
+            key = (part.run, part.task)
+            begun = first.get(key)
+            if found.get(part.model, key) != key and (begun is None or part.round <= begun):
+                heirs.add(key)
+                first[key] = begun = part.round - 1
             # A round of training begins with the model of the rounds before, an evaluation has its own round's.
             if begun is not None and (part.round > begun or (part.kind == EVALUATE and part.round == begun)):
-                found[part.model] = None
-        return tuple(found)
+                found.setdefault(part.model, key)
+        return tuple(found), frozenset(heirs)
 
     def recipients(self, charters: Collection[str]) -> list[dict[str, str]]:
-        """Who got what this hospital sent under some charters: name, role and country as the charter says them."""
+        """Who got what this hospital sent under some charters: name, role and country as the charter says them.
+
+        Raises:
+            RecordError: A file of them is damaged.
+        """
         found: dict[tuple[str, ...], dict[str, str]] = {}
         for name in sorted(charters):
             path = self._folder / "parties" / f"{name}.json"
-            for row in json.loads(path.read_bytes()) if path.exists() else ():
+            rows = load_json(path, error=RecordError, hint=_LOST) if path.exists() else []
+            if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
+                raise RecordError(f"{path} is damaged", hint=_LOST)
+            for row in rows:
                 found[tuple(row.values())] = row
         return list(found.values())
 
@@ -291,8 +313,8 @@ class Lineage:
     def _members(self, path: Path) -> list[str]:
         """Who is in the set at ``path``; its name says whether that is all of them, and nobody else."""
         try:
-            found: Any = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
+            found: Any = parse_json(path.read_bytes())
+        except (OSError, ValueError) as error:
             raise RecordError(f"{path} is damaged", hint="put it back from a copy") from error
         if not isinstance(found, list) or self.name(path.name.partition("-")[0], list(map(str, found))) != path.stem:
             raise RecordError(f"{path} was altered", hint=_LOST)

@@ -1,7 +1,6 @@
 """What the connection to the coordinator is doing, for people and for what watches it: ``link/status.json``."""
 
 import contextlib
-import json
 import os
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Any, Final, Literal, cast, get_args
 from shared.console import plain
 from shared.errors import OutputError, UsageError
 from shared.files import write_json
+from shared.parsing import parse_json
 
 FILE: Final = "status.json"
 FRESH: Final = 60.0
@@ -69,7 +69,7 @@ class LinkState:
         """
         path = folder / FILE
         try:
-            raw = json.loads(path.read_bytes())
+            raw = parse_json(path.read_bytes())
             found = cls(**raw)
             sound = found.version == 1 and found.state in get_args(Phase) and isinstance(found.pid, int)
         except FileNotFoundError:

@@ -11,6 +11,7 @@ from client.flower_messages import answer
 from client.node import Node
 from shared.console import complain
 from shared.errors import FedwardError
+from shared.parsing import parse_json
 
 DEVICE: Final = "device"
 POLICY: Final = "policy"
@@ -22,7 +23,7 @@ def work(strings: list[bytes]) -> list[bytes]:
     Raises:
         Exception: Whatever it is, only its name leaves the child.
     """
-    facts = json.loads(strings[0])
+    facts = parse_json(strings[0])
     if facts.get("ask") == DEVICE:
         return [_device(Node.open(Path(facts["folder"]))).encode()]
     if facts.get("ask") == POLICY:

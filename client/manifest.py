@@ -6,7 +6,6 @@ says. Counts for others than the hospital are left out below a minimum (:data:`L
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from client.splits import Split
 from compliance.log import Action, AuditLog, Entry, Outcome
 from shared.errors import DataError, RecordError
 from shared.files import canonical_json, private_folder, write_json
+from shared.parsing import parse_json
 
 if TYPE_CHECKING:
     from client.cohort import Cohort
@@ -83,12 +83,12 @@ def read_manifest(node: Node) -> Manifest | None:
     """
     path = folder_of(node) / FILE
     try:
-        body = json.loads(path.read_bytes())
+        body = parse_json(path.read_bytes())
         found = Manifest(body["manifest"])
         sound = body["sha256"] == found.digest and bool(found.index)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path} is damaged", hint=_ANEW) from error
     if not sound:
         raise RecordError(f"{path} was altered", hint=_ANEW)

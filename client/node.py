@@ -11,7 +11,6 @@ state, its lock and the message under way); and the locks ``session.lock`` and `
 
 import hashlib
 import hmac
-import json
 import re
 import secrets
 from collections.abc import Iterable
@@ -26,6 +25,7 @@ from shared.charter import Charter
 from shared.errors import PolicyError, UsageError
 from shared.files import output_errors, write_bytes, write_json
 from shared.link_keys import check_key_file, make_key
+from shared.parsing import parse_json
 
 if TYPE_CHECKING:
     from client.cohort import Cohort
@@ -95,7 +95,7 @@ class Node:
             UsageError: There is none, or its description is damaged.
         """
         try:
-            raw = json.loads((folder / "node.json").read_bytes())
+            raw = parse_json((folder / "node.json").read_bytes())
             site, purpose, virtual = raw["site"], raw["purpose"], raw.get("virtual", False)
         except FileNotFoundError:
             raise UsageError(f"{folder} is not a node", hint="make one with 'fedward node init'") from None

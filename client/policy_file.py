@@ -19,6 +19,7 @@ from shared.charter import Charter
 from shared.charter_plans import CharterMember, CoordinatorPlan
 from shared.errors import PolicyError
 from shared.faults import first_fault
+from shared.parsing import parse_toml
 from shared.places import sound_country
 
 FILE: Final = "policy.toml"
@@ -216,7 +217,7 @@ def _read(path: Path, state: tuple[int, ...]) -> PolicyForm:
     """The file in this ``state`` (time, size, inode): kept, since every request asks for it."""
     del state
     try:
-        return PolicyForm.model_validate(tomllib.loads(path.read_bytes().decode()))
+        return PolicyForm.model_validate(parse_toml(path.read_bytes().decode()))
     except OSError as error:
         raise _unread(path, error) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -145,18 +145,23 @@ def preflight(node: Node, *, offline: bool = False, timeout: float = 10.0) -> It
     from client import preflight_link, preflight_record  # noqa: F401, PLC0415  # register checks, which need this module
 
     look, failed = Look(node, timeout), dict[str, str]()  # and what was in its way, or it itself
+    said = dict[str, str]()  # what was found wrong, and the check that said it first: such as a policy that many read
     for one in CHECKS.values():
         if offline and one.online:
             continue
         missing = next((failed[name] for name in one.needs if name in failed), None)
         if missing is not None:
             failed[one.name] = missing
-            yield Finding(one.name, Verdict.WARN, "not looked at", f"mend '{missing}' first")
+            yield _waiting(one, missing)
             continue
         finding = _asked(one, look)
         if finding.verdict is Verdict.FAIL:
-            failed[one.name] = one.name
-        yield finding
+            failed[one.name] = said.setdefault(finding.what, one.name)
+        yield finding if failed.get(one.name, one.name) == one.name else _waiting(one, failed[one.name])
+
+
+def _waiting(one: Check, missing: str) -> Finding:
+    return Finding(one.name, Verdict.WARN, "not looked at", f"mend '{missing}' first")
 
 
 def exit_code(findings: Iterable[Finding]) -> int:

@@ -1,7 +1,6 @@
 """A private file of canonical JSON lines (RFC 8785): appended under a lock, rewritten whole where it must forget."""
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Final
 
 from shared.errors import RecordError
 from shared.files import canonical_json, locked, output_errors, private_folder, sync_folder, write_bytes
+from shared.parsing import parse_json
 
 _PATIENCE: Final = 30.0
 Row = dict[str, Any]
@@ -63,8 +63,8 @@ class Lines:
         """
         for number, line in enumerate(self.raw().split(b"\n")[:-1], start=1):
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                row = parse_json(line)
+            except ValueError as error:
                 raise self._damaged(number) from error
             if not isinstance(row, dict):
                 raise self._damaged(number)

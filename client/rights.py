@@ -8,7 +8,6 @@ What nobody can do is take a patient out of a model that he was trained into. Wh
 hospital's policy says (``policy.toml``, ``[erasure]``): see :class:`Aftermath`.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -29,8 +28,9 @@ from client.policy_file import AfterErasure
 from client.records import change, folder_of, read_register, tombstone
 from client.splits import Split
 from compliance.log import Action, AuditLog
-from shared.errors import BudgetError
+from shared.errors import BudgetError, DataError
 from shared.files import locked, private_folder
+from shared.parsing import load_json
 from shared.retraining import Retraining
 
 INGEST_LOCK: Final = "ingest.lock"
@@ -49,7 +49,7 @@ class Aftermath:
             hospital takes no further part in those runs. ``retrain``: neither does it, and a signed request to train
             again from the last model before him lies in ``requests``. Where a round was trained without differential
             privacy no epsilon bounds anything, and ``record`` becomes ``stop``.
-        runs: Those runs.
+        runs: Those runs, and those that began with a model of one of them, after him.
         epsilon: Upper bound; None where there is none.
         requests: Files for the coordinator.
     """
@@ -287,7 +287,8 @@ def _finish_erasure(node: Node, log: AuditLog, patient: str) -> Erased:
 
 def _aftermath(node: Node, patient: str, traces: Sequence[Trace]) -> Aftermath:
     trained = [trace.part for trace in traces if trace.part.kind == TRAIN]
-    runs = tuple(sorted({part.run for part in trained}))
+    heirs = Lineage(node).heirs(traces)
+    runs = tuple(sorted({part.run for part in trained} | {run for run, _ in heirs}))
     spent = spent_on(node, traces, trained=bool(trained))
     policy = policy_of(node).after_erasure
     if policy == "record" and spent.epsilon is None:
@@ -297,6 +298,8 @@ def _aftermath(node: Node, patient: str, traces: Sequence[Trace]) -> Aftermath:
         first: dict[tuple[str, str], int] = {}
         for part in trained:
             key = (part.run, part.task)
+            if key in heirs:  # it has no model from before him; the run that it went on from is asked for
+                continue
             first[key] = min(first.get(key, part.round), part.round)
         requests = [
             _request(node, next(part for part in trained if (part.run, part.task) == key), number - 1, patient)
@@ -334,8 +337,11 @@ def side_of(node: Node, patient: str) -> Split | None:
     path = node.folder / "cohort" / "index.json"
     if not path.exists():
         return None
-    raw = json.loads(path.read_bytes())
-    return next((Split(row["split"]) for row in raw["patients"] if row["key"] == patient), None)
+    raw = load_json(path, error=DataError, hint="restore it from a copy")
+    try:
+        return next((Split(row["split"]) for row in raw["patients"] if row["key"] == patient), None)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged", hint="restore it from a copy") from error
 
 
 @contextmanager

@@ -6,10 +6,12 @@ ever trained on.
 """
 
 import hashlib
-import json
 from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
+
+from shared.errors import DataError
+from shared.parsing import load_json
 
 
 class Split(StrEnum):
@@ -31,10 +33,20 @@ def assigned(patients: Sequence[str], before: Mapping[str, Split], holdout: floa
 
 
 def gone(folder: Path) -> dict[str, Split]:
-    """Patients that the index in ``folder`` remembers without a study, with their sides."""
+    """Patients that the index in ``folder`` remembers without a study, with their sides.
+
+    Raises:
+        DataError: The index is damaged.
+    """
     path = folder / "index.json"
-    raw = json.loads(path.read_bytes()).get("gone", {}) if path.exists() else {}
-    return {str(key): Split(side) for key, side in raw.items()}
+    if not path.exists():
+        return {}
+    hint = "restore it from a copy: a new index may hold out other patients than those held out before"
+    raw = load_json(path, error=DataError, hint=hint)
+    try:
+        return {str(key): Split(side) for key, side in raw.get("gone", {}).items()}
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{path} is damaged", hint=hint) from error
 
 
 def left(before: Mapping[str, Split], present: Collection[str]) -> dict[str, str]:

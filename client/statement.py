@@ -1,7 +1,7 @@
 """A hospital's statement of its part in a run, put together from its own record, ledger and charter, and signed."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from client.node import Node
 from client.paying import ACTS, known
 from client.training import accounting
 from client.training.accounting import default_delta, merged
-from client.uncovered import uncovered
+from client.uncovered import Uncovered
 from compliance.checkpoint import Signed
 from compliance.log import Action, Entry, Outcome, Scalar, entries
 from compliance.place import Place
@@ -27,7 +27,7 @@ from shared.statement import INFINITE, NONE, Epsilon, Statement, TaskPart, shown
 MANIFEST: Final = "dataset.manifest"
 """What the record calls it that the manifest of the data set was written."""
 _DIGITS: Final = 10**4
-Rows = Sequence[Mapping[str, Any]]
+Rows = Iterable[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,17 @@ def make_statement(node: Node, run: str, quality: Sequence[Cell] = (), *, now: d
         now: The time; the clock's where None.
     """
     charter, path = node.charter, node.folder / "audit" / "log.jsonl"
-    rows = list(entries(path)) if path.exists() else []
-    part = part_of(rows, run, charter)
-    done = [row["detail"] for row in rows if row["action"] in ACTS and row["outcome"] == Outcome.OK]
-    book = read_book(node.ledger(), known(done[-1] if done else None), data_set=node.site)
+    act: Mapping[str, Scalar] | None = None  # the newest of those that say how far the ledger had come
+
+    def rows() -> Iterator[Mapping[str, Any]]:
+        nonlocal act
+        for row in entries(path) if path.exists() else ():
+            if row["action"] in ACTS and row["outcome"] == Outcome.OK:
+                act = row["detail"]
+            yield row
+
+    part = part_of(rows(), run, charter)
+    book = read_book(node.ledger(), known(act), data_set=node.site)
     note, endorsement = _checkpoint(node)
     draft = Statement(
         federation=charter.id,
@@ -117,17 +124,20 @@ def make_statement(node: Node, run: str, quality: Sequence[Cell] = (), *, now: d
 
 
 def part_of(rows: Rows, run: str, charter: Charter) -> Part:
-    """What the log says of ``run`` while ``charter`` was pinned.
+    """What the log says of ``run`` while ``charter`` was pinned, in one walk that keeps no entry: a log is long.
 
     Raises:
         UsageError: Nothing was trained in it then.
     """
-    pinned, last = "", -1
+    pinned, written, without = "", "", Uncovered()
     rounds: dict[str, set[int]] = {}
     patients: int | None = None
-    quoted: str | None = None  # the manifest that the last round itself names; empty where none fitted its data
-    for place, row in enumerate(rows):
+    quoted, uncovered = "", 0  # by the last round: the manifest that it names, empty where none fitted its data
+    for row in rows:
         detail = row.get("detail") or {}
+        without.add(row)
+        if (row["action"], row["outcome"]) == (MANIFEST, Outcome.OK):
+            written = str(detail["manifest"])
         if (row["action"], row["outcome"]) == (Action.CHARTER_PIN, Outcome.OK):
             pinned = str(detail.get("charter", ""))
         if row["action"] != Action.TRAIN or row["run"] != run or pinned not in {"", charter.sha256}:
@@ -136,17 +146,14 @@ def part_of(rows: Rows, run: str, charter: Charter) -> Part:
             patients = detail.get("patients", patients)
         if row["outcome"] == Outcome.OK:
             rounds.setdefault(str(detail.get("task")), set()).add(int(row["round"]))
-            last, quoted = place, detail.get("manifest")
+            named = detail.get("manifest")
+            quoted, uncovered = written if named is None else str(named), without.count
     if not rounds:
         raise UsageError(
             f"this node has trained nothing in a run {run} of the charter {charter.id} that it has pinned",
             hint="look for the run's name in the audit log, and have the run's charter pinned",
         )
-    before = rows[: last + 1]
-    found = [row["detail"] for row in before if (row["action"], row["outcome"]) == (MANIFEST, Outcome.OK)]
-    if quoted is None:
-        quoted = str(found[-1]["manifest"]) if found else ""
-    return Part({task: frozenset(done) for task, done in rounds.items()}, patients, quoted or None, uncovered(before))
+    return Part({task: frozenset(done) for task, done in rounds.items()}, patients, quoted or None, uncovered)
 
 
 def _task(charter: Charter, task: str, run: str, trained: Iterable[int], book: Book) -> TaskPart:

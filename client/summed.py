@@ -11,7 +11,6 @@ nothing left after it: it is cut off.
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from shared.errors import PolicyError, RecordError
 from shared.files import canonical_json, output_errors, sync_folder
+from shared.parsing import parse_json
 
 PRIVATE, PRIVATE_FOLDER = 0o600, 0o700
 
@@ -97,7 +97,7 @@ class Summed:
         with output_errors(self._path):
             lines = os.pread(handle, os.fstat(handle).st_size, 0).splitlines()
         try:
-            rows: list[dict[str, object]] = [json.loads(line) for line in lines if mark in line]
+            rows: list[dict[str, object]] = [parse_json(line) for line in lines if mark in line]
             return [row for row in rows if row[name] == value and row["purpose"]]
         except (ValueError, KeyError, TypeError) as error:
             raise RecordError(

@@ -1,6 +1,7 @@
 """Rounds that were trained without differential privacy, by the audit log: no epsilon covers what they told."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from compliance.log import Action, Outcome
@@ -10,22 +11,37 @@ PRIVACY: Final = "privacy"
 _COVERED: Final = ("patient", "distributed")
 
 
-def uncovered(rows: Iterable[Mapping[str, Any]]) -> int:
-    """How many of the rounds in a log were trained without differential privacy, repeats among them.
+@dataclass
+class Uncovered:
+    """Counts, entry by entry, the rounds of a log that were trained without differential privacy, repeats among them.
 
     A round that failed is none of them, since nothing of it left this hospital; one of which the log has only the
     beginning is. Where an entry does not say its mode, as older ones do not, a charge after it says that it was paid.
+
+    Attributes:
+        count: How many up to the last entry.
     """
-    count, begun = 0, dict[tuple[object, ...], bool]()
-    for row in rows:
+
+    count: int = field(default=0, init=False)
+    _begun: dict[tuple[object, ...], bool] = field(default_factory=dict, init=False)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take the next entry."""
         detail = row.get("detail") or {}
         key = (row.get("run"), row.get("round"), detail.get("task"))
         match (row.get("action"), row.get("outcome")):
             case (Action.TRAIN, Outcome.STARTED):
-                begun[key] = detail.get(PRIVACY) not in _COVERED
-                count += begun[key]
+                self._begun[key] = detail.get(PRIVACY) not in _COVERED
+                self.count += self._begun[key]
             case (Action.PRIVACY_CHARGE, Outcome.OK) | (Action.TRAIN, Outcome.FAILED):
-                count -= begun.pop(key, False)
+                self.count -= self._begun.pop(key, False)
             case (Action.TRAIN, Outcome.OK):
-                begun.pop(key, None)
-    return count
+                self._begun.pop(key, None)
+
+
+def uncovered(rows: Iterable[Mapping[str, Any]]) -> int:
+    """How many rounds in a whole log :class:`Uncovered` counts."""
+    found = Uncovered()
+    for row in rows:
+        found.add(row)
+    return found.count

@@ -123,7 +123,7 @@ def stale(node: Node, *, now: datetime | None = None) -> bool:
         return False
     plan = policy_of(node).record or RecordPlan()
     keys = shown.keys_of(place, lambda given: vouched_here(node, given))
-    found = shown.newest_witnessed(place.trail, keys, _needed(node, plan), since=moment, now=moment)
+    found = shown.newest_witnessed(place.trail, keys, needed_here(node, plan), since=moment, now=moment)
     return (
         found is not None
         and found[0].size == newest.size
@@ -131,13 +131,13 @@ def stale(node: Node, *, now: datetime | None = None) -> bool:
     )
 
 
-def _needed(node: Node, plan: RecordPlan) -> int:
+def needed_here(node: Node, plan: RecordPlan | None) -> int:
     """So many others must have cosigned: as the policy says, and over half of the charter's others at least."""
-    return max(plan.witnesses, majority(len(node.charter.members) - 1))
+    return max((plan or RecordPlan()).witnesses, majority(len(node.charter.members) - 1))
 
 
 def _require_fresh(node: Node, place: Place, plan: RecordPlan, now: datetime) -> None:
-    found, needed = None, _needed(node, plan)
+    found, needed = None, needed_here(node, plan)
     if (place.audit / "endorsement.json").exists():
         keys = shown.keys_of(place, lambda given: vouched_here(node, given))
         since = now - timedelta(hours=plan.hours)

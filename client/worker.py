@@ -25,6 +25,7 @@ from typing import Self
 
 from shared.errors import FedwardError
 from shared.leash import die_with_parent, leashed
+from shared.parsing import parse_json
 
 Handler = Callable[[list[bytes]], Iterable[bytes]]
 """What a child does: byte strings in, byte strings out. It is named ``module:function``."""
@@ -213,7 +214,7 @@ def main() -> None:
     """Be the worker: ``python -m client.worker SETUP``, with a socket as standard input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the link ends its worker itself
     control = _own_socket()
-    setup = json.loads(sys.argv[1])
+    setup = parse_json(sys.argv[1])
     handler = _load(setup["handler"], setup["preload"])
     gc.collect()
     gc.freeze()  # a collection in a child would otherwise copy every page that it looks at

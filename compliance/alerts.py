@@ -1,6 +1,5 @@
 """Evidence that a log of the federation does not go on from what was seen of it, and its entries in the own log."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from compliance.log import Action, Entry, Outcome, Scalar
 from compliance.verify import Checkpoint, Note
 from shared.errors import RecordError
+from shared.parsing import parse_json
 
 
 def read_evidence(path: Path) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def read_evidence(path: Path) -> dict[str, Any]:
         RecordError: It cannot be read.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
+        found: dict[str, Any] = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise RecordError(f"cannot read the evidence {path}", hint="check the folder") from error
     return found

@@ -6,7 +6,6 @@ SHA-256 of the manifest.
 """
 
 import hashlib
-import json
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from shared.errors import RecordError
 from shared.faults import first_fault
 from shared.files import canonical_json
+from shared.parsing import parse_json
 from shared.statement import Statement
 
 KIND: Final = "fedward model release"
@@ -208,11 +208,11 @@ def read_manifest(raw: bytes) -> ManifestForm:
         if len(raw) > MAX_MANIFEST:
             raise RecordError(f"{MANIFEST} is larger than {MAX_MANIFEST} bytes", hint=hint)
         form = ManifestForm.model_validate_json(raw)
-        canonical = canonical_json(json.loads(raw)) == raw
+        canonical = canonical_json(parse_json(raw)) == raw
         _ = form.moment
     except ValidationError as error:
         raise RecordError(f"{MANIFEST} is none of a release: {first_fault(error)}", hint=hint) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RecordError(f"{MANIFEST} has a value without a canonical form", hint=hint) from error
     if not canonical:
         raise RecordError(f"{MANIFEST} is not in canonical form", hint=hint)

@@ -1,6 +1,5 @@
 """The model in a release: the weights can be read, and are those that the history and the description are about."""
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Protocol
 
@@ -12,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from compliance.bundle_form import DESCRIBED, HISTORY, LAYOUT, WEIGHTS, ManifestForm
 from shared.errors import FedwardError, RecordError
 from shared.files import canonical_json
+from shared.parsing import parse_json
 from shared.vector import Layout, Slot
 
 _Rows = Annotated[list[tuple[str, list[Annotated[int, Field(ge=0)]], str]], Field(max_length=100_000)]
@@ -123,8 +123,8 @@ def _checked(manifest: ManifestForm, files: Mapping[str, bytes]) -> int:
 
 def _parsed(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
     try:
-        found = json.loads(files[name])
-    except (ValueError, RecursionError) as error:
+        found = parse_json(files[name])
+    except ValueError as error:
         raise RecordError(f"{name} is no JSON") from error
     if not isinstance(found, dict):
         raise RecordError(f"{name} is no description")

@@ -1,6 +1,5 @@
 """Who may sign for a release, and the checkpoints in it: whose logs they are of, and which hospitals witnessed them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -35,6 +34,7 @@ from shared.certificates import check_authority, digest
 from shared.charter import Charter
 from shared.errors import ProtocolError, RecordError
 from shared.files import canonical_json
+from shared.parsing import parse_json
 from shared.statement import Statement
 
 
@@ -137,10 +137,10 @@ def _check_entry(given: Given) -> bool:
     manifest, raw = given.manifest, given.need(ENTRY)
     try:
         form = EntryForm.model_validate_json(raw)
-        row = json.loads(form.line)
+        row = parse_json(form.line)
         facts = (row["action"], row["outcome"], row["run"], row["subject"]["digest"])
         about = facts, (row["detail"]["task"], row["detail"]["sha256"])
-    except (ValidationError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValidationError, ValueError, KeyError, TypeError) as error:
         raise RecordError("it is no entry with its proof") from error
     weights = manifest.files.get(WEIGHTS)
     wanted = (Action.MODEL_WRITE.value, Outcome.OK.value, manifest.run, manifest.model.digest)

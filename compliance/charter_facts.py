@@ -4,6 +4,7 @@ from typing import Final
 
 from compliance.party import Figure
 from shared.charter import Charter
+from shared.charter_check import needed
 
 _CONTROLLER: Final = (
     "Recipients (Art. 30(1)(d))",
@@ -70,6 +71,13 @@ def privacy(charter: Charter) -> str:
     return f"differential privacy of patients, {noise}, noise multiplier {plan.noise_multiplier:g}"
 
 
+def fewest(charter: Charter) -> tuple[str, str]:
+    """So many hospitals a round needs to its end, and what says so."""
+    if charter.masking is None:
+        return str(charter.min_sites), "charter.toml: min_sites"
+    return str(needed(charter)), "charter.toml: the greatest of min_sites and the quorum of [secure_aggregation]"
+
+
 def operations(charter: Charter | None) -> list[Figure]:
     """The systematic description of the processing (GDPR Art. 35(7)(a))."""
     if charter is None:
@@ -79,7 +87,7 @@ def operations(charter: Charter | None) -> list[Figure]:
         Figure("Processing operations (Art. 35(7)(a))", f"training of {tasks}", "charter.toml: [[task]]"),
         Figure("Charter", charter.id, "charter.toml: id"),
         Figure("SHA-256 of the charter", charter.sha256, "charter.toml, in canonical form"),
-        Figure("Fewest hospitals in a round", str(charter.min_sites), "charter.toml: min_sites"),
+        Figure("Fewest hospitals in a round", *fewest(charter)),
         Figure("Fewest patients of a hospital in training", str(charter.min_patients), "charter.toml: min_patients"),
         Figure("Privacy of patients", privacy(charter), "charter.toml: [privacy]"),
     ]

@@ -72,6 +72,11 @@ def majority(others: int) -> int:
     return others // 2 + 1
 
 
+def needed_of(others: int) -> int:
+    """So many of a log's ``others`` make a checkpoint a witnessed one where nobody says otherwise."""
+    return max(LEAST, majority(others))
+
+
 @dataclass(frozen=True)
 class Quorum:
     """How many other sites must have cosigned a checkpoint.
@@ -95,7 +100,7 @@ class Quorum:
         """How many must have cosigned a checkpoint of the log ``origin``."""
         if self.needed is not None:
             return self.needed
-        return max(LEAST, majority(len({key.public for key in self.sites if key.name != origin})))
+        return needed_of(len({key.public for key in self.sites if key.name != origin}))
 
 
 def satisfied(note: Note, policy: Quorum) -> tuple[bool, str]:

@@ -11,10 +11,11 @@ from compliance import export_cli, hold_cli, witness_cli
 from compliance.checking import Checked, audit_folder, check, key_of, reading_trail
 from compliance.note import parse_key
 from compliance.place import Place, establish
+from compliance.standing import members_keys
 from compliance.trail import LOG
 from compliance.verify import COSIGNATURE, ED25519, LIMITS, Key, leaf_hash
 from shared.console import emit_json, plural, say
-from shared.errors import UsageError
+from shared.errors import RecordError, UsageError
 
 app = typer.Typer(
     help="The audit log: what was done, in an order that cannot be changed unnoticed.", no_args_is_help=True
@@ -45,6 +46,8 @@ def verify_logs(
 
     A bare log without checkpoints shows only that nothing inside it was altered, dropped or reordered since: not that
     the end was not cut off, nor that the whole was not written anew. Compare the printed head with one noted elsewhere.
+    Cosignatures are checked by the keys of --witness; without them, in a member's folder, by those that its own
+    federation vouches for.
     """
     keys = [parse_key(text, COSIGNATURE) for text in witness or ()]
     own = None if log_key is None else parse_key(log_key, ED25519)
@@ -53,12 +56,20 @@ def verify_logs(
     paths = {str(path): audit_folder(path) / LOG if path.is_dir() else path for path in logs}
     if missing := next((path for path in paths.values() if not path.is_file()), None):
         raise UsageError(f"there is no audit log {missing}", hint="name a log.jsonl, or the audit.jsonl of a report")
-    found = {given: check(path, key_of(path.parent, own, charter), keys, quorum) for given, path in paths.items()}
+    found = {}
+    for given, path in paths.items():
+        theirs = keys or (() if path == Path(given) else members_keys(Path(given)))
+        found[given] = check(path, key_of(path.parent, own, charter), theirs, quorum)
+    if empty := next((path for path, one in found.items() if not one.entries), None):
+        raise RecordError(
+            f"{empty} holds not one whole entry: it is no audit log, or one that was emptied",
+            hint="name a log.jsonl, or the audit.jsonl of a report; if it was one, its witnesses know how long",
+        )
     if json:
         emit_json({path: one.as_json() for path, one in found.items()})
         return
-    for path, one in found.items():
-        _tell(path, one)
+    for given, one in found.items():
+        _tell(given, one)
     if any(one.published for one in found.values()):
         for line in LIMITS:
             say(line)

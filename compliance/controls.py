@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shared.errors import RecordError
 from shared.faults import first_fault
+from shared.parsing import parse_toml
 
 ID: Final = r"^[A-Z]+(-[0-9A-Za-z.]+)+$"
 """Of a control: the law, the place in it, and a word or two for people, such as ``HIPAA-164.312-b-audit``."""
@@ -97,7 +98,7 @@ def parse(text: str, *, source: str) -> tuple[Control, ...]:
         RecordError: It is no TOML, or an entry is missing, unknown or impossible.
     """
     try:
-        forms = _File.model_validate(tomllib.loads(text)).control
+        forms = _File.model_validate(parse_toml(text)).control
     except tomllib.TOMLDecodeError as error:
         raise RecordError(f"{source} is no TOML: {error}", hint="install this release again") from error
     except ValidationError as error:

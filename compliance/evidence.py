@@ -17,7 +17,6 @@ from compliance.incident_form import Incident
 from compliance.log import entries
 from compliance.matrix import Matrix
 from compliance.party import Facts, Figure, Kind, Party, Table, Topic
-from compliance.shown import Vouch
 from compliance.standing import Standing, standing
 from compliance.suppress import shown
 from compliance.witness import FOLDER, split_logs
@@ -41,8 +40,9 @@ class LogFound:
         fault: Why it does not verify; empty where it does.
         published: Entries of the newest checkpoint that verifies; None without one.
         cosigned: Other hospitals that cosigned that one.
-        when: When the last of them did.
-        witnessed: Entries of the newest checkpoint that any other hospital cosigned; None without one.
+        needed: So many make a checkpoint a witnessed one; None where none was checked.
+        witnessed: Entries of the newest checkpoint that so many cosigned; None without one.
+        when: When so many had cosigned that one.
         unchecked: Why a checkpoint that is there was not checked.
         split: Logs that showed this party's witness two histories.
     """
@@ -56,8 +56,9 @@ class LogFound:
     fault: str = ""
     published: int | None = None
     cosigned: tuple[str, ...] = ()
-    when: str = ""
+    needed: int | None = None
     witnessed: int | None = None
+    when: str = ""
     unchecked: str = ""
     split: tuple[str, ...] = ()
 
@@ -221,20 +222,21 @@ def gather(party: Party, matrix: Matrix, *, now: datetime | None = None) -> Evid
             incidents += [_incident(found, one, facts.least, made) for found in Incidents(one).all()]
         except FedwardError as error:
             faults.append(f"{one.name}, incidents: {_without(error.message, party.folder)}")
-    logs = tuple(_log(path, party.folder, one.vouch) for one in whole for path in one.logs)
+    logs = tuple(_log(path, one, party.folder, made) for one in whole for path in one.logs)
     faults += [f"{log.name}: {log.fault}" for log in logs if log.fault]
     faults += [f"{origin} showed two histories of its log" for log in logs for origin in log.split]
     return Evidence(party, made, tuple(chapters), logs, tuple(incidents), matrix, tuple(dict.fromkeys(faults)))
 
 
-def _log(path: Path, folder: Path, vouch: Vouch | None) -> LogFound:
+def _log(path: Path, party: Party, folder: Path, now: datetime) -> LogFound:
     """One log, its checkpoints and their cosignatures, verified as far as somebody says whose keys they are."""
     name = path.relative_to(folder).as_posix()
     split = tuple(split_logs(path.parent / FOLDER))
     if not path.exists():
         return LogFound(name, fault="there is none: nothing was recorded, or it was taken away", split=split)
     try:
-        found = standing(path.parent, vouch)
+        needed = party.needed() if party.needed and party.vouch else None
+        found = standing(path.parent, party.vouch, needed, now=now)
         first = last = ""
         for row in entries(path):
             last = str(row.get("time"))
@@ -255,8 +257,9 @@ def _found(name: str, found: Standing, first: str, last: str) -> LogFound:
         log.torn,
         published=log.published,
         cosigned=found.cosigned,
+        needed=found.needed,
+        witnessed=found.witnessed,
         when=_minute(found.when) if found.when else "",
-        witnessed=log.witnessed,
         unchecked=found.unchecked,
         split=found.split,
     )

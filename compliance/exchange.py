@@ -16,12 +16,12 @@ from urllib.parse import quote
 
 from compliance.checkpoint import Signed
 from compliance.endorse import Endorsement, Vouched
-from compliance.log import Entry
+from compliance.log import Entry, entries
 from compliance.note import lines_of
 from compliance.proto.audit_pb2 import Cosignature, Head, Proof, Seen, TurnReply, TurnRequest
-from compliance.trail import Trail
+from compliance.trail import LOG, Trail
 from compliance.verify import COSIGNATURE, Checkpoint, Key, Note, NotVerifiedError
-from compliance.witness import MAX_PROOF, ConflictError, InconsistentError, Witness
+from compliance.witness import MAX_PROOF, ConflictError, InconsistentError, Witness, recalled
 from shared.errors import FedwardError, PolicyError, ProtocolError, RecordError
 from shared.files import canonical_json, private_folder
 
@@ -176,6 +176,8 @@ class Correspondent:
         self._wanted: tuple[int, ...] = ()
         self._pending: dict[tuple[str, int], str] = {}
         self._told: set[str] = set()
+        self._recalled: dict[str, tuple[int, str]] = {}
+        self._read = -1  # bytes of the own log when it was read for that
 
     def offer(self) -> TurnRequest:
         """What this party says in its next turn.
@@ -266,6 +268,7 @@ class Correspondent:
                     "cut or set back, or somebody holds its newest checkpoint back"
                 )
                 return False
+            self._require_memory(witness, checkpoint.origin)
             line = witness.submit(size, proof or (), bytes(head.checkpoint))
         except ConflictError:
             return False  # another turn of this site was quicker
@@ -281,6 +284,31 @@ class Correspondent:
             return False
         self._pending[checkpoint.origin, checkpoint.size] = line
         return True
+
+    def _require_memory(self, witness: Witness, origin: str) -> None:
+        """Cosign nothing of a log where the own log says that more of it was cosigned than the witness remembers.
+
+        The own log is read once for it, and again where it has grown: a person may have decided meanwhile.
+
+        Raises:
+            RecordError: The witness was set back to an older copy, or the own log does not verify.
+        """
+        path = self._trail.folder / LOG
+        bytes_now = path.stat().st_size if path.exists() else 0
+        if self._read < 0:
+            self._recall(path, bytes_now)
+        try:
+            if origin in self._recalled:
+                witness.require(origin, *self._recalled[origin])
+        except RecordError:
+            if bytes_now == self._read:
+                raise
+            self._recall(path, bytes_now)
+            if origin in self._recalled:
+                witness.require(origin, *self._recalled[origin])
+
+    def _recall(self, path: Path, size: int) -> None:
+        self._recalled, self._read = recalled(entries(path)) if size else {}, size
 
     def _again(self, seen: Signed, shown: Note) -> None:
         """Give a cosignature again that did not reach its site."""

@@ -1,7 +1,6 @@
 """What a line of an incident's file says, and the strict reading of it."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from compliance.clocks import Breach, Duty, Law, Risk, Role, duties
 from shared.errors import RecordError
 from shared.files import canonical_json
+from shared.parsing import parse_json
 
 GENESIS: Final = "0" * 64
 WORDS: Final = ("happened", "occurred", "data", "records", "consequences", "measures", "protect", "contact")
@@ -134,7 +134,7 @@ def read_incident(path: Path) -> Incident:
     for number, line in enumerate(lines):
         try:
             event = Event.model_validate_json(line)
-            sound = canonical_json(json.loads(line)) + b"\n" == line
+            sound = canonical_json(parse_json(line)) + b"\n" == line
         except (ValidationError, ValueError):
             sound = False
         if not sound or event.seq != number or event.prev != (heads[-1] if heads else GENESIS):

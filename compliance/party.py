@@ -101,6 +101,8 @@ class Party:
         parts: The parties of a simulation.
         knows_pseudonyms: Whether pseudonyms of patients mean anything here.
         vouch: Tells of endorsements which log keys its federation vouches for; None where nobody can say.
+        needed: How many hospitals make a checkpoint of its log a witnessed one; None for over half of those whose keys
+            are vouched for, and two at least.
     """
 
     folder: Path
@@ -112,6 +114,7 @@ class Party:
     parts: tuple["Party", ...] = ()
     knows_pseudonyms: bool = False
     vouch: Callable[[Iterable[Endorsement]], Vouched] | None = None
+    needed: Callable[[], int] | None = None
 
     @property
     def incidents(self) -> Path:

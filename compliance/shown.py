@@ -1,6 +1,6 @@
 """A party of a federation with its log, as the others see it: what it publishes, and its side of the exchange."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -10,7 +10,7 @@ from compliance.exchange import Correspondent, believed
 from compliance.note import lines_of, write_note
 from compliance.place import Place, establish
 from compliance.trail import Trail
-from compliance.verify import Key, cosigners
+from compliance.verify import Key, Note, cosigners
 from compliance.witness import Witness
 
 KNOWN: Final = "known"
@@ -86,11 +86,11 @@ def newest_witnessed(
     Raises:
         RecordError: A checkpoint was altered.
     """
-    latest = ((now or datetime.now(UTC)) + AHEAD).timestamp()
+    moment = now or datetime.now(UTC)
     newest = trail.newest()
     if newest is None:
         return None
-    if found := _witnessed(newest, keys, needed, latest):
+    if found := _witnessed(newest, keys, needed, moment):
         return found
     size = newest.size
     older = (one for one in reversed(trail.sizes()[-_MOST:]) if one < newest.size)
@@ -98,13 +98,32 @@ def newest_witnessed(
         if (before := next(older, None)) is None:
             return None
         size = before
-        if found := _witnessed(trail.at(size), keys, needed, latest):
+        if found := _witnessed(trail.at(size), keys, needed, moment):
             return found
     return None
 
 
-def _witnessed(signed: Signed, keys: Vouched, needed: int, latest: float) -> tuple[Signed, datetime] | None:
+def reached(note: Note, sites: Sequence[Key], needed: int, *, now: datetime) -> datetime | None:
+    """When as many as ``needed`` of ``sites`` had cosigned ``note``; None where too few have.
+
+    That is the moment of the ``needed``-th of them: whoever comes later neither puts it off nor, with a clock of his
+    own, decides it alone. A time that is more than :data:`AHEAD` ahead of ``now`` counts as no cosignature.
+
+    Raises:
+        NotVerifiedError: A cosignature does not hold.
+    """
+    times = _times(note, sites, now)
+    return times[needed - 1] if len(times) >= needed else None
+
+
+def _times(note: Note, sites: Sequence[Key], now: datetime) -> list[datetime]:
+    """When each cosigned, the earliest first."""
+    latest = (now + AHEAD).timestamp()
+    return sorted(datetime.fromtimestamp(one, UTC) for one in cosigners(note, sites).values() if one <= latest)
+
+
+def _witnessed(signed: Signed, keys: Vouched, needed: int, now: datetime) -> tuple[Signed, datetime] | None:
     if not satisfied(signed.note, Quorum(keys.sites, needed))[0]:
         return None
-    times = sorted((one for one in cosigners(signed.note, keys.sites).values() if one <= latest), reverse=True)
-    return (signed, datetime.fromtimestamp(times[needed - 1], UTC)) if len(times) >= needed else None
+    times = _times(signed.note, keys.sites, now)
+    return (signed, times[-needed]) if len(times) >= needed else None

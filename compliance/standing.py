@@ -10,14 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from compliance.checking import Checked, Known, check
+from compliance.checking import Checked, Known, audit_folder, check
+from compliance.checkpoint import Quorum
 from compliance.endorse import FILE, Endorsement
 from compliance.exchange import believed
-from compliance.shown import KNOWN, Vouch
+from compliance.party import party_in
+from compliance.shown import KNOWN, Vouch, newest_witnessed, reached
 from compliance.trail import LOG, NEWEST, PUBLISHED, Trail
 from compliance.verify import Key, cosigners
 from compliance.witness import FOLDER, split_logs
-from shared.errors import RecordError
+from shared.errors import RecordError, UsageError
 
 UNKNOWN_KEY: Final = "nothing here says whose key signed it"
 
@@ -28,27 +30,48 @@ class Standing:
 
     Attributes:
         checked: The log itself, and its checkpoints as far as a key was known for them.
-        cosigned: Hospitals that cosigned the newest checkpoint.
-        when: When the last of them did.
-        seen: When a hospital last cosigned any checkpoint, that of :attr:`Checked.witnessed` entries.
+        cosigned: Hospitals that cosigned the newest checkpoint, as many as there are.
+        needed: So many make a checkpoint a witnessed one; None where none was checked.
+        witnessed: Entries of the newest checkpoint that so many cosigned; None without one.
+        when: When so many had cosigned that one: the moment of the cosignature that made the number full.
         split: Logs that showed this party's witness two histories, and that nobody has decided on.
         unchecked: Why the checkpoints that are there were not checked; empty where they were, or where there are none.
     """
 
     checked: Checked
     cosigned: tuple[str, ...] = ()
+    needed: int | None = None
+    witnessed: int | None = None
     when: datetime | None = None
-    seen: datetime | None = None
     split: tuple[str, ...] = ()
     unchecked: str = ""
 
 
-def standing(audit: Path, vouch: Vouch | None) -> Standing:
+def members_keys(folder: Path) -> tuple[Key, ...]:
+    """The witness keys that the federation of the party in ``folder`` vouches for; none where nobody can say.
+
+    Raises:
+        FedwardError: The party's charter or an endorsement is damaged.
+    """
+    audit = audit_folder(folder)
+    try:
+        party = party_in(audit.parent)
+    except UsageError:
+        return ()  # a log by itself
+    if party.vouch is None or not (audit / FILE).exists():
+        return ()
+    return party.vouch([*believed(audit / KNOWN).values(), Endorsement.load(audit / FILE)]).sites
+
+
+def standing(audit: Path, vouch: Vouch | None, needed: int | None = None, *, now: datetime | None = None) -> Standing:
     """How the log in the folder ``audit`` stands.
 
     Args:
         audit: The folder; its log must be there.
         vouch: Tells which log keys the federation's parties vouch for; None where nobody can say.
+        needed: So many hospitals make a checkpoint a witnessed one; None for what :class:`Quorum` asks of those that
+            this party has met.
+        now: UTC; a cosignature that is dated far ahead of it counts for nothing.
 
     Raises:
         RecordError: The log, a checkpoint or a cosignature does not verify; or the log does not go on from one.
@@ -68,24 +91,15 @@ def standing(audit: Path, vouch: Vouch | None) -> Standing:
             hint="restore audit/endorsement.json and keys/log.key from a copy of one moment",
         )
     checked = check(audit / LOG, Known(key, "the federation"), keys.sites, 0)
-    trail = Trail(audit, key)
-    newest = trail.newest()
+    trail, moment = Trail(audit, key), now or datetime.now(UTC)
+    enough = Quorum(keys.sites, needed).of(own.origin)
+    newest, found = trail.newest(), newest_witnessed(trail, keys, enough, now=moment)
     under = {} if newest is None else cosigners(newest.note, keys.sites)
-    seen = {} if checked.witnessed is None else _under(trail, checked.witnessed, keys.sites)
     return Standing(
         checked,
         tuple(sorted(name.split("/")[1] for name in under)),
-        _last(under),
-        _last(seen),
+        enough,
+        found[0].size if found else None,
+        reached(found[0].note, keys.sites, enough, now=moment) if found else None,
         split,
     )
-
-
-def _under(trail: Trail, size: int, sites: tuple[Key, ...]) -> dict[str, int]:
-    newest = trail.newest()
-    signed = newest if newest is not None and newest.size == size else trail.at(size)
-    return cosigners(signed.note, sites)
-
-
-def _last(seen: dict[str, int]) -> datetime | None:
-    return datetime.fromtimestamp(max(seen.values()), UTC) if seen else None

@@ -10,7 +10,6 @@ folder with its checkpoints was replaced by an older copy, nothing in it shows t
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from compliance.verify import (
 )
 from shared.errors import RecordError, UsageError
 from shared.files import locked, output_errors, write_bytes, write_json
+from shared.parsing import parse_json
 
 LOG: Final = "log.jsonl"
 NEWEST: Final = "checkpoint"
@@ -360,7 +360,7 @@ class Trail:
     def _load(self) -> int:
         """How many leaves the tiles have, by their own account, which everything that is read from them tests."""
         try:
-            raw = json.loads((self.folder / TILES / _STATE).read_bytes())
+            raw = parse_json((self.folder / TILES / _STATE).read_bytes())
             size, place = raw["size"], raw["bytes"]
             sound = type(size) is int and type(place) is int and size >= 0 and place >= 0
         except (OSError, ValueError, KeyError, TypeError):

@@ -6,7 +6,7 @@ given away; who asks again after a crash is told the stored size and asks from t
 
 What shows that the state itself was set back to an older copy: a checkpoint that carries this witness's own cosignature
 of a size which the state does not know, and an entry of the site's own log (:meth:`Witness.entry`,
-:meth:`Witness.recall`). Where an older copy of everything was put back at once and nobody shows a later cosignature,
+:func:`recalled`). Where an older copy of everything was put back at once and nobody shows a later cosignature,
 nothing does; then this witness may cosign a second history, and it takes the others of the quorum to stop it.
 """
 
@@ -224,18 +224,18 @@ class Witness:
         Raises:
             RecordError: The state is older than an entry says, or has another head at the same size.
         """
-        newest: dict[str, tuple[int, str]] = {}
-        for row in rows:
-            if row.get("action") == Action.WITNESS and row.get("outcome") == Outcome.OK:
-                detail = row.get("detail") or {}
-                if detail.get("decision") == Decision.ANEW:
-                    newest.pop(str(detail.get("origin")), None)
-                elif "size" in detail:
-                    newest[str(detail["origin"])] = int(detail["size"]), str(detail["root"])
-        for origin, (size, root) in newest.items():
-            seen = self.state(origin)
-            if seen is None or seen.size < size or (seen.size == size and seen.root.hex() != root):
-                raise self._set_back(origin, seen, size)
+        for origin, (size, root) in recalled(rows).items():
+            self.require(origin, size, root)
+
+    def require(self, origin: str, size: int, root: str) -> None:
+        """Refuse where this witness once cosigned ``origin`` with that head (hex), and its state does not go so far.
+
+        Raises:
+            RecordError: The state is older, or has another head at the same size.
+        """
+        seen = self.state(origin)
+        if seen is None or seen.size < size or (seen.size == size and seen.root.hex() != root):
+            raise self._set_back(origin, seen, size)
 
     def decide(self, log: AuditLog, origin: str, decision: Decision, *, who: str, why: str) -> None:
         """Take the mark off ``origin``, once that is recorded in ``log``; the evidence stays.
@@ -333,6 +333,19 @@ class Witness:
         private_folder(self._folder)
         with locked(self._folder / "lock", "another process of this site is cosigning", patience=_PATIENCE):
             yield
+
+
+def recalled(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[int, str]]:
+    """The newest size and head (hex) of each log that a site cosigned, as far as its own log has entries of it."""
+    newest: dict[str, tuple[int, str]] = {}
+    for row in rows:
+        if row.get("action") == Action.WITNESS and row.get("outcome") == Outcome.OK:
+            detail = row.get("detail") or {}
+            if detail.get("decision") == Decision.ANEW:
+                newest.pop(str(detail.get("origin")), None)
+            elif "size" in detail:
+                newest[str(detail["origin"])] = int(detail["size"]), str(detail["root"])
+    return newest
 
 
 def split_logs(folder: Path) -> dict[str, str]:

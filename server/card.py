@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from shared.charter import Charter
 from shared.errors import UsageError
 from shared.page import visible
+from shared.parsing import parse_toml
 from shared.quality import Cell
 from shared.statement import Statement
 
@@ -105,7 +106,7 @@ def read_facts(raw: bytes, where: str) -> dict[str, str]:
     """
     hint = "its keys, each with a text, are " + ", ".join(FACTS)
     try:
-        found = tomllib.loads(raw[:MAX_FACTS].decode())
+        found = parse_toml(raw[:MAX_FACTS].decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{where} is not TOML: {error}", hint=hint) from error
     if len(raw) > MAX_FACTS:

@@ -1,11 +1,11 @@
 """What a coordinator can show of itself: the facts of its files for the evidence report."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from compliance.charter_facts import operations, recipients
+from compliance.checkpoint import needed_of
 from compliance.log import AuditLog
 from compliance.party import Facts, Figure, Kind, Party, Table, Topic
 from server.coordinator import Coordinator
@@ -14,6 +14,7 @@ from server.release import CARD
 from server.witnessing import vouched_here
 from shared.charter import Charter
 from shared.errors import CharterError
+from shared.parsing import parse_json
 
 _LOG: Final = Path("audit") / "log.jsonl"
 
@@ -35,6 +36,7 @@ def party(folder: Path) -> Party | None:
         open_log=lambda: AuditLog(folder / _LOG, site="coordinator", subject_key=b""),
         facts=lambda: _facts(coordinator),
         vouch=lambda found: vouched_here(coordinator, found),
+        needed=lambda: needed_of(len(coordinator.members())),
     )
 
 
@@ -107,7 +109,7 @@ def models(runs: Path, source: str) -> list[Table]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -4,7 +4,6 @@ The socket is looked for anew by every connection, so that what runs goes on whe
 """
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -47,6 +46,7 @@ from server.coordinator import Coordinator
 from server.gate import SECRET_HEADER
 from server.within import NOWHERE, transport
 from shared.errors import ProtocolError
+from shared.parsing import parse_json
 
 _SECONDS: Final = 30.0
 _FAREWELL: Final = 5.0  # seconds to tell the SuperLink how a run ended; else the executor does
@@ -234,7 +234,7 @@ class Line:
             yield
         except httpx.HTTPStatusError as error:
             with contextlib.suppress(ValueError):
-                refused = refused or str(json.loads(error.response.text)["detail"])
+                refused = refused or str(parse_json(error.response.text)["detail"])
             raise ProtocolError(
                 f"the SuperLink refused: {refused or error.response.status_code}", hint=self._hint
             ) from error

@@ -37,6 +37,7 @@ from server.sealed import (
 )
 from shared.errors import RecordError
 from shared.files import output_errors, sync_folder
+from shared.parsing import parse_json
 
 ASKED, CLOSED, SUFFIX = "asked.bin", "closed.bin", ".bin"
 
@@ -66,7 +67,7 @@ class Journal:
         path = self._next(name + SUFFIX)
         if path.exists():
             try:
-                return json.loads(_single(path, self._hint))
+                return _said(path, self._hint)
             except DamagedError:
                 if not self._last:
                     raise
@@ -186,7 +187,7 @@ class Page:
             )
 
     def _read(self, name: str) -> Any:
-        return json.loads(_single(self._folder / name, self._hint))
+        return _said(self._folder / name, self._hint)
 
     def _take(self, site: str) -> None:
         """Count the answer of an open page that is there; one that is torn, or that says that the work was lost, is
@@ -300,6 +301,14 @@ def remove_folder(folder: Path) -> None:
     with output_errors(folder):
         if folder.exists():
             shutil.rmtree(folder)
+
+
+def _said(path: Path, hint: str) -> Any:
+    """What :meth:`Journal.value` wrote there."""
+    try:
+        return parse_json(_single(path, hint))
+    except ValueError as error:
+        raise DamagedError(f"{path} was made by another release", hint=hint) from error
 
 
 def _single(path: Path, hint: str) -> bytes:

@@ -1,7 +1,6 @@
 """A model leaves the coordinator: weights and a description of where they come from, both whole or neither."""
 
 import hashlib
-import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from compliance.log import Action, AuditLog, Entry, Outcome
 from server.history import HISTORY
 from shared.errors import OutputError
 from shared.files import output_errors, write_bytes, write_json
+from shared.parsing import parse_json
 from shared.vector import State
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
@@ -110,7 +110,7 @@ def model_is_whole(folder: Path, *, run: str, charter: str) -> bool:
 
 def _says(path: Path, **wanted: object) -> bool:
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
         return all(found[name] == value for name, value in wanted.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False

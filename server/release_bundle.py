@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -55,6 +54,7 @@ from shared.files import canonical_json
 from shared.imaging.metrics import summarise
 from shared.imaging.start import prepared
 from shared.imaging.tasks import Sums, get_task
+from shared.parsing import parse_json
 from shared.statement import Statement
 from shared.vector import Layout
 from shared.weights import travelling
@@ -227,7 +227,7 @@ def source_of(coordinator: Coordinator, order: Order) -> Source:
     if not (ended_well(folder, **about) and model_is_whole(folder, **about)):
         raise DataError(f"{folder} holds no whole model of this run", hint="restore it from a copy")
     files = {name: (folder / name).read_bytes() for name in (WEIGHTS, DESCRIBED, HISTORY)}
-    described, history = json.loads(files[DESCRIBED]), json.loads(files[HISTORY])
+    described, history = parse_json(files[DESCRIBED]), parse_json(files[HISTORY])
     layout = _layout(charter, task, files[WEIGHTS], described, history)
     files |= {CHARTER: text, AUTHORITY: pem(authority), LAYOUT: layout_bytes(layout)}
     return Source(charter, authority, task, described, history, layout, files)

@@ -22,6 +22,7 @@ from shared.charter import Charter
 from shared.errors import FedwardError, UsageError
 from shared.faults import words_of
 from shared.files import output_errors, private_folder, write_bytes, write_json
+from shared.parsing import parse_json
 
 VERSION: Final = 1
 INTERRUPTED: Final = 130  # exit status, as that of a program that SIGINT ended
@@ -271,7 +272,7 @@ class RunFolder:
 def _parsed(line: bytes) -> dict[str, Any]:
     """A line of progress; nothing where it is none."""
     try:
-        found = json.loads(line)
+        found = parse_json(line)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

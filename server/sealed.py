@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from shared.errors import RecordError
 from shared.files import atomic_file
+from shared.parsing import parse_json
 
 PRIVATE, PRIVATE_FOLDER = 0o600, 0o700
 _LENGTH = struct.Struct("<Q")
@@ -100,7 +101,7 @@ def parts_to_arrays(parts: Sequence[bytes]) -> tuple[Any, dict[str, NDArray[Any]
     Raises:
         ValueError, KeyError, TypeError: The parts are something else.
     """
-    head = json.loads(parts[0])
+    head = parse_json(parts[0])
     arrays = {
         name: np.frombuffer(part, np.dtype(kind)).reshape(shape).copy()
         for (name, kind, shape), part in zip(head["arrays"], parts[1:], strict=True)
@@ -127,7 +128,7 @@ def parts_to_record(parts: Sequence[bytes]) -> RecordDict:
     Raises:
         ValueError, KeyError, TypeError: The parts are something else.
     """
-    head = json.loads(parts[0])
+    head = parse_json(parts[0])
     record = RecordDict({"message": ConfigRecord({"json": parts[1]})})
     if head is not None:
         record["arrays"] = ArrayRecord(

@@ -21,6 +21,7 @@ from shared.charter_plans import (
 )
 from shared.errors import CharterError
 from shared.faults import words_of
+from shared.parsing import parse_toml
 from shared.places import sound_address, sound_country
 from shared.secagg.parameters import MAX_MEMBERS, MIN_MEMBERS
 
@@ -126,7 +127,7 @@ def read_form(text: str, *, source: str) -> CharterForm:
         CharterError: It is not TOML, or has an unknown, missing or impossible entry.
     """
     try:
-        form = CharterForm.model_validate(tomllib.loads(text))
+        form = CharterForm.model_validate(parse_toml(text))
     except tomllib.TOMLDecodeError as error:
         raise CharterError(f"{source} is not valid TOML: {error}", hint="mend the line that it names") from error
     except ValidationError as error:

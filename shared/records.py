@@ -5,7 +5,6 @@ A message is a ``RecordDict`` of at most two records: ``message``, a ``ConfigRec
 bytes, so that no file format of a stranger is opened and reading copies nothing.
 """
 
-import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,6 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from shared.errors import ProtocolError
 from shared.files import canonical_json
+from shared.parsing import parse_json
 from shared.vector import WIRE_FLOAT, Vector
 
 MAX_STRUCTURE = 64 * 1024  # bytes of JSON
@@ -53,9 +53,9 @@ def read_structure(record: RecordDict) -> dict[str, object]:
     if not isinstance(data, bytes) or len(data) > MAX_STRUCTURE:
         raise bad_message(f"its structure is not a text of at most {MAX_STRUCTURE} bytes")
     try:
-        value = json.loads(data)
+        value = parse_json(data)
         canonical = canonical_json(value) == data
-    except (ValueError, RecursionError):
+    except ValueError:
         canonical = False
     if not canonical or not isinstance(value, dict):
         raise bad_message("its structure is not a canonical JSON object")

@@ -6,7 +6,6 @@ set was used, and how well the model does on groups of its held-out patients tha
 """
 
 import hashlib
-import json
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from shared.errors import ProtocolError, UsageError
 from shared.faults import first_fault
 from shared.files import canonical_json
 from shared.identity import forgeable
+from shared.parsing import parse_json
 from shared.quality import LEAST, MOST_CELLS, SUPPRESSED, Cell, CellForm
 
 DOMAIN: Final = b"fedward statement of a hospital 1\0"
@@ -150,10 +150,10 @@ class Statement:
         try:
             form = _Form.model_validate_json(raw)
             found = form.statement()
-            canonical = canonical_json(json.loads(raw)) == raw == found.to_bytes()
+            canonical = canonical_json(parse_json(raw)) == raw == found.to_bytes()
         except ValidationError as error:
             raise ProtocolError(f"{where} is no statement: {first_fault(error)}", hint=_AGAIN) from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ProtocolError(f"{where} is no statement: a value has no such form", hint=_AGAIN) from error
         if not canonical:
             raise ProtocolError(f"{where} is not in the canonical form of a statement", hint=_AGAIN)

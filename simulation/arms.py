@@ -4,7 +4,6 @@ Every function here takes and returns small plain values, since it runs in anoth
 through files.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from shared.imaging.metrics import Sums, summarise
 from shared.imaging.public import load_public
 from shared.imaging.start import prepared
 from shared.imaging.tasks import Task, get_task
+from shared.parsing import parse_json
 from shared.vector import Layout, Vector
 from shared.weights import load_weights, travelling
 from simulation.pictures import class_picture, intensity_picture
@@ -204,7 +204,7 @@ def score_classical(task_name: str, node: Path) -> dict[str, dict[str, float]]:
 def cached_scores(path: Path, task_name: str, node: Path) -> dict[str, dict[str, float]]:
     """:func:`score_classical`, kept in ``path``: classical methods do not change when a run is resumed."""
     try:
-        scores: dict[str, dict[str, float]] = json.loads(path.read_bytes())
+        scores: dict[str, dict[str, float]] = parse_json(path.read_bytes())
     except (FileNotFoundError, ValueError):  # not there, or damaged
         scores = score_classical(task_name, node)
         write_bytes(path, canonical_json(scores))

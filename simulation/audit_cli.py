@@ -69,9 +69,11 @@ def _tell(found: PrivacyAudit, *, shared: bool) -> None:
 
 
 def _tell_look(look: Look, found: PrivacyAudit) -> None:
+    from client.budget_words import figure
+
     verdict = "ABOVE the claim: a fault" if look.violated else "consistent"
     say(
-        f"after {look.steps} steps: claimed epsilon {look.claim:.2f} at delta {found.statement.delta:.0e}, "
+        f"after {look.steps} steps: claimed epsilon {figure(look.claim)} at delta {found.statement.delta:.0e}, "
         f"lower bound {look.lower:.2f} ({found.confidence:.0%} confidence; "
         f"{look.correct} of {look.guesses} guesses right): {verdict}"
     )

@@ -254,6 +254,8 @@ def _tell(record: RunRecord, out: Path, *, as_json: bool) -> None:
     if as_json:
         emit_json(to_summary(record))
         return
+    from client.budget_words import figure
+
     for task in record.tasks:
         metric = task.main_metric
         federated = task.arms["federated"].all_sites[metric]
@@ -264,7 +266,7 @@ def _tell(record: RunRecord, out: Path, *, as_json: bool) -> None:
         )
     for row in record.privacy:
         say(
-            f"privacy at {row.site} ({row.noise} noise): epsilon {row.epsilon:.2f} at delta {row.delta:.0e} "
+            f"privacy at {row.site} ({row.noise} noise): epsilon {figure(row.epsilon)} at delta {row.delta:.0e} "
             f"for a {row.unit}"
         )
     verdict = "verified" if record.verified else "NOT verified"

@@ -1,6 +1,5 @@
 """One federated arm of a run: the real ServerApp and ClientApps on this machine's grid."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from shared.charter import Charter, CharterMember, MaskingPlan
 from shared.errors import CharterError, UsageError
 from shared.files import write_bytes
 from shared.imaging.metrics import Sums, summarise
+from shared.parsing import parse_json
 from shared.secagg.parameters import MIN_MEMBERS, Thresholds, check_parameters, recommended
 from simulation.local_grid import LocalGrid, Seen
 from simulation.private import PrivateArm
@@ -174,7 +174,7 @@ def federate(
 
 def _finished(folder: Path, charter: Charter) -> bool:
     try:
-        history = json.loads((folder / HISTORY).read_bytes())
+        history = parse_json((folder / HISTORY).read_bytes())
         whole: bool = history["outcome"] == "ok" and history["charter"] == charter.sha256
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -183,7 +183,7 @@ def _finished(folder: Path, charter: Charter) -> bool:
 
 def _read(folder: Path, run: str, charter: Charter) -> Federated:
     task = charter.tasks[0].name
-    history = json.loads((folder / HISTORY).read_bytes())
+    history = parse_json((folder / HISTORY).read_bytes())
     rounds = history["rounds"]
     phases = [phase for one in rounds for phase in (one["train"], one["evaluation"]) if phase]
     traffic: dict[str, Traffic] = {}

@@ -4,13 +4,13 @@ The first frame names the ClientApp and the nodes; the answer to it is ``ready``
 one frame out, until the other end closes.
 """
 
-import json
 import os
 import signal
 import sys
 from typing import IO
 
 from shared.errors import UsageError
+from shared.parsing import parse_json
 from simulation.frames import read_frame, write_frame
 from simulation.local_grid import (
     READY,
@@ -26,7 +26,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the grid ends its workers itself
     incoming, outgoing = _own_streams()
     set_identity()
-    setup = json.loads(read_frame(incoming) or b"{}")
+    setup = parse_json(read_frame(incoming) or b"{}")
     if not setup:
         return
     try:

@@ -7,7 +7,6 @@ interrupted goes on where it stopped when the same command is given again.
 import dataclasses
 import fcntl
 import hashlib
-import json
 import os
 import platform
 import shutil
@@ -29,6 +28,7 @@ from shared.charter import Charter, PrivacyPlan, TaskPlan
 from shared.errors import FedwardError, OutputError, UsageError
 from shared.files import canonical_json, output_errors, write_json
 from shared.imaging.tasks import get_task
+from shared.parsing import parse_json
 from shared.processes import WorkerPool
 from simulation import account, arms, price, private, seen, tables
 from simulation.arms import Alone, Hospital
@@ -141,7 +141,7 @@ def claim(plan: Plan, *, overwrite: bool) -> bool:
 def _unfinished(marker: Path, digest: str) -> bool:
     """Whether a folder's marker says that it holds the run of that digest, not yet finished."""
     try:
-        before = json.loads(marker.read_bytes())
+        before = parse_json(marker.read_bytes())
         return bool(before["digest"] == digest and not before["finished"])
     except (ValueError, KeyError, TypeError):
         return False  # damaged: another run, as far as anybody can tell

@@ -67,6 +67,22 @@ def test_what_a_fast_handler_needs_does_not_import_torch() -> None:
         assert "torch" not in {name.split(".")[0] for name in imported(trees[path])}, path
 
 
+def test_json_and_toml_are_parsed_in_one_place() -> None:
+    """Whoever parses a text himself ends with a traceback where it nests thousands deep."""
+    own = {"shared/parsing.py", "compliance/verify.py"}  # the latter imports nothing of fedward
+    found = {
+        name
+        for name, tree in modules()
+        if name not in own
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and (node.value.id, node.attr)
+        in {("json", "load"), ("json", "loads"), ("tomllib", "load"), ("tomllib", "loads")}
+    }
+    assert not found
+
+
 def test_files_and_functions_stay_readable() -> None:
     long = [
         (path, node.name, node.end_lineno - node.lineno)

@@ -5,7 +5,6 @@ mistake in the engine has to be made here a second time, in other words, before 
 and tag, never by value. It is narrower than the engine on purpose: a file that the engine treated rightly passes.
 """
 
-import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,6 +35,7 @@ from client.deid.known import (
 )
 from client.deid.profile import Profile
 from client.deid.tables import Option
+from shared.parsing import parse_json
 
 
 class Kind(StrEnum):
@@ -149,7 +149,7 @@ _LONGEST_SHIFT = 1461
 def _safe_private() -> frozenset[tuple[str, int, int]]:
     """PS3.15 Table E.3.10-1: creator, group, low byte of the element."""
     text = (files("client.deid") / "data" / "ps3.15_e3.10-1.json").read_text("utf-8")
-    rows = json.loads(text)["rows"]
+    rows = parse_json(text)["rows"]
     return frozenset((row["private_creator"], int(row["group"], 16), int(row["element"][2:], 16)) for row in rows)
 
 

@@ -13,6 +13,7 @@ from client.deid.actions import DATE_VRS, FREE_TEXT_VRS, PSEUDONYMS, Action
 from client.deid.tables import Option, data_text, definition, parse_tag, rules, show_tag, table
 from shared.errors import UsageError
 from shared.faults import first_fault
+from shared.parsing import parse_toml
 
 SHIPPED = ("basic", "safe-harbor", "research")
 
@@ -88,7 +89,7 @@ def read_profile(name: str) -> Written:
     """
     source, text = _text_of(name)
     try:
-        raw = _Overlay.model_validate(tomllib.loads(text))
+        raw = _Overlay.model_validate(parse_toml(text))
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{source} is not TOML: {error}", hint="correct that line") from error
     except ValidationError as error:

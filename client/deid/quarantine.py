@@ -33,6 +33,7 @@ from client.deid.tables import quarantined
 from client.deid.triage import LIFTABLE
 from shared.errors import DataError, PolicyError, UsageError
 from shared.files import output_errors, sync_folder, write_bytes
+from shared.parsing import parse_json
 
 FOLDER = "quarantine"
 PRIVATE_FOLDER, PRIVATE = 0o700, 0o600
@@ -235,7 +236,7 @@ class Quarantine:
             raise UsageError("that is not the name of a held file", hint="choose one of the list")
         path = self._folder / f"{name}.json"
         try:
-            row = json.loads(path.read_bytes())
+            row = parse_json(path.read_bytes())
             boxes, blanked = _boxes(row.pop("boxes")), _boxes(row.pop("blanked", ()))
             about = {"id": name, "boxes": boxes, "blanked": blanked, "decision": Decision(row["decision"])}
             held = Held(**(row | about))

@@ -11,12 +11,15 @@ from typing import IO, Any
 
 from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
+from shared.errors import DataError
 from shared.files import atomic_file, private_folder
+from shared.parsing import load_json, parse_json
 
 FORMAT = 1
 OUTSIDE = "outside_regions_blanked"
 """Stands among the rules of an ultrasound file that was blanked outside its regions."""
 NAME = "deid.json"
+_AGAIN = "run the same command again: it writes the report anew"
 
 
 class Status(StrEnum):
@@ -96,8 +99,12 @@ class DeidReport:
         }
 
     def records(self) -> Iterator[FileRecord]:
-        """The lines of the report file."""
-        for row in json.loads(self.path.read_text("utf-8"))["files"]:
+        """The lines of the report file.
+
+        Raises:
+            DataError: It was altered meanwhile.
+        """
+        for row in load_json(self.path, error=DataError, hint=_AGAIN)["files"]:
             looked = row.get("pixels", {"frames": 0, "boxes": 0})
             yield FileRecord(
                 row["input"],
@@ -174,7 +181,7 @@ def key_of(folder: Path) -> str:
     """The fingerprint of the site key that the report in ``folder`` was made under; empty where none tells."""
     try:
         with (folder / NAME).open("rb") as stream:
-            head = json.loads(stream.readline() + b"]}")  # the files follow from the second line on
+            head = parse_json(stream.readline() + b"]}")  # the files follow from the second line on
     except (OSError, ValueError):
         return ""
-    return str(head.get("key", ""))
+    return str(head.get("key", "")) if isinstance(head, dict) else ""

@@ -4,8 +4,6 @@ Everything is looked up by tag and never by keyword: 25 attributes of Table E.1-
 """
 
 import hashlib
-import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +12,8 @@ from importlib.resources import files
 from typing import Any
 
 from pydicom.datadict import get_entry
+
+from shared.parsing import parse_json, parse_toml
 
 TABLE = "ps3.15_e1-1.json"
 SAFE_PRIVATE = "ps3.15_e3.10-1.json"
@@ -132,7 +132,7 @@ def data_digest(*names: str) -> str:
 def table() -> Mapping[int, Row]:
     """Table E.1-1 by tag; the repeating groups 50xx, 60xx and the private attributes are dealt with by group."""
     rows = {}
-    for row in json.loads(data_text(TABLE))["rows"]:
+    for row in parse_json(data_text(TABLE))["rows"]:
         if row["tag"][:4] in {"priv", "50xx", "60xx"}:
             continue
         tag = parse_tag(row["tag"])
@@ -143,18 +143,18 @@ def table() -> Mapping[int, Row]:
 @cache
 def method_codes() -> Mapping[str, tuple[str, str, str]]:
     """The codes of CID 7050 by option, and ``basic_profile``: code value, coding scheme designator, code meaning."""
-    return {name: tuple(code) for name, code in json.loads(data_text(TABLE))["cid_7050"].items()}
+    return {name: tuple(code) for name, code in parse_json(data_text(TABLE))["cid_7050"].items()}
 
 
 def edition() -> str:
     """The edition of PS3.15 that the table was taken from."""
-    return str(json.loads(data_text(TABLE))["edition"])
+    return str(parse_json(data_text(TABLE))["edition"])
 
 
 @cache
 def safe_private() -> Mapping[tuple[str, int, int], str]:
     """Table E.3.10-1: the VR by private creator, group and the low byte of the element."""
-    rows = json.loads(data_text(SAFE_PRIVATE))["rows"]
+    rows = parse_json(data_text(SAFE_PRIVATE))["rows"]
     return {(row["private_creator"], int(row["group"], 16), int(row["element"][2:], 16)): row["vr"] for row in rows}
 
 
@@ -165,7 +165,7 @@ def _tags(values: Mapping[str, Any] | list[str]) -> frozenset[int]:
 @cache
 def rules() -> Rules:
     """``rules.toml``."""
-    raw = tomllib.loads(data_text(RULES))
+    raw = parse_toml(data_text(RULES))
     return Rules(
         image_groups=frozenset(int(group, 16) for group in raw["image_groups"]),
         never=_tags(raw["never"]),
@@ -186,7 +186,7 @@ def released() -> Mapping[str, SopClass]:
         SopClass(
             row["uid"], row["name"], _tags(row.get("type_1", [])), _tags(row.get("type_2", [])), bool(row.get("risky"))
         )
-        for row in tomllib.loads(data_text(RELEASED))["class"]
+        for row in parse_toml(data_text(RELEASED))["class"]
     )
     return {one.uid: one for one in classes}
 
@@ -194,14 +194,14 @@ def released() -> Mapping[str, SopClass]:
 @cache
 def quarantined() -> Mapping[str, str]:
     """``released.toml``: why a class is held back, by its UID or the root of its family."""
-    reasons: dict[str, str] = tomllib.loads(data_text(RELEASED))["quarantined"]
+    reasons: dict[str, str] = parse_toml(data_text(RELEASED))["quarantined"]
     return reasons
 
 
 @cache
 def vocabulary() -> frozenset[str]:
     """The words that may stay in a cleaned description."""
-    return frozenset(tomllib.loads(data_text(VOCABULARY))["words"].split())
+    return frozenset(parse_toml(data_text(VOCABULARY))["words"].split())
 
 
 @cache

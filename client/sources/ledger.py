@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shared.errors import RecordError
 from shared.files import output_errors
+from shared.parsing import parse_json
 
 DIGEST = 32
 """Hexadecimal digits of a keyed digest that stand for an instance: 128 bits."""
@@ -41,7 +42,7 @@ class Ledger:
         torn = lines.pop()  # a line that a crash cut short has no end
         for number, line in enumerate(lines, start=1):
             try:
-                row = json.loads(line)
+                row = parse_json(line)
                 profile, study, instances, held = row["profile"], row["study"], set(row["instances"]), int(row["held"])
             except (ValueError, KeyError, TypeError) as error:
                 raise RecordError(

@@ -8,7 +8,6 @@ as ``sequenceId``, its number in the log plus one, so that it can be told.
 """
 
 import itertools
-import json
 import re
 import socket
 import ssl
@@ -26,6 +25,7 @@ from compliance.export.reading import Reader, Record
 from shared.errors import ProtocolError, RecordError, UsageError
 from shared.files import locked, private_folder, write_json
 from shared.link_keys import check_key_file
+from shared.parsing import parse_json
 
 SCHEME: Final = "syslog+tls"
 PORT: Final = 6514  # RFC 5425, section 4.1
@@ -140,7 +140,7 @@ class State:
             UsageError: It is about another receiver or selection.
         """
         try:
-            found = json.loads(self.path.read_bytes())
+            found = parse_json(self.path.read_bytes())
             place = Place(found["index"], found["leaf"])
             sound = type(place.index) is int and place.index >= 0 and isinstance(place.leaf, str) and found["v"] == 1
             about = (found["receiver"], found["selection"])

@@ -1,6 +1,5 @@
 """Make the hospitals: every patient from the seed alone, whatever the number of workers; all of them or nothing."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ import numpy as np
 
 from shared.errors import FedwardError, UsageError
 from shared.files import output_errors, write_json
+from shared.parsing import parse_json
 from shared.processes import WorkerPool
 from simulation.sites.acquisition import Acquisition
 from simulation.sites.atlas import atlas_file, load_atlas
@@ -153,7 +153,7 @@ def _check_folder(out: Path) -> None:
 
 def _is_ours(out: Path) -> bool:
     try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        manifest = parse_json((out / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(manifest, dict) and manifest.get("made_by") == MAKER

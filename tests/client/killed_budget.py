@@ -13,7 +13,7 @@ from client.charge import Budget, Charge
 from client.ledger import Ledger
 from client.ledger_file import read_book
 from client.training import accounting
-from tests.client.killed_ledger import dies
+from tests.deaths import dies
 
 CHARGE = Charge("run", "federation", "denoise", 1, "patient", 4.0, 0.25, 4, 16)
 Step = Callable[[Ledger], object]

@@ -3,7 +3,6 @@
 A program of its own, since it forks: ``python -m tests.client.killed_ledger FOLDER``.
 """
 
-import io
 import os
 import shutil
 import signal
@@ -11,11 +10,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from client.mask_ledger import LEDGER, MARK, MaskLedger
 from shared.errors import PolicyError
+from tests.deaths import dies
 from tests.shared.secagg.test_ledger import STATE
 
 HOME = bytes(range(32))
@@ -43,35 +41,6 @@ def told(folder: Path) -> tuple[bytes | None, bytes]:
     opened(folder).state(1)
     path = folder / LEDGER
     return path.read_bytes() if path.exists() else None, (folder / MARK).read_bytes()
-
-
-def asks_the_system(function: Any) -> bool:
-    owner = getattr(function, "__self__", None)
-    if isinstance(owner, io.IOBase):
-        return not isinstance(owner, io.BytesIO)  # memory asks nobody
-    return function.__module__ in {"posix", "fcntl"}
-
-
-def dies(work: Callable[[], object], calls: int) -> bool:
-    """Whether a process that does ``work`` was killed before its call number ``calls`` to the system."""
-    child = os.fork()
-    if not child:
-        left = calls
-
-        def count(_frame: FrameType, event: str, function: object) -> None:
-            nonlocal left
-            if event == "c_call" and asks_the_system(function):
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.setprofile(count)
-        work()
-        sys.setprofile(None)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the step itself failed"
-    return os.WIFSIGNALED(status)
 
 
 def try_step(before: Path, step: Step, work: Path) -> int:

@@ -72,7 +72,7 @@ def test_a_new_node_says_who_and_why_and_that_the_rest_is_not_recorded(node: Nod
     found = facts_of(node)
     assert value(found, Topic.PROCESSING, "Controller") == "H1"
     assert value(found, Topic.PROCESSING, "Purpose") == "research"
-    for what in ("Contact", "Categories of people", "Patients in training", "Recipients", "Time limits"):
+    for what in ("Contact", "Categories of people", "Patients in training", "Recipients"):
         assert value(found, Topic.PROCESSING, what) is None, what
     assert value(found, Topic.DPIA, "Id of the assessment") is None
     assert value(found, Topic.DEIDENTIFICATION, "De-identification") is None
@@ -187,3 +187,36 @@ def test_an_incident_of_a_node_stands_in_its_own_log(node: Node) -> None:
 
 def test_a_folder_that_is_no_node_is_none(tmp_path: Path) -> None:
     assert party(tmp_path) is None
+
+
+def figures(node: Node, topic: Topic) -> dict[str, str | None]:
+    return {one.what: one.value for one in facts_of(node).figures[topic]}
+
+
+def test_bases_requests_and_holds_are_in_the_report(node: Node) -> None:
+    before = figures(node, Topic.PROCESSING)
+    assert before["Lawful basis of whoever has no decision of his own (Art. 6, 9)"] is None
+    assert before["Erasures (Art. 17)"] == "none"
+    detail = {"basis": "GDPR 6(1)(e), 9(2)(j)", "until": "2028-12-31"}
+    with node.open_log() as log:
+        log.append(Entry(Action.BASIS_SET, Outcome.OK, detail=detail))
+        for _ in range(12):
+            log.append(Entry(Action.RIGHTS_REPORT, Outcome.OK, detail={"rounds": 0}))
+        for step in ("begin", "done"):
+            log.append(Entry(Action.RIGHTS_ERASE, Outcome.OK, detail={"step": step}))
+        for hold, state in (("1", "placed"), ("2", "placed"), ("1", "lifted")):
+            told = {"hold": hold, "state": state, "who": "Counsel", "why": f"case {hold}"}
+            log.append(Entry(Action.LEGAL_HOLD, Outcome.OK, detail=told))
+    after = figures(node, Topic.PROCESSING)
+    day = f"{datetime.now(UTC):%Y-%m-%d}"
+    assert after["Lawful basis of whoever has no decision of his own (Art. 6, 9)"] == (
+        f"GDPR 6(1)(e), 9(2)(j) until 2028-12-31, recorded {day}"
+    )
+    assert after["Reports to patients (Art. 15)"] == f"12, the newest {day}"
+    assert after["Erasures (Art. 17)"] == f"suppressed (fewer than 10), the newest {day}"
+    assert after["Legal holds in force"] == f"Counsel, since {day}: case 2"
+    with node.open_log() as log:
+        log.append(Entry(Action.BASIS_SET, Outcome.OK, detail={"basis": "", "until": ""}))
+    assert "taken away" in str(
+        figures(node, Topic.PROCESSING)["Lawful basis of whoever has no decision of his own (Art. 6, 9)"]
+    )

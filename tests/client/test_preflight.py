@@ -193,6 +193,16 @@ def test_a_policy_that_forbids_the_charter(ready: Ready) -> None:
     assert exit_code(found.values()) == 6
 
 
+@pytest.mark.parametrize("text", ["min_patient = 5", "tasks = [", 'device = {use = "gpu"}'])
+def test_a_policy_with_a_typo_is_told_once_and_what_reads_it_waits(ready: Ready, text: str) -> None:
+    (ready.folder / "policy.toml").write_text(text)
+    found = ready.look()
+    assert [name for name, one in found.items() if "policy.toml" in one.what] == ["policy"]
+    for name in ("cohort", "device", "witnesses"):
+        assert (found[name].verdict, found[name].mend) == (Verdict.WARN, "mend 'policy' first"), name
+    assert exit_code(found.values()) == 6
+
+
 def test_no_budget_and_one_that_does_not_last(ready: Ready) -> None:
     set_budget(ready.node, Budget(0.2, 1e-5, 20), who="Ada", why="a test")
     found = ready.look()["budget"]

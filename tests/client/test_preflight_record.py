@@ -94,23 +94,29 @@ def test_before_anything_is_published_nobody_is_missed(town: Town) -> None:
 def test_it_says_who_has_cosigned_and_when(town: Town) -> None:
     town.publish()
     alone = town.look()
-    assert (alone.verdict, "no other hospital has cosigned" in alone.what) == (Verdict.WARN, True)
-    town.cosigned("H2", "H3")
+    assert (alone.verdict, "not cosigned yet; 2 are needed, and no checkpoint has as many" in alone.what) == (
+        Verdict.WARN,
+        True,
+    )
+    town.cosigned("H2")
+    assert "cosigned by 1 other hospital (H2); 2 are needed, and no" in town.look().what
+    town.cosigned("H3")
     both = town.look()
     assert both.verdict is Verdict.OK, both
-    assert "cosigned by 2 other hospitals (H2, H3), last on 20" in both.what
+    assert "cosigned by 2 other hospitals (H2, H3), 2 of them, as many as are needed, by 20" in both.what
     town.publish()
     later = town.look()
-    assert (later.verdict, "is not cosigned yet; the one of 1 entry was" in later.what) == (Verdict.OK, True)
+    assert later.verdict is Verdict.OK
+    assert "is not cosigned yet; the 2 that are needed had cosigned the one of 1 entry by 20" in later.what
 
 
 def test_a_log_that_goes_on_unseen_for_a_day_is_worth_a_warning_and_one_that_rests_is_not(town: Town) -> None:
     town.publish()
-    town.cosigned("H2", ago=timedelta(hours=25))
+    town.cosigned("H2", "H3", ago=timedelta(hours=25))
     assert town.look().verdict is Verdict.OK
     town.write()
     found = town.look()
-    assert (found.verdict, "nobody has cosigned one within a day" in found.what) == (Verdict.WARN, True)
+    assert (found.verdict, "none was witnessed within a day" in found.what) == (Verdict.WARN, True)
 
 
 @pytest.mark.control("HIPAA-164.312-c-witnessed")

@@ -2,13 +2,17 @@
 
 import json
 import socket
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from client.charge import Charge
@@ -18,6 +22,7 @@ from client.node import Node
 from client.statement import make_statement, part_of, write_statement
 from client.training import accounting
 from client.training.accounting import Mechanism
+from client.uncovered import uncovered
 from compliance.endorse import Endorsement
 from compliance.log import Action, Entry, entries
 from compliance.log import Outcome as Mark
@@ -28,6 +33,8 @@ from shared.quality import Cell
 from shared.statement import DOMAIN, MAX_STATEMENT, Statement, shown
 from tests.federation import toy
 from tests.federation.released import RUN, SITES, Ended
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +122,66 @@ def test_the_manifest_is_the_newest_before_the_end_of_the_run(standing: Ended) -
     assert part_of([manifest("a"), *rows, manifest("b")], RUN, standing.charter).manifest == "a" * 64
     assert part_of([manifest("a"), manifest("b", "failed"), *rows], RUN, standing.charter).manifest == "a" * 64
     assert part_of([*rows, manifest("a")], RUN, standing.charter).manifest is None
+
+
+class Row(dict[str, Any]):
+    """An entry that may be watched."""
+
+    def __hash__(self) -> int:  # type: ignore[override]  # two entries are two
+        return id(self)
+
+
+def test_of_a_long_log_no_entries_are_kept(standing: Ended, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log of a million entries would take gigabytes as dictionaries."""
+    alive, most = weakref.WeakSet[Row](), 0
+    filler = {"action": "message.in", "outcome": "ok", "run": RUN, "round": 1, "detail": {"task": "toy"}}
+
+    def long(path: Path) -> Iterator[Row]:
+        nonlocal most
+        for row in entries(path):
+            for one in (row, *[filler] * 500):
+                watched = Row(one)
+                alive.add(watched)
+                yield watched
+                most = max(most, len(alive))
+
+    expected = make_statement(standing.node("H1"), RUN, now=NOW)
+    monkeypatch.setattr("client.statement.entries", long)
+    assert make_statement(standing.node("H1"), RUN, now=NOW) == expected
+    assert 0 < most <= 3
+
+
+@given(st.data())
+def test_what_comes_behind_the_last_round_changes_nothing_but_the_patients(data: st.DataObject) -> None:
+    """Of what is told of the moment of the last round the definition is: of the log cut off behind it."""
+    kinds = [(action, mark) for action in ("train", "privacy.charge", "dataset.manifest") for mark in Mark]
+    rows = [
+        {"action": action, "outcome": mark, "run": run, "round": number, "detail": {"task": "toy", **more}}
+        for (action, mark), run, number, more in data.draw(
+            st.lists(
+                st.tuples(
+                    st.sampled_from(kinds),
+                    st.sampled_from([RUN, "other"]),
+                    st.integers(1, 3),
+                    st.sampled_from([{"manifest": "a" * 64}, {"manifest": "b" * 64, "privacy": "patient"}]),
+                ),
+                max_size=30,
+            )
+        )
+    ]
+    ends = [
+        place
+        for place, row in enumerate(rows)
+        if (row["action"], row["outcome"], row["run"]) == (Action.TRAIN, Mark.OK, RUN)
+    ]
+    if not ends:
+        with pytest.raises(UsageError):
+            part_of(iter(rows), RUN, toy.charter())
+        return
+    found, before = part_of(iter(rows), RUN, toy.charter()), rows[: ends[-1] + 1]
+    assert found.uncovered == uncovered(before)
+    assert found.manifest == before[-1]["detail"]["manifest"]  # type: ignore[index]  # a dictionary
+    assert found == replace(part_of(before, RUN, toy.charter()), patients=found.patients)
 
 
 @pytest.mark.control("MODEL-provenance")

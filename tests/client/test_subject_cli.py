@@ -59,6 +59,8 @@ def test_a_patient_is_reported_restricted_and_erased(node: Path) -> None:
     assert told["after"] == {"policy": "stop", "runs": ["run-1"], "epsilon": None, "requests": []}
     again = call("subject", "erase", node, PATIENT, "--pseudonym", "--who", "Ada")
     assert "nothing of this patient is here" in again.stdout
+    assert "this patient was erased" in again.output
+    assert "it counts if he comes" not in again.output
 
 
 def test_a_patient_id_that_nobody_has_is_told(node: Path) -> None:

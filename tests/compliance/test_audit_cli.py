@@ -88,6 +88,12 @@ def trail_key(folder: Path) -> str:
     return str(signer(folder.name).witness_key)
 
 
+@pytest.mark.parametrize("raw", [b"", b'{"v": 1}', b'{"prev":"0'], ids=["emptied", "another file", "one torn line"])
+def test_what_holds_no_whole_entry_is_not_verified(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "log.jsonl").write_bytes(raw)
+    assert "holds not one whole entry" in refused(9, "verify", tmp_path / "log.jsonl")
+
+
 def test_checkpoints_beside_a_log_are_checked_where_a_key_is_known(tmp_path: Path) -> None:
     trail = trail_of(tmp_path, 2, 4)
     assert "2 checkpoints not checked; name the log's key" in told("verify", tmp_path)
@@ -124,7 +130,10 @@ def test_the_whole_way_by_files_to_a_log_that_two_others_witnessed(tmp_path: Pat
     found = as_json("verify", first.folder, *named, "--quorum", "2")[str(first.folder)]
     assert (found["published"], found["witnessed"], found["unwitnessed"]) == (8, 5, 3)
     assert as_json("verify", first.folder, *named, "--quorum", "1")[str(first.folder)]["witnessed"] == 8
-    assert second.signer.name in told("verify", first.folder)
+    assert f"cosignatures of {second.signer.name}, not checked" in told("verify", first.folder)
+    (first.audit / "known").mkdir()
+    shutil.copy(second.audit / "endorsement.json", first.audit / "known" / "H2.json")  # as the exchange keeps it
+    assert f"8 entries witnessed by {second.signer.name}; 0 behind" in told("verify", first.folder)
 
     # and with the one file alone, as an auditor would
     raw = (first.audit / "checkpoint").read_bytes()

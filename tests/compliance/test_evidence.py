@@ -3,9 +3,10 @@
 import json
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import zip_longest
 from pathlib import Path
 from urllib.parse import quote
 
@@ -149,21 +150,43 @@ def test_a_log_that_is_missing_is_a_fault(tmp_path: Path, controls: Matrix) -> N
     assert "there is none" in gather(party(tmp_path / "node"), controls, now=NOW).faults[0]
 
 
-def federated(home: Path, *witnesses: str) -> tuple[Party, dict[str, Place]]:
-    """H1 as a party whose newest checkpoint these sites cosigned."""
-    places = {site: members.node(home, site) for site in ("H1", "H2", "H3")}
+def federated(home: Path, *witnesses: str, ago: Sequence[int] = ()) -> tuple[Party, dict[str, Place]]:
+    """H1 as a party whose newest checkpoint these sites cosigned, so many minutes ago."""
+    places = {site: members.node(home, site) for site in ("H1", "H2", "H3", "H4")}
     own, charter = places["H1"], members.charter_of(list(places.values()))
     made = replace(party(own.folder), vouch=lambda found: vouched(charter, found))
     with made.open_log() as log:
         log.append_many([Entry(Action.ROUND, Outcome.OK, round=number) for number in range(3)])
     private_folder(own.audit / KNOWN)
-    for one in (places["H2"], places["H3"]):
+    for one in (places["H2"], places["H3"], places["H4"]):
         one.endorsement.save(own.audit / KNOWN / f"{quote(one.endorsement.origin, safe='')}.json")
     signed = own.trail.checkpoint()
-    for site in witnesses:
-        signer = places[site].signer
-        own.trail.add_cosignature(signed.size, signer.cosign(signed.note.text, NOW), signer.witness_key)
+    for site, minutes in zip_longest(witnesses, ago, fillvalue=0):
+        signer = places[str(site)].signer
+        line = signer.cosign(signed.note.text, NOW - timedelta(minutes=int(minutes)))
+        own.trail.add_cosignature(signed.size, line, signer.witness_key)
     return made, places
+
+
+@pytest.mark.control("HIPAA-164.312-c-witnessed")
+@pytest.mark.parametrize(
+    ("ago", "witnessed"), [((50, 20, 5), 20), ((50, 20, -9_999_999), 20), ((9_999_999, 50, 20), 50), ((7, -99), None)]
+)
+def test_a_checkpoint_is_witnessed_from_the_moment_of_the_last_cosignature_that_was_needed(
+    tmp_path: Path, controls: Matrix, ago: Sequence[int], witnessed: int | None
+) -> None:
+    """No clock alone says when: neither one that is far ahead nor one that is far behind."""
+    made, _ = federated(tmp_path, *("H2", "H3", "H4")[: len(ago)], ago=ago)
+    (log,) = gather(replace(made, needed=lambda: 2), controls, now=NOW).logs
+    at = "" if witnessed is None else f"{NOW - timedelta(minutes=witnessed):%Y-%m-%d %H:%M} UTC"
+    assert (log.when, log.witnessed, log.needed) == (at, None if witnessed is None else 3, 2)
+
+
+def test_too_few_cosignatures_are_told_and_witness_nothing(tmp_path: Path, controls: Matrix) -> None:
+    made, _ = federated(tmp_path, "H2")
+    found = gather(made, controls, now=NOW)
+    assert (found.logs[0].cosigned, found.logs[0].needed, found.logs[0].witnessed) == (("H2",), 2, None)
+    assert "H2<small>2 are needed</small>" in render(found)
 
 
 @pytest.mark.control("GDPR-30-record", "HIPAA-164.312-c-witnessed")
@@ -174,13 +197,13 @@ def test_a_checkpoint_is_verified_and_told_with_who_has_cosigned_it(tmp_path: Pa
     (log,) = found.logs
     assert (log.entries, log.published, log.witnessed, log.cosigned) == (3, 3, 3, ("H2", "H3"))
     assert log.when == "2026-03-01 12:00 UTC"
-    assert "H2, H3<small>2026-03-01 12:00 UTC</small>" in render(found)
+    assert "H2, H3<small>2 of them, as many as are needed, by 2026-03-01 12:00 UTC</small>" in render(found)
     with made.open_log() as more:
         more.append(Entry(Action.ROUND, Outcome.OK, round=9))
     places["H1"].trail.checkpoint()
     found = gather(made, controls, now=NOW)
     assert (found.logs[0].published, found.logs[0].cosigned, found.logs[0].witnessed) == (4, (), 3)
-    assert "an earlier one, of 3 entries, was" in render(found)
+    assert "an earlier one, of 3 entries, was by as many as are needed on 2026-03-01 12:00 UTC" in render(found)
 
 
 def test_a_cosignature_of_somebody_whom_nobody_vouches_for_counts_for_nothing(tmp_path: Path, controls: Matrix) -> None:

@@ -176,6 +176,38 @@ def test_who_lost_his_memory_goes_on_where_he_was(world: World) -> None:
 
 
 @pytest.mark.control("HIPAA-164.312-c-witnessed")
+@pytest.mark.parametrize("copy", ["older", "none"])
+def test_a_witness_that_was_set_back_cosigns_nothing_of_a_log_of_which_its_own_log_knows_more(
+    world: World, copy: str
+) -> None:
+    """As after a restore: the state of ``H2`` is of before an import by file, which its log has an entry of."""
+    relay, one, other = world.relay, world.parties["H1"], world.parties["H2"]
+    for party in world.parties.values():
+        party.publish()
+    world.turns(relay)
+    witness = Witness(other.folder / "witness", other.signer, other.side.vouched().logs)
+    path = next((other.folder / "witness").glob("*H1*.note"))
+    older, name = path.read_bytes(), one.signer.name
+    signed = one.publish()
+    witness.submit(3, one.trail.consistency(3, 6), signed.raw)
+    with AuditLog(other.folder / "log.jsonl", site="H2", subject_key=b"k") as log:
+        log.append(witness.entry(name))
+    path.unlink()
+    if copy == "older":
+        path.write_bytes(older)
+    other.start()
+    one.publish()
+    world.turns(relay, 5)
+    assert [line for line in other.said if "it was set back to an older copy" in line]
+    assert one.cosigned() == {world.parties["H3"].signer.name}
+    assert len(world.parties["H3"].cosigned()) == 2, "it goes on witnessing the others"
+    with AuditLog(other.folder / "log.jsonl", site="H2", subject_key=b"k") as log:
+        log.append(Entry(Action.WITNESS, Outcome.OK, detail={"origin": name, "decision": "anew"}))
+    world.turns(relay, 3)
+    assert len(one.cosigned()) == 2, "a person has decided"
+
+
+@pytest.mark.control("HIPAA-164.312-c-witnessed")
 def test_a_hospital_that_shows_two_histories_is_found_out_and_marked(world: World, tmp_path: Path) -> None:
     relay, liar = world.relay, world.parties["H3"]
     for party in world.parties.values():

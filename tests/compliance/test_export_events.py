@@ -1,5 +1,7 @@
 """Every act has its place in DICOM's and FHIR's words."""
 
+from pathlib import Path
+
 import pytest
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as Concept
@@ -50,3 +52,12 @@ def test_an_act_and_an_outcome_of_a_later_version_keep_their_name_and_are_no_suc
     event = event_of("moon.landing")
     assert (event.family, event.action) == (Code("moon.landing", "moon.landing", OWN), "E")
     assert outcome_of("perhaps") == "4"
+
+
+def test_the_page_names_every_act() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "record-exports.md").read_text()
+    table = page[page.index("## Which act becomes what") : page.index("## What it is not")]
+    missing = [
+        one.value for one in Action if f"`{one.value}`" not in table and f"`{one.value.split('.')[0]}.*`" not in table
+    ]
+    assert not missing

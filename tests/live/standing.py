@@ -9,10 +9,8 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -305,63 +303,6 @@ def copied(template: Standing, root: Path) -> Standing:
     """A copy of a federation that never ran."""
     shutil.copytree(template.root, root, symlinks=True)
     return Standing(root, template.port)
-
-
-class Wire:
-    """A TCP line between hospitals and the gate that can be cut, and mended again."""
-
-    def __init__(self, port: int, target: int) -> None:
-        self._target, self._cut = target, threading.Event()
-        self._lines: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", port))
-        self._listener.settimeout(0.2)
-        self._ended = threading.Event()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut(self) -> None:
-        """Nothing passes from now on, and what was open is dead; nobody is told, as where a cable is pulled."""
-        self._cut.set()
-
-    def mend(self) -> None:
-        self._cut.clear()
-        for line in list(self._lines):
-            line.close()
-
-    def close(self) -> None:
-        self._ended.set()
-        self._cut.set()
-        self._listener.close()
-        for line in list(self._lines):
-            line.close()
-
-    def _accept(self) -> None:
-        while not self._ended.is_set():
-            try:
-                near, _ = self._listener.accept()
-            except TimeoutError:
-                continue
-            except OSError:
-                return
-            if self._cut.is_set():
-                self._lines.add(near)  # held open, never answered
-                continue
-            try:
-                far = socket.create_connection(("127.0.0.1", self._target))
-            except OSError:  # nobody listens there yet
-                near.close()
-                continue
-            for source, sink in ((near, far), (far, near)):
-                self._lines.add(source)
-                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                while self._cut.is_set() and not self._ended.is_set():
-                    time.sleep(0.05)
-                sink.sendall(data)
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_WR)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.federation.links import free_port
-from tests.live.standing import SITES, Standing, Wire, descendants, fedward, wait_until
+from tests.live.line import Line
+from tests.live.standing import SITES, Standing, descendants, fedward, wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 
@@ -92,8 +93,7 @@ def test_a_superlink_that_is_killed_is_started_again_and_the_run_goes_on(standin
 
 def test_a_link_that_is_cut_for_two_minutes(standing: Standing) -> None:
     gate = free_port()
-    wire = Wire(standing.port, gate)
-    try:
+    with Line(standing.port, gate) as line:
         standing.start("coordinator", listen=gate)
         for site in SITES:
             standing.start(site)
@@ -101,13 +101,11 @@ def test_a_link_that_is_cut_for_two_minutes(standing: Standing) -> None:
             standing.ready(name)
         run = standing.run()
         wait_until(seen(standing, "H1", training), 120, standing.told(), every=0.005)
-        wire.cut()
+        line.cut()
         time.sleep(120)
         assert run.alive(), standing.told()
-        wire.mend()
+        line.mend()
         standing.finish(run, seconds=500)
-    finally:
-        wire.close()
     assert standing.history()["outcome"] == "ok"
     standing.check_paid()
 

@@ -34,6 +34,7 @@ from client.deid.profile_file import FaceRule
 from client.deid.streams import UnclearError, stripped
 from client.deid.tables import vr_of
 from shared.files import write_bytes
+from shared.parsing import parse_json
 
 _SERIES, _MODALITY = 0x0020000E, 0x00080060
 UNFINISHED = "a head, and the search for its face did not come to an end"
@@ -123,7 +124,7 @@ class Faces:
                         rows = {uid: [(path, asdict(one)) for path, one in its] for uid, its in self._heads.items()}
                         _note(noted, rows)
                 else:
-                    rows = json.loads(noted.read_text("utf-8"))
+                    rows = parse_json(noted.read_text("utf-8"))
                     self._heads = {uid: [(path, _slice(one)) for path, one in its] for uid, its in rows.items()}
         return self._heads
 
@@ -136,7 +137,7 @@ class Faces:
         if uid not in self._found:
             with self._alone(hashlib.sha256(uid.encode()).hexdigest()) as noted:
                 if noted is not None and noted.exists():
-                    self._found[uid] = json.loads(noted.read_text("utf-8"))
+                    self._found[uid] = parse_json(noted.read_text("utf-8"))
                 else:
                     self._found[uid] = {"reason": UNFINISHED}  # stays where the search ends this process
                     if noted is not None:

@@ -2,12 +2,9 @@
 
 import contextlib
 import os
-import random
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,74 +17,10 @@ from tests.attacks.link.conftest import Side, silence
 from tests.attacks.link.fleet import member
 from tests.attacks.link.insider import Insider
 from tests.federation.links import free_port
+from tests.live.line import Deed, Line
 from tests.live.standing import SITES, Standing, wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(1200)]
-
-Deed = Callable[["Line", bytes, bool], bytes | None]
-"""What becomes of bytes on their way, and whether they come from the hospital; None cuts the connection."""
-
-
-@dataclass
-class Line:
-    """A TCP line between the hospitals and the gate in somebody's hands.
-
-    Attributes:
-        deed: What it does.
-        seen: All bytes, both ways.
-        done: How often it did something.
-    """
-
-    port: int
-    target: int
-    deed: Deed
-    seen: bytearray = field(default_factory=bytearray)
-    done: int = 0
-    luck: random.Random = field(default_factory=lambda: random.Random(7))
-    _ended: threading.Event = field(default_factory=threading.Event)
-    _lines: list[socket.socket] = field(default_factory=list)
-
-    def __enter__(self) -> "Line":
-        self._listener = socket.create_server(("127.0.0.1", self.port))
-        self._listener.settimeout(0.2)
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._listener.close()
-        for line in self._lines:
-            line.close()
-
-    def _accept(self) -> None:
-        while not self._ended.is_set():
-            try:
-                near, _ = self._listener.accept()
-            except TimeoutError:
-                continue
-            except OSError:
-                return
-            try:
-                far = socket.create_connection(("127.0.0.1", self.target), timeout=5)
-            except OSError:
-                near.close()
-                continue
-            far.settimeout(None)
-            self._lines += [near, far]
-            threading.Thread(target=self._pump, args=(near, far, True), daemon=True).start()
-            threading.Thread(target=self._pump, args=(far, near, False), daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket, outward: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                self.seen += data
-                changed = self.deed(self, data, outward)
-                if changed is None:
-                    break
-                sink.sendall(changed)
-        for one in (source, sink):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
 
 
 def chance(line: Line, one_in: float) -> bool:

@@ -3,16 +3,11 @@
 A program of its own, since it forks: ``python -m tests.attacks.record.killed trail|witness FOLDER``.
 """
 
-import io
 import os
 import shutil
-import signal
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from compliance.checkpoint import Signed
 from compliance.trail import Trail
@@ -20,39 +15,11 @@ from compliance.verify import Note, NotVerifiedError
 from compliance.witness import ConflictError, Witness
 from shared.errors import RecordError
 from tests.compliance.recording import Twofaced, fill, signer, trail_of
+from tests.deaths import dies
 
 NOW = datetime(2026, 11, 23, 10, 0, 0, tzinfo=UTC)
 GIVEN = "given"
 """What the process had got before it was killed."""
-
-
-def asks_the_system(function: Any) -> bool:
-    owner = getattr(function, "__self__", None)
-    if isinstance(owner, io.IOBase):
-        return not isinstance(owner, io.BytesIO)
-    return function.__module__ in {"posix", "fcntl"}
-
-
-def dies(work: Callable[[], object], calls: int) -> bool:
-    """Whether a process that does ``work`` was killed before its call number ``calls`` to the system."""
-    child = os.fork()
-    if not child:
-        left = calls
-
-        def count(_frame: FrameType, event: str, function: object) -> None:
-            nonlocal left
-            if event == "c_call" and asks_the_system(function):
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.setprofile(count)
-        work()
-        sys.setprofile(None)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the step itself failed"
-    return os.WIFSIGNALED(status)
 
 
 def visible(folder: Path) -> dict[int, bytes]:
