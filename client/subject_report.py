@@ -96,7 +96,7 @@ def _body(node: Node, patient: str, *, why: str) -> dict[str, Any]:
         "site": node.site,
         "purpose": node.purpose,
         "pseudonym": patient,
-        "state": f"erased on {erased.isoformat()}" if erased else f"takes no part: {why}" if why else "takes part",
+        "state": f"erased on {erased.isoformat()}" if erased else _state(why, present=side is not None),
         "holds": sorted(hold.value for hold in register.of(patient).holds),
         "categories": CATEGORIES,
         "bases": _bases(node, patient),
@@ -128,6 +128,11 @@ def _body(node: Node, patient: str, *, why: str) -> dict[str, Any]:
         "retention": RETENTION,
         "cannot": CANNOT,
     }
+
+
+def _state(why: str, *, present: bool) -> str:
+    said = f"takes no part: {why}" if why else "takes part"
+    return said if present else f"not in the cohort; {said if why else 'would take part if he came'}"
 
 
 _SHOWN: Final = ("time", "kind", "federation", "charter", "run", "task", "round", "attempt", "model", "manifest")
