@@ -146,7 +146,7 @@ def consent_import(
     console.say(f"something new {would} recorded of {done.changed}; {done.stopped} of them said no")
     if nobody:
         console.say(
-            f"{nobody} of {console.plural(done.rows, 'decision')} fit nobody in the cohort, and count if he comes: "
+            f"{console.plural(nobody, 'decision')} of {done.rows} of nobody in the cohort, to count if he comes: "
             "compare their Patient IDs with the archive"
         )
 

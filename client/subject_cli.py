@@ -231,15 +231,15 @@ def dataset_show(
     made = found if found is not None and written else make_manifest(opened, cohort)
     mixed = Lineage(opened).mixed()
     wrong = checked(opened, cohort) if check else []
-    facts = {"sha256": made.digest, "written": written, "frozen_split": mixed == 0, "wrong_studies": len(wrong)}
-    body = made.for_others() if others else dict(made.body)
+    # The time is inside: of one that is not written there is another digest at each call.
+    digest = made.digest if written else None
+    facts = {"sha256": digest, "written": written, "frozen_split": mixed == 0, "wrong_studies": len(wrong)}
+    body = made.for_others() | {"manifest_sha256": digest} if others else dict(made.body)
     if as_json:
         console.emit_json({**facts, "manifest": body})
     else:
         console.say(text.dumps(body, indent=1, ensure_ascii=False))
-        console.say(
-            f"digest {made.digest}, {'as written' if written else 'not written yet: fedward node dataset write'}"
-        )
+        console.say(f"digest {digest}, as written" if digest else "not written yet: fedward node dataset write")
         console.say(f"test patients that were ever trained on: {mixed}")
     if mixed or wrong:
         raise DataError(

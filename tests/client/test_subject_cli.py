@@ -50,7 +50,7 @@ def test_a_patient_is_reported_restricted_and_erased(node: Path) -> None:
     said = call("subject", "report", node, PATIENT, "--pseudonym").stdout
     assert "round 1" in said
     assert "takes part" in said
-    assert "no bound: 1 rounds without differential privacy" in said
+    assert "no bound: 1 round without differential privacy" in said
     call("consent", "withdraw", node, PATIENT, "--pseudonym")
     assert "withdrawn" in call("consent", "show", node, PATIENT, "--pseudonym").stdout
     assert "1: withdrawn" in call("consent", "show", node).stdout
@@ -59,6 +59,7 @@ def test_a_patient_is_reported_restricted_and_erased(node: Path) -> None:
     told = json.loads(call("subject", "erase", node, PATIENT, "--pseudonym", "--who", "Ada", "--json", "--yes").stdout)
     assert told["after"] == {"policy": "stop", "runs": ["run-1"], "epsilon": None, "requests": []}
     again = call("subject", "erase", node, PATIENT, "--pseudonym", "--who", "Ada")
+    assert json.loads(call("dataset", "show", node, "--json").stdout)["written"] is True, "an erasure writes it anew"
     assert f"this patient was erased on {told['on']}; nothing of him is here" in again.stdout
     assert "it counts if he comes" not in again.output
 
@@ -128,7 +129,9 @@ def test_a_manifest_is_written_shown_and_checked(node: Path) -> None:
     assert others["counts"]["train"] == "fewer than 10"
     assert "sources" not in others
     call("consent", "withdraw", node, PATIENT, "--pseudonym")
-    assert json.loads(call("dataset", "show", node, "--json").stdout)["written"] is False
+    stale = json.loads(call("dataset", "show", node, "--json").stdout)
+    assert (stale["written"], stale["sha256"]) == (False, None), "its time is inside, and so another at each call"
+    assert "not written yet" in call("dataset", "show", node).stdout
     assert kind_of(apps.train(node)) == TrainReply.kind
     close_sessions()
     assert json.loads(call("dataset", "show", node, "--json").stdout)["written"] is True, "a round writes it anew"
