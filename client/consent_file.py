@@ -71,10 +71,9 @@ def read_consents(path: Path, *, purpose: str, today: date, system: str = "") ->
     if text.lstrip()[:1] in {"{", "["}:
         from client.consent_fhir import fhir_rows  # noqa: PLC0415  # most hospitals send tables
 
-        rows = _collected(path, lambda wrong: fhir_rows(text, purpose, system, today, wrong))
+        rows = _collected(path, lambda wrong: _checked(fhir_rows(text, purpose, system, today, wrong), today, wrong))
     else:
-        rows = _collected(path, lambda wrong: _csv_rows(path, text, purpose, wrong))
-    _check(path, rows, today)
+        rows = _collected(path, lambda wrong: _checked(_csv_rows(path, text, purpose, wrong), today, wrong))
     if not rows:
         raise UsageError(f"{path} holds no decision", hint="one line for each patient")
     return rows
@@ -184,18 +183,14 @@ def _csv_row(line: int, row: Mapping[str, str], purpose: str) -> Iterator[Row]:
         yield Row(f"line {line}", row["patient_id"], one, Decision(choice, since, until, basis, "csv"))
 
 
-def _check(path: Path, rows: list[Row], today: date) -> None:
-    """Refuse decisions of the future, and two lines that contradict each other."""
+def _checked(rows: Iterator[Row], today: date, wrong: Wrong) -> Iterator[Row]:
+    """The rows; told as wrong are decisions of the future, and two lines that contradict each other."""
     seen: dict[tuple[str, str, date], Row] = {}
-
-    def lines(wrong: Wrong) -> Iterator[Row]:
-        for row in rows:
-            # A day ahead: east of Greenwich a day begins earlier than in UTC.
-            if row.decision.since > today + timedelta(days=1):
-                wrong(row.where, "the date lies in the future")
-            before = seen.setdefault((row.patient_id, row.purpose, row.decision.since), row)
-            if before.decision != row.decision:
-                wrong(row.where, f"says otherwise than {before.where} of the same patient, purpose and day")
-            yield row
-
-    _collected(path, lines)
+    for row in rows:
+        # A day ahead: east of Greenwich a day begins earlier than in UTC.
+        if row.decision.since > today + timedelta(days=1):
+            wrong(row.where, "the date lies in the future")
+        before = seen.setdefault((row.patient_id, row.purpose, row.decision.since), row)
+        if before.decision != row.decision:
+            wrong(row.where, f"says otherwise than {before.where} of the same patient, purpose and day")
+        yield row

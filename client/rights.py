@@ -255,7 +255,6 @@ def _finish_erasure(node: Node, log: AuditLog, patient: str) -> Erased:
     traces = lineage.of(patient)
     aftermath = _aftermath(node, patient, traces)
     lineage.forget(patient)
-    _write_manifest(node, log)
     stopped = frozenset(aftermath.runs) if aftermath.policy != "record" else frozenset[str]()
 
     def buried(register: Register) -> Register:
@@ -282,6 +281,7 @@ def _finish_erasure(node: Node, log: AuditLog, patient: str) -> Erased:
             "epsilon": aftermath.epsilon,
         },
     )
+    _write_manifest(node, log)  # of the register as it is from now on
     return Erased(taken_out, aftermath)
 
 

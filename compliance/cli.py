@@ -9,10 +9,11 @@ import typer
 
 from compliance import export_cli, hold_cli, witness_cli
 from compliance.checking import Checked, audit_folder, check, key_of, reading_trail
+from compliance.log import entries
 from compliance.note import parse_key
 from compliance.place import Place, establish
 from compliance.standing import members_keys
-from compliance.trail import LOG
+from compliance.trail import LOG, Trail
 from compliance.verify import COSIGNATURE, ED25519, LIMITS, Key, leaf_hash
 from shared.console import emit_json, plural, say
 from shared.errors import RecordError, UsageError
@@ -106,11 +107,16 @@ def prove(
     log_key: Annotated[str | None, _LOG_KEY] = None,
     json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Prove that an entry stands in the log as it was published, for somebody who sees nothing else of the log."""
+    """Prove that an entry stands in the log as it was published, for somebody who sees nothing else of the log.
+
+    Exit status 0: proved. 2: the log has no such entry, or none that is published yet. 9: the log does not verify.
+    """
     trail = reading_trail(folder, None if log_key is None else parse_key(log_key, ED25519))
     if size is None:
         newest = trail.newest()
         size = newest.size if newest else 0
+    if size:
+        _require_published(trail, entry, size)
     proof, line, signed = trail.inclusion(entry, size), trail.line(entry), trail.at(size)
     trail.require_leaf(entry, line)
     hashes = [base64.b64encode(one).decode() for one in proof]
@@ -123,6 +129,19 @@ def prove(
     for one in hashes:
         say(f"  {one}")
     say(signed.raw.decode().rstrip("\n"))
+
+
+def _require_published(trail: Trail, entry: int, size: int) -> None:
+    if entry < size:
+        return
+    log = trail.folder / LOG
+    total = sum(1 for _ in entries(log)) if log.exists() else 0
+    if entry >= total:
+        raise UsageError(f"there is no entry {entry} in a log of {total}", hint="entries count from 0")
+    raise UsageError(
+        f"entry {entry} is in no checkpoint of {plural(size, 'entry', 'entries')} yet",
+        hint="wait for the next checkpoint, or publish one with 'audit checkpoints NODE --publish'",
+    )
 
 
 @app.command()

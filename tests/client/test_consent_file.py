@@ -63,6 +63,10 @@ def test_tables_of_spreadsheets_are_read(tmp_path: Path, delimiter: str) -> None
         (HEAD + "1,given,,2026-01-02,,consent\n", "line 2: basis is no lawful basis"),
         (HEAD + "1,given,*,2026-01-02,,\n", "line 2: a consent is for a purpose"),
         (HEAD + "1,given,,2027-01-02,,\n", "line 2: the date lies in the future"),
+        (
+            HEAD + "1,yes,,2026-01-02,,\n2,given,,2027-01-02,,\n,given,,2026-01-02,,\n",
+            "line 2: decision is not one of given, withdrawn, refused; line 3: the date lies in the future; line 4: ",
+        ),
         (HEAD + "\n1,given,,2026-01-02,,\n\n1,refused,research,2026-01-02,,\n", "line 5: says otherwise than line 3"),
         (HEAD + '1,"given,,2026-01-02,,\n', "line 2: no CSV"),
         ("patient,decision,date\n", "line 1: the column patient_id is missing"),

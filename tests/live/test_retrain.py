@@ -70,7 +70,7 @@ def told(*words: object) -> dict[str, Any]:
 
 def erased(standing: Standing, patient: Person) -> tuple[dict[str, Any], Path]:
     """Erase him; what the command says of it, and the request that it leaves."""
-    said = told("node", "subject", "erase", standing.node("H1"), patient.number, *WHO)
+    said = told("node", "subject", "erase", standing.node("H1"), patient.number, *WHO, "--yes")
     (request,) = said["after"]["requests"]
     return said, Path(request)
 
