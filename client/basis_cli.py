@@ -1,5 +1,6 @@
 """``fedward node basis`` and ``fedward node consent``: why patients' data may be processed, and who said no."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ _NODE = "The node's folder, from 'fedward node init'."
 _PATIENT = "Patient ID as the archive has it; with --pseudonym the cohort's name."
 _PSEUDONYM = "PATIENT is a pseudonym of the cohort."
 _JSON = "Print JSON."
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 basis_app = typer.Typer(help="The lawful basis of everybody in the data set.", no_args_is_help=True)
 consent_app = typer.Typer(help="What patients consented to: import, show, withdraw.", no_args_is_help=True)
@@ -144,7 +146,7 @@ def consent_import(
     console.say(f"something new {would} recorded of {done.changed}; {done.stopped} of them said no")
     if nobody:
         console.say(
-            f"{nobody} of {console.plural(done.rows, 'decision')} fit nobody in the cohort, and count if he comes: "
+            f"{console.plural(nobody, 'decision')} of {done.rows} of nobody in the cohort, to count if he comes: "
             "compare their Patient IDs with the archive"
         )
 
@@ -159,10 +161,14 @@ def consent_show(
 ) -> None:
     """Print how many patients are in which state today, or what one of them decided.
 
-    Exit status 0. 2: no node. 4: no cohort where all were asked for. 9: the register cannot be read.
+    Of a Patient ID that nobody has it says that nothing is recorded: compare it with the archive.
+
+    Exit status 0. 2: no node. 4: no cohort where all were asked for. 9: the register or the lineage cannot be read.
     """
     from client.consent import ALL, Choice
+    from client.eligible import judged
     from client.node import Node
+    from client.presence import COMPARE, NOTHING, erased_on, has_any, in_cohort
     from client.records import log_of, read_register
 
     opened = Node.open(node)
@@ -171,7 +177,8 @@ def consent_show(
         _tell_all(node, register, as_json=as_json)
         return
     key = named(node, patient, pseudonym=pseudonym)
-    record = register.of(key)
+    record, there = register.of(key), in_cohort(opened, key)
+    ((_, why),) = judged([key], opened)
     body = {
         "pseudonym": key,
         "holds": sorted(hold.value for hold in record.holds),
@@ -184,12 +191,18 @@ def consent_show(
             }
             for purpose, one in record.decisions.items()
         },
-        "today": register.why_not(key, opened.purpose, _now(), virtual=opened.virtual) or "takes part",
+        "in_cohort": there,
+        "today": (why or "takes part") if has_any(opened, key) else NOTHING,
     }
     if as_json:
         console.emit_json(body)
         return
-    console.say(f"{key}: {body['today']}")
+    day = erased_on(opened, key)
+    console.say(f"{key}: {body['today']}{f' on {day}' if day else ''}")
+    if body["today"] == NOTHING:
+        console.complain("nobody in the cohort has this Patient ID", COMPARE)
+    elif not there and day is None:
+        console.say("not in the cohort: it counts if he comes")
     for purpose, one in sorted(record.decisions.items()):
         end = f" to {one.until}" if one.until else ""
         basis = f", {one.basis}" if one.choice is Choice.GIVEN else ""
@@ -226,19 +239,23 @@ def named(node: Path, patient: str, *, pseudonym: bool) -> str:
 
     if not patient.strip():
         raise UsageError("no patient is named", hint="give the Patient ID as the archive has it")
+    if pseudonym and not _NAME.fullmatch(patient.strip()):  # it is the name of a folder in the node
+        raise UsageError("that is no pseudonym", hint="a Patient ID is given without --pseudonym")
     return patient.strip() if pseudonym else pseudonym_of(Node.open(node), patient)
 
 
 def known(node: Path, patient: str, *, pseudonym: bool) -> str:
     """As :func:`named`; whoever names nobody in the cohort hears so, since a typing error would go unseen."""
     from client.node import Node
-    from client.rights import side_of
+    from client.presence import COMPARE, erased_on, in_cohort
 
-    key = named(node, patient, pseudonym=pseudonym)
-    if side_of(Node.open(node), key) is None:
+    key, opened = named(node, patient, pseudonym=pseudonym), Node.open(node)
+    if day := erased_on(opened, key):
         console.complain(
-            "nobody in the cohort has this Patient ID", "it counts if he comes; compare it with the archive"
+            f"this patient was erased on {day}", "nothing more is written down of him; his lineage still answers"
         )
+    elif not in_cohort(opened, key):
+        console.complain("nobody in the cohort has this Patient ID", f"it counts if he comes; {COMPARE}")
     return key
 
 

@@ -14,6 +14,7 @@ from client.deid import DeidReport, Profile, SiteKey, deidentify_folder
 from client.deid.batch import examine
 from client.deid.expert_cli import app as expert_app
 from client.deid.profile_cli import app as profile_app
+from client.enhance_cli import mount as mount_enhance
 from client.ingest_cli import mount
 from client.join_cli import mount as mount_join
 from client.link_cli import mount as mount_link
@@ -32,6 +33,7 @@ mount_check(app)
 mount_link(app)
 mount_rights(app)
 mount_statement(app)
+mount_enhance(app)
 
 app.add_typer(budget_app, name="budget")
 app.add_typer(profile_app, name="profile")

@@ -1,15 +1,23 @@
 """FHIR R4 Consent (hl7.org/fhir/R4/consent.html): a resource, a Bundle, or NDJSON, with the Patients that they name.
 
 Read are: ``status``, ``scope`` (only ``research`` counts), ``patient`` (its identifier, or that of a Patient resource
-in the same file), ``dateTime``, and of ``provision`` its ``type`` and ``period``. A resource says nothing here while it
-is ``draft`` or ``proposed``. ``inactive`` and ``entered-in-error`` are withdrawals, ``rejected`` is a refusal. A permit
-that is narrowed by what is not read here (nested provisions, actors, data, classes, codes, labels, a purpose that is
-not research) is an error: a person decides what it means, and records that by CSV. So is whatever may turn the meaning
-of what is read: a modifier extension and ``implicitRules`` (2.4.1: who does not understand one must not go on as if it
-were not there), extensions of plain values (``_status``), and a name that stands twice in one JSON object.
+in the same file), ``dateTime``, and of ``provision`` its ``type`` and ``period``. The standard has no type in the root
+provision, but an exception to the base policy: where there is no type, ``policyRule`` decides (``OPTIN``, ``OPTOUT`` of
+v3-ActCode), and a provision beside it may have a period alone. A resource says nothing here while it is ``draft`` or
+``proposed``. ``inactive`` and ``entered-in-error`` are withdrawals, ``rejected`` is a refusal. A permit that is
+narrowed by what is not read here (nested provisions, actors, data, classes, codes, labels, a purpose that is not
+research at large) is an error: a person decides what it means, and records that by CSV. So is whatever may turn the
+meaning of what is read: a base policy that opts out, a modifier extension and ``implicitRules`` (2.4.1: who does not
+understand one must not go on as if it were not there), extensions of plain values (``_status``), and a name that stands
+twice in one JSON object; and what may be a no to research and is not read as one: a scope that is none of FHIR's, and
+another scope with research among its purposes.
+
+The day of a decision is that of ``dateTime``, also where its period begins later: it is the day by which a later
+resource, or the same one when it is withdrawn, takes its place.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Final
 
@@ -17,20 +25,27 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from client.basis import CONSENT
 from client.consent import ALL, Choice, Decision
-from client.consent_file import LineError, Row, day_of
+from client.consent_file import LineError, Row, Wrong, day_of
 from shared.faults import first_fault
 from shared.parsing import TooDeepError, parse_json
 
 _STATUS: Final = {"inactive": Choice.WITHDRAWN, "entered-in-error": Choice.WITHDRAWN, "rejected": Choice.REFUSED}
 _SILENT: Final = {"draft", "proposed"}
-_RESEARCH: Final = {"HRESCH", "CLINTRCH", "BIORCH"}
+_RESEARCH: Final = {"HRESCH", "BIORCH"}
+_SOME_RESEARCH: Final = {"CLINTRCH", "CLINTRCHNPC", "CLINTRCHPC", "PRECLINTRCH", "DSRCH", "POARCH", "TRANSRCH"}
+"""What v3-ActReason has below HRESCH: consent to a clinical trial is none to other research."""
 _RESEARCH_SCOPE: Final = "research"
+_SCOPES: Final = {_RESEARCH_SCOPE, "adr", "patient-privacy", "treatment"}
+_ACT_CODE: Final = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
+_OPTS_OUT: Final = {"OPTOUT", "OPTOUTE"}
+_NOT_VALID: Final = {"old", "temp"}
+"""Identifiers that are somebody's no longer, or for a while (Identifier.use is a modifier)."""
 _MEDICAL_RECORD: Final = "MR"
 _TURNS: Final = ("modifierExtension", "implicitRules")
 _BESIDE: Final = frozenset({"text", "contained", "meta", "extension"})
 """Parts that say nothing of the consent itself, so that what stands in them turns nothing."""
 _DEEP: Final = "it is nested too deep"
-Wrong = Callable[[int, str], None]
+_BY_CSV: Final = "record the decision by CSV"
 
 
 class _Open(BaseModel):
@@ -55,7 +70,13 @@ class _Concept(_Open):
 class _Identifier(_Open):
     system: str = ""
     value: str = ""
+    use: str = ""
     type: _Concept = _Concept()
+
+    @property
+    def names(self) -> bool:
+        """Whether it says who somebody is, today."""
+        return bool(self.value.strip()) and self.use not in _NOT_VALID
 
 
 class _Reference(_Open):
@@ -93,11 +114,15 @@ class _Provision(_Open):
         return {"security_label": "securityLabel", "classes": "class", "data_period": "dataPeriod"}.get(found, found)
 
 
+_NOTHING_MORE: Final = _Provision.model_validate({})
+
+
 class _Consent(_Open):
     status: str
     scope: _Concept
-    patient: _Reference
+    patient: _Reference = _Reference()
     date_time: str = Field("", alias="dateTime")
+    policy_rule: _Concept = Field(_Concept(), alias="policyRule")
     provision: _Provision | None = None
 
 
@@ -106,56 +131,70 @@ class _Patient(_Open):
     identifier: tuple[_Identifier, ...] = ()
 
 
-def fhir_rows(text: str, purpose: str, system: str, wrong: Wrong) -> Iterator[Row]:
+@dataclass(frozen=True)
+class _Resource:
+    """A resource, where it stands, and the URL that a Bundle gives it."""
+
+    where: str
+    body: dict[str, Any]
+    url: str = ""
+
+    @property
+    def type(self) -> str:
+        return str(self.body.get("resourceType", ""))
+
+
+_Patients = dict[str, list[_Patient]]
+
+
+def fhir_rows(text: str, purpose: str, system: str, today: date, wrong: Wrong) -> Iterator[Row]:
     """The decisions on research in a FHIR file; ``wrong`` is told of each line (or entry) that is not understood.
 
     Args:
         text: One resource, a Bundle, or one resource a line.
         purpose: What a permit is for.
         system: Of several identifiers the one that is the Patient ID.
+        today: UTC; a permit whose period begins later is an error.
         wrong: Told what is wrong, and where.
     """
     resources = list(_resources(text, wrong))
-    patients: dict[str, _Patient] = {}
-    for line, one, url in resources:
-        if one.get("resourceType") == "Patient":
+    patients: _Patients = {}
+    for one in resources:
+        if one.type == "Patient":
             try:
-                found = _Patient.model_validate(one)
+                found = _Patient.model_validate(one.body)
             except ValidationError as error:
-                wrong(line, f"Patient: {first_fault(error)}")
+                wrong(one.where, f"Patient: {first_fault(error)}")
                 continue
-            patients |= {name: found for name in (f"Patient/{found.id}", url) if name}
-    for line, one, _ in resources:
-        if one.get("resourceType") != "Consent":
+            for name in filter(None, (f"Patient/{found.id}" if found.id else "", one.url)):
+                patients.setdefault(name, []).append(found)
+    for one in resources:
+        if one.type != "Consent":
             continue
         try:
-            form = _Consent.model_validate(one)
-            if _RESEARCH_SCOPE in form.scope.codes:
-                _require_plain(one)
-            found_row = _row(line, form, purpose, system, patients)
+            form = _Consent.model_validate(one.body)
+            if _about_research(form, one.body):
+                _require_plain(one.body)
+                yield _row(one.where, form, purpose, today, _patient_id(form.patient, system, patients))
         except ValidationError as error:
-            wrong(line, f"Consent: {first_fault(error)}")
+            wrong(one.where, f"Consent: {first_fault(error)}")
         except LineError as error:
-            wrong(line, str(error))
-        else:
-            if found_row is not None:
-                yield found_row
+            wrong(one.where, str(error))
 
 
-def _resources(text: str, wrong: Wrong) -> Iterator[tuple[int, dict[str, Any], str]]:
-    """Every resource with its line in NDJSON, its place in a Bundle, or 1; and the URL that a Bundle gives it."""
+def _resources(text: str, wrong: Wrong) -> Iterator[_Resource]:
+    """Every resource, with its line in NDJSON or its place in a Bundle."""
     try:
-        whole = parse_json(text, pairs=_once)
+        yield from _unpacked("line 1", parse_json(text, pairs=_once), wrong, whole=True)
     except LineError as error:
-        wrong(1, str(error))
-        return
+        wrong("line 1", str(error))
     except TooDeepError:
-        wrong(1, _DEEP)
-        return
+        wrong("line 1", _DEEP)
     except ValueError as fault:
-        lines = text.splitlines()
+        # Not splitlines: JSON strings may hold what Unicode calls the end of a line (RFC 8259, section 7).
+        lines = text.split("\n")
         if len([line for line in lines if line.strip()]) < 2:
-            wrong(getattr(fault, "lineno", 1), "it is no JSON")
+            wrong(f"line {getattr(fault, 'lineno', 1)}", "it is no JSON")
             return
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -163,14 +202,13 @@ def _resources(text: str, wrong: Wrong) -> Iterator[tuple[int, dict[str, Any], s
             try:
                 one = parse_json(line, pairs=_once)
             except LineError as error:
-                wrong(number, str(error))
-                continue
-            except ValueError as error:
-                wrong(number, _DEEP if isinstance(error, TooDeepError) else "it is no JSON; one resource a line")
-                continue
-            yield from _unpacked(number, one, wrong)
-        return
-    yield from _unpacked(1, whole, wrong)
+                wrong(f"line {number}", str(error))
+            except TooDeepError:
+                wrong(f"line {number}", _DEEP)
+            except ValueError:
+                wrong(f"line {number}", "it is no JSON; one resource a line")
+            else:
+                yield from _unpacked(f"line {number}", one, wrong)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -192,61 +230,113 @@ def _require_plain(one: object) -> None:
             _require_plain(part)
     elif isinstance(one, dict):
         if name := next((name for name in one if name in _TURNS and one[name] not in (None, [], "")), ""):
-            raise LineError(f"{name} may turn its meaning and is not read; record the decision by CSV")
+            raise LineError(f"{name} may turn its meaning and is not read; {_BY_CSV}")
         if any(name.startswith("_") and value not in (None, [], {}) for name, value in one.items()):
-            raise LineError("an extension of a plain value is not read; record the decision by CSV")
+            raise LineError(f"an extension of a plain value is not read; {_BY_CSV}")
         for name, part in one.items():
             if name not in _BESIDE:
                 _require_plain(part)
 
 
-def _unpacked(line: int, one: object, wrong: Wrong) -> Iterator[tuple[int, dict[str, Any], str]]:
+def _unpacked(where: str, one: object, wrong: Wrong, *, whole: bool = False) -> Iterator[_Resource]:
+    """A resource, or those in a Bundle; ``whole``: it is the whole file, so that its entries have no line."""
     if not isinstance(one, dict) or not isinstance(one.get("resourceType"), str):
-        wrong(line, "it is no FHIR resource")
+        wrong(where, "it is no FHIR resource")
     elif one["resourceType"] in {"Bundle", "Patient"} and any(one.get(name) for name in _TURNS):
-        wrong(line, f"the {one['resourceType']} has a modifier that is not read; record the decisions by CSV")
+        wrong(where, f"the {one['resourceType']} has a modifier that is not read; record the decisions by CSV")
     elif one["resourceType"] == "Bundle":
         entries = one.get("entry", [])
-        for number, entry in enumerate(entries if isinstance(entries, list) else [], start=1):
-            resource = entry.get("resource") if isinstance(entry, dict) else None
+        for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
+            place = f"entry {number}" if whole else f"{where} entry {number}"
+            resource = entry.get("resource", {}) if isinstance(entry, dict) else None
             if not isinstance(resource, dict):
-                continue
-            if resource.get("resourceType") == "Patient" and any(resource.get(name) for name in _TURNS):
-                wrong(number, "the Patient has a modifier that is not read; record the decision by CSV")
-                continue
-            yield number, resource, str(entry.get("fullUrl", ""))
+                wrong(place, "it is no entry of a Bundle")
+            elif resource.get("resourceType") == "Bundle":
+                wrong(place, "a Bundle in a Bundle is not read; import it alone")
+            elif resource.get("resourceType") == "Patient" and any(resource.get(name) for name in _TURNS):
+                wrong(place, f"the Patient has a modifier that is not read; {_BY_CSV}")
+            else:
+                yield _Resource(place, resource, str(entry.get("fullUrl", "")))
     else:
-        yield line, one, ""
+        yield _Resource(where, one)
 
 
-def _row(line: int, consent: _Consent, purpose: str, system: str, patients: dict[str, _Patient]) -> Row | None:
-    if _RESEARCH_SCOPE not in consent.scope.codes or consent.status in _SILENT:
-        return None
+def _about_research(consent: _Consent, body: dict[str, Any]) -> bool:
+    """Whether a Consent says anything here.
+
+    Raises:
+        LineError: It may, and nobody can tell.
+    """
+    if consent.status in _SILENT:
+        return False
+    if _RESEARCH_SCOPE in consent.scope.codes:
+        return True
+    if not consent.scope.codes & _SCOPES:
+        raise LineError(f"scope is none of FHIR's, so that it may be research; {_BY_CSV}")
+    if _purposes(body.get("provision")) & (_RESEARCH | _SOME_RESEARCH):
+        raise LineError(f"research is a purpose in it, and its scope is another; {_BY_CSV}")
+    return False
+
+
+def _purposes(provision: object) -> set[str]:
+    """The codes of all purposes in a provision and the exceptions to it."""
+    if not isinstance(provision, dict):
+        return set()
+    codings, nested = (one if isinstance(one, list) else [] for one in map(provision.get, ("purpose", "provision")))
+    found = {str(one.get("code")) for one in codings if isinstance(one, dict)}
+    return found.union(*map(_purposes, nested))
+
+
+def _row(where: str, consent: _Consent, purpose: str, today: date, patient: str) -> Row:
     if consent.status != "active" and consent.status not in _STATUS:
         raise LineError("status is none that FHIR R4 has")
-    patient, since = _patient_id(consent.patient, system, patients), _day(consent.date_time, "dateTime")
+    since = _day(consent.date_time, "dateTime")
     if consent.status in _STATUS:
-        return Row(line, patient, ALL, Decision(_STATUS[consent.status], since, source="fhir"))
-    provision = consent.provision
-    if provision is None or provision.type not in {"permit", "deny"}:
-        raise LineError("provision.type is neither permit nor deny")
-    if provision.type == "deny":
+        return Row(where, patient, ALL, Decision(_STATUS[consent.status], since, source="fhir"))
+    provision = consent.provision or _NOTHING_MORE
+    if not _permits(consent, provision):
         if provision.provision:
-            raise LineError("exceptions to a deny (provision.provision) are not read; record the decision by CSV")
-        return Row(line, patient, ALL, Decision(Choice.REFUSED, since, source="fhir"))
+            raise LineError(f"exceptions to a deny (provision.provision) are not read; {_BY_CSV}")
+        return Row(where, patient, ALL, Decision(Choice.REFUSED, since, source="fhir"))
     if what := provision.narrows:
-        raise LineError(f"provision.{what} narrows the permit and is not read; record the decision by CSV")
-    if provision.period.start:
-        since = max(since, _day(provision.period.start, "provision.period.start"))
+        raise LineError(f"provision.{what} narrows the permit and is not read; {_BY_CSV}")
+    begins = _day(provision.period.start, "provision.period.start") if provision.period.start else since
     until = _day(provision.period.end, "provision.period.end") if provision.period.end else None
-    if until is not None and until < since:
+    if until is not None and until < max(begins, since):
         raise LineError("provision.period ends before the consent begins")
-    return Row(line, patient, purpose, Decision(Choice.GIVEN, since, until, CONSENT, "fhir"))
+    if begins > max(since, today):
+        raise LineError("provision.period has not begun; import it once it has")
+    return Row(where, patient, purpose, Decision(Choice.GIVEN, since, until, CONSENT, "fhir"))
 
 
-def _patient_id(patient: _Reference, system: str, patients: dict[str, _Patient]) -> str:
-    known = patients.get(patient.reference)
-    found = [one for one in (patient.identifier, *(known.identifier if known else ())) if one and one.value]
+def _permits(consent: _Consent, provision: _Provision) -> bool:
+    """Whether an active Consent permits; else it denies.
+
+    Raises:
+        LineError: It says neither, or both.
+    """
+    if provision.type not in {"permit", "deny", ""}:
+        raise LineError("provision.type is neither permit nor deny")
+    rule = consent.policy_rule
+    if not provision.type:
+        base = {one.code for one in rule.coding if one.system == _ACT_CODE}
+        if base & _OPTS_OUT:
+            return False
+        if base != {"OPTIN"}:
+            raise LineError("provision.type is neither permit nor deny, and policyRule neither OPTIN nor OPTOUT")
+        if what := provision.narrows or ("purpose" if provision.purpose else "action" if provision.action else ""):
+            raise LineError(f"provision.{what} beside policyRule is not read; {_BY_CSV}")
+    elif provision.type == "permit" and rule.codes & (_OPTS_OUT | {"OPTINR"}):
+        raise LineError(f"policyRule opts out of what provision.type permits, or restricts it; {_BY_CSV}")
+    return provision.type != "deny"
+
+
+def _patient_id(patient: _Reference, system: str, patients: _Patients) -> str:
+    known = patients.get(patient.reference, []) if patient.reference else []
+    if len({frozenset((one.system, one.value) for one in each.identifier) for each in known}) > 1:
+        raise LineError("patient is a Patient that stands there several times with other identifiers")
+    named = (patient.identifier, *(known[0].identifier if known else ()))
+    found = [one for one in named if one and one.names]
     if system:
         found = [one for one in found if one.system == system]
     elif len({one.value for one in found}) > 1:

@@ -33,20 +33,20 @@ class Row:
     """One decision as a file says it.
 
     Attributes:
-        line: Where it stands, from 1.
+        where: Where it stands, from 1: ``line 2``, or in a Bundle ``entry 2``.
         patient_id: The Patient ID (0010,0020) as the archive has it.
         purpose: One purpose, or :data:`~client.consent.ALL`.
         decision: What was decided.
     """
 
-    line: int
+    where: str
     patient_id: str
     purpose: str
     decision: Decision
 
 
 class LineError(Exception):
-    """What is wrong with one line, in words that quote no identifier."""
+    """What is wrong with one decision, in words that quote no identifier."""
 
 
 def read_consents(path: Path, *, purpose: str, today: date, system: str = "") -> list[Row]:
@@ -71,17 +71,16 @@ def read_consents(path: Path, *, purpose: str, today: date, system: str = "") ->
     if text.lstrip()[:1] in {"{", "["}:
         from client.consent_fhir import fhir_rows  # noqa: PLC0415  # most hospitals send tables
 
-        rows = _collected(path, lambda wrong: fhir_rows(text, purpose, system, wrong))
+        rows = _collected(path, lambda wrong: _checked(fhir_rows(text, purpose, system, today, wrong), today, wrong))
     else:
-        rows = _collected(path, lambda wrong: _csv_rows(path, text, purpose, wrong))
-    _check(path, rows, today)
+        rows = _collected(path, lambda wrong: _checked(_csv_rows(path, text, purpose, wrong), today, wrong))
     if not rows:
         raise UsageError(f"{path} holds no decision", hint="one line for each patient")
     return rows
 
 
-Wrong = Callable[[int, str], None]
-"""Takes a line and what is wrong with it."""
+Wrong = Callable[[str, str], None]
+"""Takes where something stands and what is wrong with it."""
 
 
 def day_of(text: str, what: str) -> date:
@@ -111,11 +110,11 @@ def _text(path: Path, data: bytes) -> str:
 def _collected(path: Path, read: Callable[[Wrong], Iterator[Row]]) -> list[Row]:
     """All rows, or an error that names the first lines that are wrong."""
     faults: list[str] = []
-    rows = list(read(lambda line, what: faults.append(f"line {line}: {what}")))
+    rows = list(read(lambda where, what: faults.append(f"{where}: {what}")))
     if faults:
         rest = f"; and {len(faults) - _MOST} more" if len(faults) > _MOST else ""
         raise UsageError(
-            f"{path} {'; '.join(faults[:_MOST])}{rest}", hint="nothing was taken; mend these lines and import it again"
+            f"{path} {'; '.join(faults[:_MOST])}{rest}", hint="nothing was taken; mend that and import it again"
         )
     return rows
 
@@ -138,14 +137,14 @@ def _csv_rows(path: Path, text: str, purpose: str, wrong: Wrong) -> Iterator[Row
             if not any(value.strip() for value in values):
                 continue
             if len(values) != len(names):
-                wrong(at, f"{len(values)} fields, and the first line names {len(names)}")
+                wrong(f"line {at}", f"{len(values)} fields, and the first line names {len(names)}")
                 continue
             try:
                 yield from _csv_row(at, dict(zip(names, (one.strip() for one in values), strict=True)), purpose)
             except LineError as error:
-                wrong(at, str(error))
+                wrong(f"line {at}", str(error))
     except csv.Error as error:
-        wrong(max(reader.line_num, 1), f"no CSV: {error}")
+        wrong(f"line {max(reader.line_num, 1)}", f"no CSV: {error}")
 
 
 def _names_problem(names: list[str]) -> str:
@@ -181,21 +180,17 @@ def _csv_row(line: int, row: Mapping[str, str], purpose: str) -> Iterator[Row]:
             raise LineError("a consent is for a purpose, and * names none")
         if not one.isprintable():
             raise LineError("purpose has characters that cannot be printed")
-        yield Row(line, row["patient_id"], one, Decision(choice, since, until, basis, "csv"))
+        yield Row(f"line {line}", row["patient_id"], one, Decision(choice, since, until, basis, "csv"))
 
 
-def _check(path: Path, rows: list[Row], today: date) -> None:
-    """Refuse decisions of the future, and two lines that contradict each other."""
+def _checked(rows: Iterator[Row], today: date, wrong: Wrong) -> Iterator[Row]:
+    """The rows; told as wrong are decisions of the future, and two lines that contradict each other."""
     seen: dict[tuple[str, str, date], Row] = {}
-
-    def lines(wrong: Wrong) -> Iterator[Row]:
-        for row in rows:
-            # A day ahead: east of Greenwich a day begins earlier than in UTC.
-            if row.decision.since > today + timedelta(days=1):
-                wrong(row.line, "the date lies in the future")
-            before = seen.setdefault((row.patient_id, row.purpose, row.decision.since), row)
-            if before.decision != row.decision:
-                wrong(row.line, f"says otherwise than line {before.line} of the same patient, purpose and day")
-            yield row
-
-    _collected(path, lines)
+    for row in rows:
+        # A day ahead: east of Greenwich a day begins earlier than in UTC.
+        if row.decision.since > today + timedelta(days=1):
+            wrong(row.where, "the date lies in the future")
+        before = seen.setdefault((row.patient_id, row.purpose, row.decision.since), row)
+        if before.decision != row.decision:
+            wrong(row.where, f"says otherwise than {before.where} of the same patient, purpose and day")
+        yield row

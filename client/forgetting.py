@@ -7,6 +7,7 @@ split that he was on is kept where he may come back (rectification, GDPR Art. 16
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,17 @@ def owner_of(data: bytes, node: Node) -> str:
     from client.deid.tables import vr_of  # noqa: PLC0415
 
     return Pseudonyms(SiteKey(node.key("pseudonym"))).patient(collect(read(data, vr_of).dataset, {}).patient)
+
+
+def waits(node: Node, patient: str) -> bool:
+    """Whether an identified file of a patient waits in the node; files that cannot be read are nobody's."""
+    from client.deid.codec import MalformedError  # noqa: PLC0415
+
+    for place, _ in _waiting(node):
+        with suppress(OSError, MalformedError):
+            if owner_of(place.read_bytes(), node) == patient:
+                return True
+    return False
 
 
 def _leave_index(folder: Path, patient: str, *, returns: bool) -> int:

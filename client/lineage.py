@@ -193,19 +193,34 @@ class Lineage:
         return tuple(Trace(part, drawn.get(part.time)) for part in self.parts() if part.patients in sets)
 
     def after(self, traces: Collection[Trace]) -> tuple[str, ...]:
-        """Digests of the models that came after a patient's first round of training, in each task of each run."""
+        """Digests of the models that came after a patient's first round of training, in each task of each run.
+
+        A run that began with one of them, since a task was trained again, has only such models.
+        """
+        return self._reach(traces)[0]
+
+    def heirs(self, traces: Collection[Trace]) -> frozenset[tuple[str, str]]:
+        """The tasks of runs (run, task) that began with a model that a patient was trained into in another run."""
+        return self._reach(traces)[1]
+
+    def _reach(self, traces: Collection[Trace]) -> tuple[tuple[str, ...], frozenset[tuple[str, str]]]:
         first: dict[tuple[str, str], int] = {}
         for trace in traces:
             if trace.part.kind == TRAIN:
                 key = (trace.part.run, trace.part.task)
                 first[key] = min(first.get(key, trace.part.round), trace.part.round)
-        found: dict[str, None] = {}
+        found: dict[str, tuple[str, str]] = {}
+        heirs: set[tuple[str, str]] = set()
         for part in self.parts():
-            begun = first.get((part.run, part.task))
+            key = (part.run, part.task)
+            begun = first.get(key)
+            if found.get(part.model, key) != key and (begun is None or part.round <= begun):
+                heirs.add(key)
+                first[key] = begun = part.round - 1
             # A round of training begins with the model of the rounds before, an evaluation has its own round's.
             if begun is not None and (part.round > begun or (part.kind == EVALUATE and part.round == begun)):
-                found[part.model] = None
-        return tuple(found)
+                found.setdefault(part.model, key)
+        return tuple(found), frozenset(heirs)
 
     def recipients(self, charters: Collection[str]) -> list[dict[str, str]]:
         """Who got what this hospital sent under some charters: name, role and country as the charter says them.

@@ -20,6 +20,7 @@ from client.policy_file import FILE as POLICY
 from compliance.log import verify
 from shared.bundle import digest, require_listed
 from shared.charter import Charter
+from shared.console import plural
 from shared.errors import DataError, FedwardError, OutputError, PolicyError, ProtocolError
 from shared.link_keys import read_key
 
@@ -296,6 +297,7 @@ def _consent(look: Look) -> Answer:
 @check("cohort", needs=("charter", "consent"))
 def _cohort(look: Look) -> Answer:
     from client.cohort import Split  # noqa: PLC0415  # the DICOM libraries: seconds
+    from client.eligible import eligible  # noqa: PLC0415
     from client.preflight_cohort import missing_images, usable_patients  # noqa: PLC0415
     from client.preflight_rights import trained_on_tests  # noqa: PLC0415
 
@@ -308,16 +310,20 @@ def _cohort(look: Look) -> Answer:
     train = {plan.name: usable_patients(look.node, cohort, Split.TRAIN, plan.name) for plan in charter.tasks}
     counts = ", ".join(f"{name} {count}" for name, count in train.items())
     few = [name for name, count in train.items() if count < least]
+    remedy = "take in more with 'fedward node ingest'"
+    everybody = cohort.patients(Split.TRAIN)
+    if out := len(everybody) - len(eligible(everybody, look.node)):
+        remedy = f"{plural(out, 'patient')} in training may not take part (see consent); else {remedy}"
     if len(few) == len(train):
         raise DataError(
             f"too few patients in training for any task ({counts}; {least} are needed)",
-            hint="take in more with 'fedward node ingest'",
+            hint=remedy,
         )
     if few:
         return (
             Verdict.WARN,
             f"too few patients in training for {', '.join(few)} ({counts}; {least} are needed)",
-            "this hospital refuses those tasks; take in more with 'fedward node ingest'",
+            f"this hospital refuses those tasks; {remedy}",
         )
     if not cohort.patients(Split.HELD_OUT):
         return Verdict.WARN, f"nobody is held out ({counts} in training)", "evaluations are refused; take in more"

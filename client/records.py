@@ -9,7 +9,8 @@ import hashlib
 import hmac
 import time
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -131,8 +132,7 @@ def change(
         OutputError: The disk does not take it; the register is as it was.
     """
     folder = folder_of(node)
-    private_folder(folder)
-    with locked(folder / "lock", "another command changes the register", patience=_PATIENCE):
+    with unchanging(node):
         before, was = read_register(node, log)
         after = _without_erased(node, make(before))
         if after == before:
@@ -145,6 +145,19 @@ def change(
             sweep_parts(folder / FILE)
             write_bytes(folder / FILE, data, mode=0o600, durable=True)
     return before, after
+
+
+@contextmanager
+def unchanging(node: Node) -> Iterator[None]:
+    """Nobody changes the register meanwhile.
+
+    Raises:
+        RecordError: Another process holds it.
+    """
+    folder = folder_of(node)
+    private_folder(folder)
+    with locked(folder / "lock", "another command changes the register", patience=_PATIENCE):
+        yield
 
 
 def _without_erased(node: Node, register: Register) -> Register:

@@ -49,7 +49,7 @@ class Aftermath:
             hospital takes no further part in those runs. ``retrain``: neither does it, and a signed request to train
             again from the last model before him lies in ``requests``. Where a round was trained without differential
             privacy no epsilon bounds anything, and ``record`` becomes ``stop``.
-        runs: Those runs.
+        runs: Those runs, and those that began with a model of one of them, after him.
         epsilon: Upper bound; None where there is none.
         requests: Files for the coordinator.
     """
@@ -255,7 +255,6 @@ def _finish_erasure(node: Node, log: AuditLog, patient: str) -> Erased:
     traces = lineage.of(patient)
     aftermath = _aftermath(node, patient, traces)
     lineage.forget(patient)
-    _write_manifest(node, log)
     stopped = frozenset(aftermath.runs) if aftermath.policy != "record" else frozenset[str]()
 
     def buried(register: Register) -> Register:
@@ -282,12 +281,14 @@ def _finish_erasure(node: Node, log: AuditLog, patient: str) -> Erased:
             "epsilon": aftermath.epsilon,
         },
     )
+    _write_manifest(node, log)  # of the register as it is from now on
     return Erased(taken_out, aftermath)
 
 
 def _aftermath(node: Node, patient: str, traces: Sequence[Trace]) -> Aftermath:
     trained = [trace.part for trace in traces if trace.part.kind == TRAIN]
-    runs = tuple(sorted({part.run for part in trained}))
+    heirs = Lineage(node).heirs(traces)
+    runs = tuple(sorted({part.run for part in trained} | {run for run, _ in heirs}))
     spent = spent_on(node, traces, trained=bool(trained))
     policy = policy_of(node).after_erasure
     if policy == "record" and spent.epsilon is None:
@@ -297,6 +298,8 @@ def _aftermath(node: Node, patient: str, traces: Sequence[Trace]) -> Aftermath:
         first: dict[tuple[str, str], int] = {}
         for part in trained:
             key = (part.run, part.task)
+            if key in heirs:  # it has no model from before him; the run that it went on from is asked for
+                continue
             first[key] = min(first.get(key, part.round), part.round)
         requests = [
             _request(node, next(part for part in trained if (part.run, part.task) == key), number - 1, patient)

@@ -19,7 +19,7 @@ from client.lineage import EVALUATE, TRAIN, Lineage, Part
 from client.manifest import current, index_digest
 from client.paying import pay, require_no_budget
 from client.policy import Decision, affordable, decide, policy_of
-from client.records import read_register
+from client.records import read_register, unchanging
 from client.scoring import bounded, score
 from client.session import Session
 from client.training.device import computing, device
@@ -51,6 +51,10 @@ from shared.wire import (
 )
 
 RequestT = TypeVar("RequestT", TrainRequest, EvaluateRequest)
+
+
+class _LeftError(Exception):
+    """Somebody said no after it was asked who takes part."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +97,21 @@ class Rounds:
         key = asked_under(session, request)
         before = kept_answer(session, request, key)
         if before is None:
-            reply = act(request)
+            reply = self._settled(request, act)
             keep_answer(session, request, key, reply)
             return reply
         self._allow_again(request.header, training=isinstance(request, TrainRequest))
         facts: dict[str, Scalar] = {"bytes": record_bytes(before), "again": True}
         session.log.append(session.entry(Action.MESSAGE_OUT, Outcome.STARTED, request.header, facts))
         return before
+
+    def _settled(self, request: RequestT, act: Callable[[RequestT], RecordDict]) -> RecordDict:
+        """What ``act`` answers; begun anew where somebody says no while the round is made ready."""
+        while True:
+            try:
+                return act(request)
+            except _LeftError:
+                continue
 
     def _train(self, request: TrainRequest) -> RecordDict:
         session, header = self.session, request.header
@@ -253,20 +265,27 @@ class Rounds:
         return eligible(cohort.patients(split), session.node, purpose=session.charter.purpose, log=session.log)
 
     def _note(self, header: Header, kind: str, patients: Sequence[PatientImages], *, rate: float) -> Part:
-        """Have the lineage know of a round before the log does: so whatever the log names was there."""
+        """Have the lineage know of a round before the log does: so whatever the log names was there.
+
+        Raises:
+            _LeftError: One of the patients may not take part any more.
+        """
         node, charter = self.session.node, self.session.charter
-        index = index_digest(node)
-        return Lineage(node).begin(
-            header,
-            kind,
-            [patient.key for patient in patients],
-            charter=charter,
-            rate=rate,
-            steps=charter.task(header.task).local_steps if kind == TRAIN else 0,
-            dataset=index,
-            manifest=current(node, index, self.session.log),
-            log=self.session.log,
-        )
+        index, keys = index_digest(node), tuple(patient.key for patient in patients)
+        with unchanging(node):  # an erasure comes before this, and is seen, or after it, and sees this round
+            if eligible(keys, node, purpose=charter.purpose, log=self.session.log) != keys:
+                raise _LeftError
+            return Lineage(node).begin(
+                header,
+                kind,
+                keys,
+                charter=charter,
+                rate=rate,
+                steps=charter.task(header.task).local_steps if kind == TRAIN else 0,
+                dataset=index,
+                manifest=current(node, index, self.session.log),
+                log=self.session.log,
+            )
 
     def _shared(
         self, masking: masks.Masking, plan: TaskPlan, bench: _Bench, receipt: Receipt | None

@@ -73,6 +73,18 @@ def lines(statement: "Statement") -> list[str]:
     found.append(f"  manifest of the data set: {statement.manifest or 'not recorded'}")
     hidden = sum(not one.shown for one in statement.quality)
     found.append(f"  groups of held-out patients: {len(statement.quality) - hidden} shown, {hidden} suppressed")
-    found.append(f"  checkpoint of the audit log: {'the newest' if statement.checkpoint else 'none was published'}")
+    found.append(f"  checkpoint of the audit log: {_checkpoint(statement.checkpoint)}")
     found.append(f"  SHA-256 {statement.digest}")
     return found
+
+
+def _checkpoint(text: str) -> str:
+    """A signed note in words: of how many entries, and who put a cosignature under it; nobody's is checked here."""
+    from compliance.verify import Note
+
+    if not text:
+        return "none was published"
+    note = Note.parse(text.encode())
+    origin, size = note.text.split("\n")[:2]
+    names = sorted({name for name, _, _ in note.signatures} - {origin})
+    return f"{console.plural(int(size), 'entry', 'entries')}, cosigned by {', '.join(names) or 'nobody'}"

@@ -1,14 +1,18 @@
 """``fedward node subject``: what a patient asks for, and ``fedward node dataset``: what the hospital's data set is."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.basis_cli import basis_app, consent_app, known
+from client.basis_cli import basis_app, consent_app, known, named
 from shared import console
-from shared.errors import DataError
+from shared.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from client.node import Node
 
 _NODE = "The node's folder, from 'fedward node init'."
 _PATIENT = "Patient ID as the archive has it; with --pseudonym the cohort's name."
@@ -38,15 +42,20 @@ def report_command(
 ) -> None:
     """Print what was done with a patient's data: basis, studies, rounds, models, epsilon, recipients (GDPR Art. 15).
 
-    Exit status 0: printed. 2: no node. 9: a record cannot be read or written.
+    Exit status 0: printed. 2: no node. 4: nothing is known of such a patient, and nothing is printed. 9: a record
+    cannot be read or written.
     """
     from client.node import Node
+    from client.presence import COMPARE, NOTHING, has_any
     from client.rights import resume
     from client.subject_report import report
 
     opened = Node.open(node)
     resume(opened)
-    made = report(opened, known(node, patient, pseudonym=pseudonym))
+    key = named(node, patient, pseudonym=pseudonym)
+    if not has_any(opened, key):
+        raise DataError(f"this patient is {NOTHING}: no report", hint=COMPARE)
+    made = report(opened, key)
     if as_json:
         console.emit_json(dict(made.body))
         return
@@ -112,29 +121,43 @@ def erase_command(
     patient: Annotated[str, typer.Argument(metavar="PATIENT", help=_PATIENT)],
     *,
     who: Annotated[str, typer.Option(help=_WHO)],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed where there is no terminal.")] = False,
+    unknown: Annotated[
+        bool, typer.Option("--unknown", help="Also one of whom nothing is known: keep him out before he comes.")
+    ] = False,
     pseudonym: Annotated[bool, typer.Option("--pseudonym", help=_PSEUDONYM)] = False,
     as_json: Annotated[bool, typer.Option("--json", help=_JSON)] = False,
 ) -> None:
     """Delete what the node has of a patient, and never take him in again (GDPR Art. 17, PIPL Art. 47).
 
+    Nobody can undo it, so it asks at the terminal. A patient of whom nothing is known needs --unknown.
+
     For the runs that he could be drawn in, policy.toml ([erasure] after) decides: record epsilon, stop, or retrain.
     An erasure that was broken off is finished by the next command about a patient, and by the next ingest.
 
-    Exit status 0: erased. 2: no node. 9: an ingest runs, or a record cannot be read or written: he takes no part
-    meanwhile.
+    Exit status 0: erased. 2: no node, or not confirmed. 4: nothing is known of such a patient. 9: an ingest runs, or a
+    record cannot be read or written: he takes no part meanwhile.
     """
     from client.node import Node
+    from client.presence import erased_on
     from client.rights import erase, resume
 
     opened = Node.open(node)
     resume(opened)
-    done = erase(opened, known(node, patient, pseudonym=pseudonym), who=who)
+    key = named(node, patient, pseudonym=pseudonym)
+    day = erased_on(opened, key)
+    if day is None:
+        _sure(opened, key, unknown=unknown, yes=yes)
+    done = erase(opened, key, who=who)
     if as_json:
         after = done and {**asdict(done.aftermath), "requests": [str(one) for one in done.aftermath.requests]}
-        console.emit_json({"erased": True, "taken_out": done and asdict(done.taken_out), "after": after})
+        on = day or erased_on(opened, key)
+        console.emit_json(
+            {"erased": True, "on": on and on.isoformat(), "taken_out": done and asdict(done.taken_out), "after": after}
+        )
         return
     if done is None:
-        console.say("erased; nothing of this patient is here")
+        console.say(f"this patient was erased{f' on {day}' if day else ''}; nothing of him is here")
         return
     out, after_all = done.taken_out, done.aftermath
     console.say(f"deleted: {out.cached} cached studies, {out.released} released files, {out.held} files that waited")
@@ -145,6 +168,26 @@ def erase_command(
     console.say(f"runs that the patient could be drawn in: {runs}; {bound}; policy: {after_all.policy}")
     for path in after_all.requests:
         console.say(f"send this request to the coordinator: {path}")
+
+
+def _at_a_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _sure(node: "Node", patient: str, *, unknown: bool, yes: bool) -> None:
+    """See that an erasure is of somebody, and that a person means it."""
+    from client.presence import COMPARE, NOTHING, has_any
+
+    if not unknown and not has_any(node, patient):
+        raise DataError(
+            f"this patient is {NOTHING}: nothing was erased", hint=f"{COMPARE}, or keep him out with --unknown"
+        )
+    if yes:
+        return
+    if not _at_a_terminal():
+        raise UsageError("nobody confirms that this patient is to be erased", hint="no one can undo it; give --yes")
+    if not typer.confirm(f"erase {patient} for ever, and keep him out?", err=True):
+        raise UsageError("not confirmed: nothing was erased", hint="answer y, or give --yes")
 
 
 @dataset_app.command("write")
@@ -188,15 +231,15 @@ def dataset_show(
     made = found if found is not None and written else make_manifest(opened, cohort)
     mixed = Lineage(opened).mixed()
     wrong = checked(opened, cohort) if check else []
-    facts = {"sha256": made.digest, "written": written, "frozen_split": mixed == 0, "wrong_studies": len(wrong)}
-    body = made.for_others() if others else dict(made.body)
+    # The time is inside: of one that is not written there is another digest at each call.
+    digest = made.digest if written else None
+    facts = {"sha256": digest, "written": written, "frozen_split": mixed == 0, "wrong_studies": len(wrong)}
+    body = made.for_others() | {"manifest_sha256": digest} if others else dict(made.body)
     if as_json:
         console.emit_json({**facts, "manifest": body})
     else:
         console.say(text.dumps(body, indent=1, ensure_ascii=False))
-        console.say(
-            f"digest {made.digest}, {'as written' if written else 'not written yet: fedward node dataset write'}"
-        )
+        console.say(f"digest {digest}, as written" if digest else "not written yet: fedward node dataset write")
         console.say(f"test patients that were ever trained on: {mixed}")
     if mixed or wrong:
         raise DataError(

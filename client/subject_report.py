@@ -14,11 +14,20 @@ from client.records import read_register, tombstone
 from client.rights import side_of, spent_on
 from client.splits import Split
 from compliance.log import Action, Entry, Outcome
+from shared.console import plural
 
 CATEGORIES: Final = "medical images of the studies below, de-identified; derived tensors; this register of rights"
 RETENTION: Final = (
     "images and index: until they are erased or the data set ends; audit log: at least six years (45 CFR "
     "164.316(b)(2)(i)), with a keyed digest in the place of the patient"
+)
+RIGHTS: Final = (
+    "to ask this hospital for rectification or erasure of these data, for restriction of their processing, and to "
+    "object to it (GDPR Art. 15(1)(e)); to complain to a supervisory authority (Art. 15(1)(f))"
+)
+CONTACT: Final = (
+    "not recorded here; before this report is handed on, a person adds whom at the hospital to ask, and which "
+    "authority is competent"
 )
 CANNOT: Final = (
     "models that were trained are not anonymous, and nobody can take one patient out of them; the coordinator and "
@@ -51,7 +60,7 @@ class SubjectReport:
             *_rows(body["taken_in"], "taken in on {day} from {source}"),
             "",
             "Rounds in which the patient could be drawn",
-            *_rows(body["rounds"], "{time} {kind} {federation} {run} {task} round {round}: {drawn}"),
+            *_rows(body["rounds"], "{time}: {act} of {task}, round {round}: {drawn} (run {run} of {federation})"),
             "",
             f"Privacy spent: {_epsilon(body['privacy'])}",
             "",
@@ -62,6 +71,8 @@ class SubjectReport:
             *_rows(body["recipients"], "{name} ({role}) {country}"),
             "",
             f"Kept: {body['retention']}",
+            f"Rights: {body['rights']}",
+            f"Contact: {body['contact']}",
             f"Not shown: {body['cannot']}",
         ]
         return [line.rstrip() for line in said]
@@ -96,7 +107,7 @@ def _body(node: Node, patient: str, *, why: str) -> dict[str, Any]:
         "site": node.site,
         "purpose": node.purpose,
         "pseudonym": patient,
-        "state": f"erased on {erased.isoformat()}" if erased else f"takes no part: {why}" if why else "takes part",
+        "state": f"erased on {erased.isoformat()}" if erased else _state(why, present=side is not None),
         "holds": sorted(hold.value for hold in register.of(patient).holds),
         "categories": CATEGORIES,
         "bases": _bases(node, patient),
@@ -112,6 +123,7 @@ def _body(node: Node, patient: str, *, why: str) -> dict[str, Any]:
         "rounds": [
             {
                 **{name: getattr(one.part, name) for name in _SHOWN},
+                "act": "training" if one.part.kind == TRAIN else "test",
                 "drawn": _drawn(one.part.kind, one.drawn),
             }
             for one in traces
@@ -124,10 +136,21 @@ def _body(node: Node, patient: str, *, why: str) -> dict[str, Any]:
             "rounds_without_privacy": spent.uncovered,
             "charges_not_in_lineage": spent.unknown,
         },
-        "recipients": lineage.recipients({trace.part.charter for trace in traces}),
+        "recipients": [
+            one
+            for one in lineage.recipients({trace.part.charter for trace in traces})
+            if (one["role"], one["name"]) != ("member", node.site)
+        ],
+        "rights": RIGHTS,
+        "contact": CONTACT,
         "retention": RETENTION,
         "cannot": CANNOT,
     }
+
+
+def _state(why: str, *, present: bool) -> str:
+    said = f"takes no part: {why}" if why else "takes part"
+    return said if present else f"not in the cohort; {said if why else 'would take part if he came'}"
 
 
 _SHOWN: Final = ("time", "kind", "federation", "charter", "run", "task", "round", "attempt", "model", "manifest")
@@ -178,7 +201,7 @@ def _studies(node: Node, patient: str) -> int:
 def _drawn(kind: str, count: int | None) -> str:
     if kind != TRAIN:
         return "evaluated on"
-    return "whether drawn is not known" if count is None else f"drawn in {count} steps"
+    return "whether drawn is not known" if count is None else f"drawn in {plural(count, 'step')}"
 
 
 def _rows(rows: list[dict[str, Any]], form: str) -> list[str]:
@@ -187,7 +210,8 @@ def _rows(rows: list[dict[str, Any]], form: str) -> list[str]:
 
 def _epsilon(privacy: Mapping[str, Any]) -> str:
     if privacy["rounds_without_privacy"]:
-        return f"no bound: {privacy['rounds_without_privacy']} rounds without differential privacy"
+        return f"no bound: {plural(privacy['rounds_without_privacy'], 'round')} without differential privacy"
     if privacy["epsilon"] is None:
         return "no finite epsilon can be shown"
-    return f"epsilon at most {privacy['epsilon']:.3f} at delta {privacy['delta']:g}, of {privacy['charges']} charges"
+    spent = f"epsilon at most {privacy['epsilon']:.3f} at delta {privacy['delta']:g}"
+    return f"{spent}, of {plural(privacy['charges'], 'charge')}"

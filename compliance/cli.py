@@ -9,9 +9,11 @@ import typer
 
 from compliance import export_cli, hold_cli, witness_cli
 from compliance.checking import Checked, audit_folder, check, key_of, reading_trail
+from compliance.log import entries
 from compliance.note import parse_key
 from compliance.place import Place, establish
-from compliance.trail import LOG
+from compliance.standing import members_keys
+from compliance.trail import LOG, Trail
 from compliance.verify import COSIGNATURE, ED25519, LIMITS, Key, leaf_hash
 from shared.console import emit_json, plural, say
 from shared.errors import RecordError, UsageError
@@ -45,6 +47,8 @@ def verify_logs(
 
     A bare log without checkpoints shows only that nothing inside it was altered, dropped or reordered since: not that
     the end was not cut off, nor that the whole was not written anew. Compare the printed head with one noted elsewhere.
+    Cosignatures are checked by the keys of --witness; without them, in a member's folder, by those that its own
+    federation vouches for.
     """
     keys = [parse_key(text, COSIGNATURE) for text in witness or ()]
     own = None if log_key is None else parse_key(log_key, ED25519)
@@ -53,7 +57,10 @@ def verify_logs(
     paths = {str(path): audit_folder(path) / LOG if path.is_dir() else path for path in logs}
     if missing := next((path for path in paths.values() if not path.is_file()), None):
         raise UsageError(f"there is no audit log {missing}", hint="name a log.jsonl, or the audit.jsonl of a report")
-    found = {given: check(path, key_of(path.parent, own, charter), keys, quorum) for given, path in paths.items()}
+    found = {}
+    for given, path in paths.items():
+        theirs = keys or (() if path == Path(given) else members_keys(Path(given)))
+        found[given] = check(path, key_of(path.parent, own, charter), theirs, quorum)
     if empty := next((path for path, one in found.items() if not one.entries), None):
         raise RecordError(
             f"{empty} holds not one whole entry: it is no audit log, or one that was emptied",
@@ -62,8 +69,8 @@ def verify_logs(
     if json:
         emit_json({path: one.as_json() for path, one in found.items()})
         return
-    for path, one in found.items():
-        _tell(path, one)
+    for given, one in found.items():
+        _tell(given, one)
     if any(one.published for one in found.values()):
         for line in LIMITS:
             say(line)
@@ -100,11 +107,16 @@ def prove(
     log_key: Annotated[str | None, _LOG_KEY] = None,
     json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Prove that an entry stands in the log as it was published, for somebody who sees nothing else of the log."""
+    """Prove that an entry stands in the log as it was published, for somebody who sees nothing else of the log.
+
+    Exit status 0: proved. 2: the log has no such entry, or none that is published yet. 9: the log does not verify.
+    """
     trail = reading_trail(folder, None if log_key is None else parse_key(log_key, ED25519))
     if size is None:
         newest = trail.newest()
         size = newest.size if newest else 0
+    if size:
+        _require_published(trail, entry, size)
     proof, line, signed = trail.inclusion(entry, size), trail.line(entry), trail.at(size)
     trail.require_leaf(entry, line)
     hashes = [base64.b64encode(one).decode() for one in proof]
@@ -117,6 +129,19 @@ def prove(
     for one in hashes:
         say(f"  {one}")
     say(signed.raw.decode().rstrip("\n"))
+
+
+def _require_published(trail: Trail, entry: int, size: int) -> None:
+    if entry < size:
+        return
+    log = trail.folder / LOG
+    total = sum(1 for _ in entries(log)) if log.exists() else 0
+    if entry >= total:
+        raise UsageError(f"there is no entry {entry} in a log of {total}", hint="entries count from 0")
+    raise UsageError(
+        f"entry {entry} is in no checkpoint of {plural(size, 'entry', 'entries')} yet",
+        hint="wait for the next checkpoint, or publish one with 'audit checkpoints NODE --publish'",
+    )
 
 
 @app.command()

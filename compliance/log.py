@@ -72,6 +72,7 @@ class Action(StrEnum):
     DATASET_MANIFEST = "dataset.manifest"
     STATEMENT = "statement"
     MODEL_RELEASE = "model.release"
+    ENHANCE = "enhance"
 
 
 class Outcome(StrEnum):

@@ -10,15 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from compliance.checking import Checked, Known, check
+from compliance.checking import Checked, Known, audit_folder, check
 from compliance.checkpoint import Quorum
 from compliance.endorse import FILE, Endorsement
 from compliance.exchange import believed
+from compliance.party import party_in
 from compliance.shown import KNOWN, Vouch, newest_witnessed, reached
 from compliance.trail import LOG, NEWEST, PUBLISHED, Trail
-from compliance.verify import cosigners
+from compliance.verify import Key, cosigners
 from compliance.witness import FOLDER, split_logs
-from shared.errors import RecordError
+from shared.errors import RecordError, UsageError
 
 UNKNOWN_KEY: Final = "nothing here says whose key signed it"
 
@@ -44,6 +45,22 @@ class Standing:
     when: datetime | None = None
     split: tuple[str, ...] = ()
     unchecked: str = ""
+
+
+def members_keys(folder: Path) -> tuple[Key, ...]:
+    """The witness keys that the federation of the party in ``folder`` vouches for; none where nobody can say.
+
+    Raises:
+        FedwardError: The party's charter or an endorsement is damaged.
+    """
+    audit = audit_folder(folder)
+    try:
+        party = party_in(audit.parent)
+    except UsageError:
+        return ()  # a log by itself
+    if party.vouch is None or not (audit / FILE).exists():
+        return ()
+    return party.vouch([*believed(audit / KNOWN).values(), Endorsement.load(audit / FILE)]).sites
 
 
 def standing(audit: Path, vouch: Vouch | None, needed: int | None = None, *, now: datetime | None = None) -> Standing:

@@ -13,6 +13,7 @@ from compliance.place import Place
 from compliance.witness import Decision, InconsistentError, Witness
 from shared.charter import Charter
 from shared.console import emit_json, plural, say
+from shared.errors import UsageError
 
 _JSON: Final = typer.Option("--json", help="Print JSON.")
 _AUDIT: Final = typer.Argument(help="The folder of a node or a coordinator, or its audit/ folder.")
@@ -61,6 +62,8 @@ def bring(
     Exit 9 where it does not go on from that: the evidence is kept in audit/witness/evidence and an alert is written.
     """
     place, given = Place.open(node), Offer.load(file)
+    if given.endorsement.get("origin") == place.endorsement.origin:
+        raise UsageError(f"{file} is of this node's own log", hint="export it for the other members: they witness it")
     key, _ = given.keys(place.charter(charter))
     witness = Witness(place.witness_folder, place.signer, {key.name: key})
     witness.recall(entries(place.log) if place.log.exists() else ())

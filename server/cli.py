@@ -24,28 +24,35 @@ mount_release(app)
 
 @app.command()
 def show(
-    run: Annotated[Path, typer.Argument(help="Folder of a run: anywhere above its history.json files.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's folder, or that of a simulation's.")],
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Name of the run.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what the record of RUN says: per task the rounds, who answered, who did not, and why it ended."""
+    from server.runs import checked
+
+    runs = folder / "runs" if (folder / "runs").is_dir() else folder  # a simulation's are in its federation/
+    run = runs / checked(name)
     if not run.is_dir():
-        raise UsageError(f"there is no folder {run}", hint="name the folder of a run")
+        raise UsageError(
+            f"there is no run {name} in {runs}", hint="give DIR and RUN, as 'fedward server status' has them"
+        )
     histories = {str(path.parent.relative_to(run)): _read(path) for path in sorted(run.rglob(HISTORY))}
     if not histories:
         raise DataError(f"{run} holds no {HISTORY}", hint="give the folder of a run")
     if json:
         emit_json(histories)
         return
-    for folder, history in histories.items():
+    for place, history in histories.items():
         for line in describe(history):
-            say(line if folder == "." else f"{folder}: {line}")
+            say(f"{history['task'] if place == '.' else place}: {line}")
 
 
 def describe(history: Mapping[str, Any]) -> list[str]:
     """A history in a few lines for people."""
     rounds = [one for one in history["rounds"] if one["train"]]
     seconds = sum(one["seconds"] for one in history["rounds"])
-    head = f"{history['task']}, run {history['run']} of {history['federation']}: {history['outcome']}"
+    head = f"run {history['run']} of {history['federation']}: {history['outcome']}"
     lines = [
         f"{head}, {plural(len(rounds), 'round')} in {seconds:.1f} s"
         + (f"; {history['error']}" if history["error"] else "")

@@ -151,6 +151,7 @@ def retrain(
     from server.coordinator import Coordinator
     from server.flower_line import Line
     from server.retrain import prepare
+    from server.runs import RunFolder
     from server.starting import check, free, launch, ready, register
     from shared.charter import Charter
     from shared.retraining import Retraining
@@ -160,9 +161,9 @@ def retrain(
     ready(coordinator)
     with Line(coordinator) as line:
         free(line)
-        made = prepare(coordinator, asked, name=name, anyway=anyway)
-        plan = Charter.load(made.charter_path)
+        plan = Charter.load(RunFolder.open(coordinator, asked.run).charter_path)
         check(coordinator, plan)
+        made = prepare(coordinator, asked, name=name, anyway=anyway)
         register(coordinator, plan, line)
         _after(coordinator, launch(made, line), line, detach=detach)
 

@@ -51,7 +51,7 @@ def prepare(
         )
     if old.outcome() is None:
         raise UsageError(f"the run {old.name} has not ended", hint="stop it first with 'fedward server stop'")
-    path = _clean(old.path / request.task / KEPT, request.clean_round)
+    state, identity = kept_round(_clean(old.path / request.task / KEPT, request.clean_round))
     with AuditLog(coordinator.log_path, site="coordinator", purpose=charter.purpose, subject_key=b"") as log:
         text = old.charter_path.read_bytes()
         made = RunFolder.create(coordinator, charter, text, name=name).alone(request.task)
@@ -63,7 +63,6 @@ def prepare(
             "anyway": anyway,
         }
         with log.act(Entry(Action.RUN_START, Outcome.STARTED, run=made.name, detail={**facts, "retrain": True})):
-            state, identity = kept_round(path)
             place = made.path / request.task
             checkpoint = Checkpoint(place / CHECKPOINT, {**identity, "run": made.name}, kept=place / KEPT)
             # Keys are agreed on anew, and who declined the old run is asked again.

@@ -11,6 +11,7 @@ from typing import Any, Final
 from shared.bundle import digest
 from shared.charter import Charter, TaskPlan
 from shared.charter_check import cautions, needed
+from shared.console import plural
 from shared.identity import fingerprint, grouped
 from shared.noise_shares import NoisePlan
 from shared.secagg.codec import Codec
@@ -156,11 +157,13 @@ def _members(charter: Charter, site: str) -> Section:
 
 
 def _task(plan: TaskPlan) -> str:
+    every = "round" if plan.evaluate_every == 1 else f"{plan.evaluate_every} rounds"
     pull = f", FedProx with mu {plan.proximal:g}" if plan.proximal else ""
     return (
-        f"{plan.name}: {plan.rounds} rounds; at each hospital {plan.local_steps} steps of {plan.local_optimizer} at "
+        f"{plan.name}: {plural(plan.rounds, 'round')}; at each hospital {plural(plan.local_steps, 'step')} of "
+        f"{plan.local_optimizer} at "
         f"rate {plan.local_lr:g}{pull}; at the coordinator {plan.server_optimizer} at rate {plan.server_lr:g}; "
-        f"an evaluation every {plan.evaluate_every} rounds; {_network(plan)}"
+        f"an evaluation every {every}; {_network(plan)}"
     )
 
 

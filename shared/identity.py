@@ -76,7 +76,8 @@ def same_fingerprint(heard: str, public: bytes) -> bool:
     if not re.fullmatch(rf"[0-9a-f]{{{_DIGITS}}}", digits):
         raise UsageError(
             "a fingerprint has 8 groups of 4 hexadecimal digits",
-            hint="ask for all of them: 'fedward node fingerprint NODE' prints them at the hospital",
+            hint="give all of them, without the name before them: 'fedward node fingerprint NODE' prints them at the "
+            "hospital",
         )
     return digits == fingerprint(public).replace(" ", "")
 

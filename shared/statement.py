@@ -152,7 +152,8 @@ class Statement:
             found = form.statement()
             canonical = canonical_json(parse_json(raw)) == raw == found.to_bytes()
         except ValidationError as error:
-            raise ProtocolError(f"{where} is no statement: {first_fault(error)}", hint=_AGAIN) from error
+            what = "it is a request to join" if _is_request(raw) else first_fault(error)
+            raise ProtocolError(f"{where} is no statement: {what}", hint=_AGAIN) from error
         except ValueError as error:
             raise ProtocolError(f"{where} is no statement: a value has no such form", hint=_AGAIN) from error
         if not canonical:
@@ -268,3 +269,12 @@ class _Form(BaseModel):
 def shown(count: int) -> int | str:
     """A number of patients as others may see it: rounded down to tens, suppressed where it is small."""
     return SUPPRESSED if count < LEAST else count - count % 10
+
+
+def _is_request(raw: bytes) -> bool:
+    """Whether it looks like a hospital's request to join: both files are a hospital's, often of the same name."""
+    try:
+        found = parse_json(raw)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.keys() >= {"site", "public_key", "purpose", "created"}

@@ -16,12 +16,12 @@ from pydicom import dcmread
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID
 
 UNREADABLE = (
-    ArithmeticError, AttributeError, InvalidDicomError, LookupError, NotImplementedError, OSError, EOFError,
-    RecursionError, TypeError, ValueError, struct.error, zlib.error,
+    ArithmeticError, AttributeError, BytesLengthException, InvalidDicomError, LookupError, NotImplementedError, OSError,
+    EOFError, RecursionError, TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
 """What pydicom raises on bytes that it does not understand."""
 

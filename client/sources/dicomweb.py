@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import requests
 from dicomweb_client.api import DICOMwebClient
+from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 
 from client.sources.credentials import Credentials
@@ -117,6 +118,17 @@ class DicomWeb:
             intake.put(_single_part(answer, self.name), asked=one.uid)
         if withheld:
             raise withheld
+
+    def store(self, dataset: Dataset) -> bool:
+        """Send an instance (STOW-RS, PS3.18 10.5); False where the service names it among those that failed.
+
+        Raises:
+            UnreachableError: No answer, or the service is busy.
+            ProtocolError: It refuses.
+        """
+        with _network_errors(self.name):
+            answer = self._client.store_instances([dataset])
+        return not answer.get("FailedSOPSequence")
 
     def problems(self) -> Sequence[Problem]:
         """See :meth:`client.sources.source.Source.problems`."""

@@ -34,11 +34,11 @@ def test_a_table_is_read(tmp_path: Path) -> None:
         HEAD + "007,given,research|teaching,2026-01-02,2026-12-31,\n"
         '"Müller, 8",withdrawn,,2026-02-03,,\n009,Given,,2026-01-02,,"PIPL 13(1)(1), 29"\n',
     )
-    assert [(one.line, one.patient_id, one.purpose, one.decision.choice) for one in rows] == [
-        (2, "007", "research", Choice.GIVEN),
-        (2, "007", "teaching", Choice.GIVEN),
-        (3, "Müller, 8", ALL, Choice.WITHDRAWN),
-        (4, "009", "research", Choice.GIVEN),
+    assert [(one.where, one.patient_id, one.purpose, one.decision.choice) for one in rows] == [
+        ("line 2", "007", "research", Choice.GIVEN),
+        ("line 2", "007", "teaching", Choice.GIVEN),
+        ("line 3", "Müller, 8", ALL, Choice.WITHDRAWN),
+        ("line 4", "009", "research", Choice.GIVEN),
     ]
     assert rows[0].decision.until == date(2026, 12, 31)
     assert str(rows[3].decision.basis) == "PIPL 13(1)(1), 29"
@@ -63,6 +63,10 @@ def test_tables_of_spreadsheets_are_read(tmp_path: Path, delimiter: str) -> None
         (HEAD + "1,given,,2026-01-02,,consent\n", "line 2: basis is no lawful basis"),
         (HEAD + "1,given,*,2026-01-02,,\n", "line 2: a consent is for a purpose"),
         (HEAD + "1,given,,2027-01-02,,\n", "line 2: the date lies in the future"),
+        (
+            HEAD + "1,yes,,2026-01-02,,\n2,given,,2027-01-02,,\n,given,,2026-01-02,,\n",
+            "line 2: decision is not one of given, withdrawn, refused; line 3: the date lies in the future; line 4: ",
+        ),
         (HEAD + "\n1,given,,2026-01-02,,\n\n1,refused,research,2026-01-02,,\n", "line 5: says otherwise than line 3"),
         (HEAD + '1,"given,,2026-01-02,,\n', "line 2: no CSV"),
         ("patient,decision,date\n", "line 1: the column patient_id is missing"),

@@ -219,6 +219,9 @@ def test_too_few_patients_by_the_charter_and_by_the_policy(ready: Ready) -> None
     (ready.folder / "policy.toml").write_text("min_patients = 5")
     found = ready.look()["cohort"]
     assert "toy 4; 5 are needed" in found.what
+    assert found.mend == "take in more with 'fedward node ingest'"
+    withdraw(ready.node, "PATIENT-H1-1")
+    assert "1 patient in training may not take part (see consent)" in ready.look()["cohort"].mend
     (ready.folder / "policy.toml").unlink()
     ready.agree(min_patients=9)
     assert ready.look()["cohort"].exit_code == 4

@@ -86,11 +86,28 @@ def test_a_report_has_all_that_is_known(node: Node) -> None:
     assert body["privacy"]["epsilon"] > 0
     assert body["taken_in"] == [{"day": datetime.now(UTC).date().isoformat(), "source": "folder"}]
     text = "\n".join(made.lines)
-    for word in ("GDPR Art. 15", "PIPL Art. 45", "run-1", "round 2", "epsilon at most", PATIENT):
+    for word in (
+        "GDPR Art. 15",
+        "PIPL Art. 45",
+        "run-1",
+        "round 2",
+        "epsilon at most",
+        PATIENT,
+        "supervisory authority",
+        "a person adds",
+    ):
         assert word in text
     assert "PATIENT-H1-2" not in text + json.dumps(body)
+    assert "training of toy, round 2: drawn in" in text
+    assert "1 steps" not in text
     assert toy.log_rows(node.folder)[-1]["action"] == "rights.report"
     assert PATIENT not in (node.folder / "audit" / "log.jsonl").read_text()
+
+
+def test_the_hospital_itself_is_no_recipient(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    parties = [{"name": name, "role": role, "country": "DE"} for name, role in (("H1", "member"), ("H2", "member"))]
+    monkeypatch.setattr(Lineage, "recipients", lambda *_: parties)
+    assert [one["name"] for one in report(node, PATIENT).body["recipients"]] == ["H2"]
 
 
 def test_nothing_is_spent_on_somebody_who_is_only_tested_on(node: Node) -> None:
@@ -142,7 +159,7 @@ def test_an_erased_patient_is_nowhere_and_his_rounds_are_marked(node: Node) -> N
     assert side_of(node, PATIENT) is None
     assert [trace.part.round for trace in Lineage(node).of(PATIENT)] == [1, 2], "known by the keyed digest"
     assert eligible((PATIENT, "PATIENT-H1-2"), node) == ("PATIENT-H1-2",)
-    last = toy.log_rows(node.folder)[-1]
+    last = next(row for row in reversed(toy.log_rows(node.folder)) if row["action"] == "rights.erase")
     assert (last["action"], last["outcome"], last["detail"]["step"]) == ("rights.erase", "ok", "done")
     assert last["detail"]["epsilon"] == pytest.approx(done.aftermath.epsilon)
     assert erase(node, PATIENT, who="Ada") is None

@@ -20,6 +20,7 @@ from client.cli import app
 from client.ledger import Ledger
 from client.node import Node
 from client.statement import make_statement, part_of, write_statement
+from client.statement_cli import lines
 from client.training import accounting
 from client.training.accounting import Mechanism
 from client.uncovered import uncovered
@@ -201,6 +202,9 @@ def test_the_newest_checkpoint_goes_along_with_what_vouches_for_it(ended: Ended)
     note = Note.parse(made.checkpoint.encode())
     assert signed_checkpoint(note, key).size == 7
     assert len(note.signatures) == 3
+    (said,) = (line for line in lines(made) if "checkpoint of the audit log" in line)
+    assert "7 entries, cosigned by" in said
+    assert said.count("fedward/H") == 2, "by the two others"
     (ended.node("H1").folder / "audit" / "checkpoint").write_bytes(b"damaged")
     with pytest.raises(RecordError):
         make_statement(ended.node("H1"), RUN)

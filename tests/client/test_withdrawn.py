@@ -4,16 +4,19 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from client.app import close_sessions
 from client.consenting import withdraw
 from client.ledger_file import read_book
-from client.lineage import EVALUATE, TRAIN, Lineage
+from client.lineage import EVALUATE, TRAIN, Lineage, Part
 from client.manifest import write_manifest
 from client.node import Node
-from client.rights import restrict
+from client.rights import erase, restrict
+from client.rounds import Rounds
+from client.splits import Split
 from shared.wire import EvaluateRequest, TrainReply, kind_of
 from tests.client import test_app as apps
 from tests.client.opened import opened
@@ -159,3 +162,24 @@ def test_nobody_who_was_tested_on_is_trained_on_though_the_index_was_changed(nod
     assert "evaluate" in done
     assert not {"train", "privacy.charge"} & set(done)
     assert Lineage(node).mixed() == 0
+
+
+@pytest.mark.control("GDPR-17-erasure")
+@pytest.mark.parametrize("act", [withdraw, lambda node, who: erase(node, who, who="Ada")], ids=["withdrawn", "erased"])
+def test_whoever_says_no_while_a_round_is_made_ready_is_not_in_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch, act: Any
+) -> None:
+    """After it was asked who takes part, and before the lineage has the round: an erasure would not find it."""
+    who, *others = node.cohort.patients(Split.TRAIN)
+    begin, acts, there = Rounds._note, [act], 1 + len(others)
+
+    def note(self: Rounds, *words: Any, **options: Any) -> Part:
+        if acts:
+            acts.pop()(node, who)
+        return begin(self, *words, **options)
+
+    monkeypatch.setattr(Rounds, "_note", note)
+    train(node)
+    assert Lineage(node).of(who) == ()
+    assert [part.round for part in Lineage(node).parts()] == [1]
+    assert begun(node)[-1]["patients"] == there - 1

@@ -130,7 +130,10 @@ def test_the_whole_way_by_files_to_a_log_that_two_others_witnessed(tmp_path: Pat
     found = as_json("verify", first.folder, *named, "--quorum", "2")[str(first.folder)]
     assert (found["published"], found["witnessed"], found["unwitnessed"]) == (8, 5, 3)
     assert as_json("verify", first.folder, *named, "--quorum", "1")[str(first.folder)]["witnessed"] == 8
-    assert second.signer.name in told("verify", first.folder)
+    assert f"cosignatures of {second.signer.name}, not checked" in told("verify", first.folder)
+    (first.audit / "known").mkdir()
+    shutil.copy(second.audit / "endorsement.json", first.audit / "known" / "H2.json")  # as the exchange keeps it
+    assert f"8 entries witnessed by {second.signer.name}; 0 behind" in told("verify", first.folder)
 
     # and with the one file alone, as an auditor would
     raw = (first.audit / "checkpoint").read_bytes()
@@ -150,6 +153,7 @@ def test_a_witness_that_knows_more_or_less_is_asked_again(tmp_path: Path, sites:
     assert as_json("witness", "export", first.folder, "--to", tmp_path / "b.json")["from"] == [0]
     answer = as_json("witness", "import", second.folder, tmp_path / "b.json")
     assert (answer["cosigned"], answer["have"]) == (False, 5)
+    assert "this node's own log" in refused(2, "witness", "import", first.folder, tmp_path / "b.json")
     assert "export again with --have 5" in str(run("witness", "collect", first.folder, answer["file"]).exception)
     told("witness", "export", first.folder, "--to", tmp_path / "c.json", "--have", "5")
     answer = as_json("witness", "import", second.folder, tmp_path / "c.json")
@@ -227,7 +231,10 @@ def test_an_entry_is_proved_to_somebody_who_sees_nothing_else(tmp_path: Path, si
     leaf = verifier.leaf_hash(found["entry"].encode())
     assert verifier.root_from_inclusion(3, signed.size, leaf, proof) == signed.root
     assert "stands in its 5 entries" in told("prove", first.folder, 3)
-    assert "there is no entry 5" in refused(9, "prove", first.folder, 5)
+    act(first)
+    waiting = refused(2, "prove", first.folder, 5)
+    assert "entry 5 is in no checkpoint of 5 entries yet" in waiting
+    assert "there is no entry 99 in a log of" in refused(2, "prove", first.folder, 99)
     refused(2, "prove", tmp_path, 0)
 
 

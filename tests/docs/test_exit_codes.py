@@ -80,7 +80,7 @@ def test_every_error_stands_in_the_table_with_its_code() -> None:
         "node join {node} {}.toml",
         "server approve {}.toml {} --fingerprint A",
         "server release {} run --out {out}",
-        "server show {}",
+        "server show {} run",
         "simulate {}.toml --out {out}",
     ],
 )
@@ -97,7 +97,9 @@ def test_what_is_named_and_not_there_is_wrong_use_in_every_command(tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("words", ["node deidentify {} {}.out", "server show {}", "node review {} {}.out --reviewer R"])
+@pytest.mark.parametrize(
+    "words", ["node deidentify {} {}.out", "server show {}/.. empty", "node review {} {}.out --reviewer R"]
+)
 def test_what_is_there_and_holds_nothing_of_use_is_no_wrong_use(tmp_path: Path, words: str) -> None:
     folder, key = tmp_path / "empty", tmp_path / "fedward-deid.key"
     folder.mkdir()

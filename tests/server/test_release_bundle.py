@@ -177,6 +177,9 @@ def test_statements_that_do_not_belong_are_refused_before_anything_is_written(
     (tmp_path / "broken").write_bytes(own.read_bytes()[:-1])
     with pytest.raises(ProtocolError, match="is no statement"):
         release(made.coordinator, replace(order, statements=(tmp_path / "broken",)))
+    (tmp_path / "request").write_text('{"site": "H1", "public_key": "", "purpose": "", "created": ""}')
+    with pytest.raises(ProtocolError, match="it is a request to join"):
+        release(made.coordinator, replace(order, statements=(tmp_path / "request",)))
     assert not (tmp_path / "out").exists()
     own.unlink()
 

@@ -13,6 +13,7 @@ from client.app import close_sessions
 from client.eligible import eligible
 from client.lineage import Lineage
 from client.node import Node
+from client.records import read_register
 from client.rights import erase, restrict
 from server.app import Settings, run_tasks
 from server.checkpoint import kept_round
@@ -79,9 +80,9 @@ def begun(federation: Federation, coordinator: Coordinator) -> tuple[RunFolder, 
     return run, carry_out(federation, coordinator, run, on_round=comes)
 
 
-def asked(node: Node) -> Retraining:
+def asked(node: Node, patient: str = PATIENT) -> Retraining:
     (node.folder / "policy.toml").write_text('[erasure]\nafter = "retrain"\n')
-    done = erase(node, PATIENT, who="Ada")
+    done = erase(node, patient, who="Ada")
     assert done is not None
     (path,) = done.aftermath.requests
     return Retraining.read(path)
@@ -112,6 +113,42 @@ def test_a_task_is_trained_again_from_the_last_model_before_the_patient(
     assert eligible((PATIENT,), node) == ()
     assert not (again.path / "toy" / "checkpoint").exists()
     assert (run.path / "toy" / "model.safetensors").exists(), "the old model is for people to withdraw"
+
+
+@pytest.mark.control("GDPR-17-erasure")
+def test_a_run_that_went_on_from_a_patients_model_is_known_to_have_him(
+    federation: Federation, coordinator: Coordinator
+) -> None:
+    """The second run is told of no round of his before its own; the model that it began with is."""
+    node = federation.node("H1")
+    _, first = begun(federation, coordinator)
+    second = carry_out(federation, coordinator, prepare(coordinator, asked(node), name="run-2", anyway=True))
+    earlier = "PATIENT-H1-2"
+    traces = Lineage(node).of(earlier)
+    assert {(trace.part.run, trace.part.round) for trace in traces if trace.part.kind == "train"} == {
+        *(("run-1", number) for number in (1, 2, 3)),
+        *(("run-2", number) for number in (2, 3)),
+    }
+    models = [one["model"] for history in (first, second) for one in history["rounds"]]
+    assert set(models[1:3]) | {models[6]} <= set(Lineage(node).after(traces)), "after round 1, of both runs"
+    request = asked(node, earlier)
+    assert (request.run, request.clean_round) == ("run-1", 0), "the second run has no model from before him"
+    assert {"run-1", "run-2"} <= read_register(node)[0].stopped
+
+
+@pytest.mark.control("GDPR-17-erasure")
+def test_a_model_of_a_patient_is_found_where_he_was_no_part_of_the_run_that_went_on_from_it(
+    federation: Federation, coordinator: Coordinator
+) -> None:
+    node, earlier = federation.node("H1"), "PATIENT-H1-2"
+    begun(federation, coordinator)
+    restrict(node, earlier, who="Ada")
+    carry_out(federation, coordinator, prepare(coordinator, asked(node), name="run-2", anyway=True))
+    traces = Lineage(node).of(earlier)
+    assert {trace.part.run for trace in traces} == {"run-1"}
+    assert Lineage(node).heirs(traces) == {("run-2", "toy")}
+    assert asked(node, earlier).run == "run-1"
+    assert "run-2" in read_register(node)[0].stopped
 
 
 @pytest.mark.control("GDPR-17-erasure")
@@ -148,7 +185,12 @@ def test_a_run_that_goes_on_or_kept_nothing_is_not_trained_again(
     with pytest.raises(UsageError, match="has not ended"):
         prepare(coordinator, request, anyway=True)
     run.end(Outcome.now("ok"))
-    for path in (run.path / "toy" / "kept").iterdir():
+    kept = run.path / "toy" / "kept"
+    kept.joinpath("round-00001.bin").write_bytes(b"damaged")
+    with pytest.raises(RecordError, match="is damaged"):
+        prepare(coordinator, request, name="run-2", anyway=True)
+    for path in kept.iterdir():
         path.unlink()
     with pytest.raises(RecordError, match="no state from round 1 or before"):
-        prepare(coordinator, request, anyway=True)
+        prepare(coordinator, request, name="run-2", anyway=True)
+    assert not (coordinator.runs_folder / "run-2").exists(), "the name stays free"

@@ -397,3 +397,10 @@ def test_without_masks_it_says_whether_scores_leave(scores: Literal["masked", "o
     rules = Charter("f", "research", (TaskPlan("segment", 3, 1),), PrivacyPlan(scores=scores))
     (section,) = [one for one in explain(rules) if one.title == "What the coordinator learns"]
     assert said in " ".join(section.lines)
+
+
+def test_one_round_of_one_step_is_said_in_the_singular() -> None:
+    plan = {"rounds": 1, "local_steps": 1, "evaluate_every": 1}
+    said = str(explain(toy.charter(plan=plan)))
+    assert "toy: 1 round; at each hospital 1 step of" in said
+    assert "an evaluation every round;" in said

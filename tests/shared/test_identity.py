@@ -58,7 +58,7 @@ def test_it_is_compared_whatever_its_case_and_its_gaps(public: bytes, gap: str, 
 def test_half_a_fingerprint_is_none(heard: str) -> None:
     with pytest.raises(UsageError, match="8 groups of 4") as caught:
         same_fingerprint(heard, PUBLIC)
-    assert caught.value.hint
+    assert "without the name before them" in caught.value.hint
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------

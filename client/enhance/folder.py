@@ -1,0 +1,303 @@
+"""A folder of images through a model: every file gets a line in the report, every study an entry in the audit log.
+
+A study is worked on stack by stack (:mod:`client.enhance.found`); what is there already is not made again, since its
+name follows from the model and the source. The audit log has a study before anything of it is written.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from client.cohort import in_window, window
+from client.deid.known import UNREADABLE
+from client.enhance import tiles
+from client.enhance.derive import Story, derived, encode, refer, refine, set_pixels
+from client.enhance.found import Found, Image, Record, Stack, Status, find, fixed_scale
+from client.enhance.model import Model
+from client.enhance.multiframe import derive_frames
+from client.enhance.segment import segmentation
+from client.enhance.slices import ENHANCED, Frames, Stored, UnusableError, back, frames, read
+from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
+from shared.errors import DataError, OutputError, UsageError
+from shared.files import private_folder, write_bytes, write_json
+from shared.imaging.images import StudyImages
+
+NAME: Final = "enhance.json"
+PRIVATE: Final = 0o600
+
+Progress = Callable[[int, int], None]
+"""Called with the number of images done and the number of images in all."""
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """What became of a folder.
+
+    Attributes:
+        records: A line for every file, in the order of their paths.
+        path: The report.
+    """
+
+    records: tuple[Record, ...]
+    path: Path
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Number of files by what became of them."""
+        found = Counter(record.status for record in self.records)
+        return {status.value: found[status] for status in Status}
+
+    def results(self) -> tuple[str, ...]:
+        """Results that lie in the output folder, by their paths there."""
+        return tuple(sorted({record.result for record in self.records if record.result}))
+
+
+def enhance_folder(
+    source: Path, out: Path, *, model: Model, log: AuditLog, reports: Path, on_progress: Progress | None = None
+) -> Enhanced:
+    """Apply ``model`` to every image of ``source`` that it is for, into ``out``.
+
+    Results lie at ``<study>/<series>/<instance>.dcm`` by their UIDs: one for each image, or one segmentation for each
+    series.
+
+    Args:
+        source: A DICOM file, or a folder that is read recursively; links to folders are not followed.
+        out: Made with mode 0700 where missing; results name patients.
+        model: What is applied.
+        log: The audit log.
+        reports: The folder for ``enhance.json``.
+        on_progress: Told how far it is.
+
+    Raises:
+        UsageError: There is no ``source``, or the folders lie in each other.
+        DataError: There is no image that the model is for.
+        OutputError: ``out`` or ``reports`` cannot be written.
+        RecordError: The audit log cannot be written; nothing further is done then.
+    """
+    check_folders(source, out, reports)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of pydicom quote values of headers
+        found = find(source, model)
+        _require(found, source)
+        records, passed = list(found.records), len(found.records)
+
+        def tell(record: Record) -> None:
+            records.append(record)
+            if on_progress:
+                on_progress(len(records) - passed, found.images)
+
+        for study, stacks in found.studies.items():
+            _study(study, [_Job(stack, model, out / study) for stack in stacks], log, tell)
+    private_folder(reports)
+    result = Enhanced(tuple(sorted(records, key=lambda one: one.path)), reports / NAME)
+    write_json(result.path, _report(result, model), mode=PRIVATE)
+    return result
+
+
+def check_folders(source: Path, out: Path, reports: Path) -> None:
+    """See that input and output are apart, before anything is made.
+
+    Raises:
+        UsageError: There is no ``source``, or one folder lies in the other.
+        OutputError: A file stands where ``out`` should be.
+    """
+    if not source.exists():
+        raise UsageError(f"there is no {source}", hint="name a DICOM file, or a folder of them")
+    inner, outer = out.resolve(), source.resolve()
+    for folder, what in ((inner, "output"), (reports.resolve(), "reports")):
+        if folder == outer or outer in folder.parents:
+            raise UsageError(f"the {what} folder lies in {source}", hint="choose one apart from the input")
+    if inner in outer.parents or inner in {reports.resolve(), *reports.resolve().parents}:
+        raise UsageError(f"the input or the reports lie in {out}", hint="choose an output folder apart from them")
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"cannot write {out}: it is no folder", hint="choose another folder")
+
+
+def _require(found: Found, source: Path) -> None:
+    if found.images:
+        return
+    reasons = Counter(record.reason for record in found.records).most_common(4)
+    told = "; ".join(f"{reason} ({count})" for reason, count in reasons) or "there are no files"
+    raise DataError(f"{source} has no image that the model is for: {told}", hint="see the task of the model")
+
+
+def _report(result: Enhanced, model: Model) -> dict[str, object]:
+    about = {"name": model.name, "task": model.task.name, "weights_sha256": model.digest, "manifest": model.manifest}
+    return {
+        "format": "fedward enhance 1",
+        "model": about,
+        "counts": dict(result.counts),
+        "files": [asdict(record) | {"path": _printable(record.path)} for record in result.records],
+    }
+
+
+def _printable(path: str) -> str:
+    """A file's name, which need not be UTF-8, as text that is."""
+    return path.encode(errors="backslashreplace").decode()
+
+
+# --- a study ----------------------------------------------------------------------------------------------------------
+
+
+def _study(study: str, jobs: Iterable["_Job"], log: AuditLog, tell: Callable[[Record], None]) -> None:
+    """Do what is left to do of a study, recorded before and after."""
+    left = []
+    for job in jobs:
+        for record in job.there():
+            tell(record)
+        if job.left:
+            left.append(job)
+    if not left:
+        return
+    model = left[0].model
+    about = {"task": model.task.name, "weights_sha256": model.digest, "manifest": model.manifest}
+    facts: dict[str, Scalar] = {"images": sum(len(job.left) for job in left), **about}
+    entry = Entry(Action.ENHANCE, Outcome.STARTED, subject=("study", log.digest(study)), detail=facts)
+    with log.act(entry) as detail:
+        counts = Counter[Status]()
+        for job in left:
+            for record in job.run():
+                counts[record.status] += 1
+                detail |= {status.value: counts[status] for status in (Status.WRITTEN, Status.FAILED)}
+                tell(record)
+
+
+class _Job:
+    """One stack: what is there of its results, and the rest."""
+
+    def __init__(self, stack: Stack, model: Model, folder: Path) -> None:
+        self._stack, self.model, self._folder = stack, model, folder
+        together = "" if fixed_scale(stack.modality) and not model.segments else stack.digest
+        self._story = Story(model, together, datetime.now(UTC))
+        self.left = tuple(one for one in stack.images if not self._target(one).exists())
+
+    def _target(self, image: Image) -> Path:
+        """Where the result of an image goes; those of a segmentation have one together."""
+        source = self._stack.images[0] if self.model.segments else image
+        series, uid = self._story.uid("series", source.series), self._story.uid("instance", source.uid)
+        return self._folder / series / f"{uid}.dcm"
+
+    def _named(self, image: Image) -> str:
+        return self._target(image).relative_to(self._folder.parent).as_posix()
+
+    def there(self) -> Iterator[Record]:
+        """A record for each image whose result is there from before."""
+        for one in self._stack.images:
+            if one not in self.left:
+                yield Record(one.name, Status.THERE, result=self._named(one))
+
+    def run(self) -> Iterator[Record]:
+        """Do what is left; where files cannot be read, with the rest of them, which is another stack."""
+        readable: list[tuple[Image, Frames]] = []
+        for image in self._stack.images:
+            try:
+                readable.append((image, frames(read(image.path))))
+            except UnusableError as error:
+                yield Record(image.name, Status.FAILED, str(error))
+        if not readable:
+            return
+        if len(readable) < len(self._stack.images):
+            rest = Stack(tuple(image for image, _ in readable), self._stack.modality)
+            job = _Job(rest, self.model, self._folder)
+            yield from job.there()
+            if job.left:
+                yield from job.work(readable)
+        else:
+            yield from self.work(readable)
+
+    def work(self, sources: list[tuple[Image, Frames]]) -> Iterator[Record]:
+        """Write what is left, given the frames of every image of the stack."""
+        values = np.concatenate([one.values for _, one in sources])
+        ends = window(self._stack.modality, values)
+        inputs = self._inputs(in_window(values, ends))
+        del values
+        if self.model.segments:
+            yield from self._segment(inputs)
+            return
+        start = 0
+        for image, source in sources:
+            stop = start + len(source.stored)
+            if image in self.left:
+                yield self._write(image, source, inputs[start:stop], ends)
+            start = stop
+
+    def _inputs(self, unit: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the network sees; super-resolution sees the image as it is, and not what training made coarse."""
+        if self.model.factor > 1:
+            return unit
+        return self.model.task.inputs(StudyImages(self._stack.modality, unit, unit, None, (1.0, 1.0)))
+
+    def _pixels(self, source: Frames, inputs: NDArray[np.float32], ends: tuple[float, float]) -> Stored:
+        """What the network makes of the frames of an image, as stored values."""
+        factor = self.model.factor
+        count, rows, columns = inputs.shape
+        result = np.empty((count, factor * rows, factor * columns), source.stored.dtype)
+        for part, made in tiles.outputs(self.model.network, inputs, scale=factor):
+            result[part] = back(source.of(part), np.clip(made[:, 0], 0.0, 1.0), ends)
+        return result
+
+    def _write(self, image: Image, frames: Frames, inputs: NDArray[np.float32], ends: tuple[float, float]) -> Record:
+        pixels, factor = self._pixels(frames, inputs, ends), self.model.factor
+        try:
+            source = read(image.path)
+            made = derived(source, self._story, factor=factor)
+            set_pixels(made, pixels)
+            if image.sop_class in ENHANCED:
+                derive_frames(made, source, self._story, factor=factor)
+            else:
+                refer(made, source)
+                if factor > 1:
+                    _refine(made, factor)
+            data = encode(made)
+        except (UnusableError, *UNREADABLE) as error:
+            return Record(image.name, Status.FAILED, _reason(error))
+        self._save(image, data)
+        return Record(image.name, Status.WRITTEN, result=self._named(image))
+
+    def _segment(self, inputs: NDArray[np.float32]) -> Iterator[Record]:
+        classes = np.zeros(inputs.shape, np.uint8)
+        for part, scores in tiles.outputs(self.model.network, inputs):
+            classes[part] = scores.argmax(axis=1)
+        images = self._stack.images
+        try:
+            made = segmentation([_header(one) for one in images], classes, self._story)
+            data = encode(made)
+        except (UnusableError, *UNREADABLE) as error:
+            for one in images:
+                yield Record(one.name, Status.FAILED, _reason(error))
+            return
+        self._save(images[0], data)
+        for one in images:
+            yield Record(one.name, Status.WRITTEN, result=self._named(one))
+
+    def _save(self, image: Image, data: bytes) -> None:
+        target = self._target(image)
+        private_folder(target.parent)
+        write_bytes(target, data, mode=PRIVATE, durable=True)
+
+
+def _reason(error: Exception) -> str:
+    """Why it failed. What a library says may quote the header, so of that nothing is told."""
+    return str(error) if isinstance(error, UnusableError) else "its header cannot be understood"
+
+
+def _header(image: Image) -> Dataset:
+    made = read(image.path)
+    for name in ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        if name in made:
+            del made[name]
+    return made
+
+
+def _refine(made: Dataset, factor: int) -> None:
+    if not all(made.get(name) for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")):
+        raise UnusableError("it does not tell where its pixels lie")
+    refine(made, made, made.ImageOrientationPatient, factor)

@@ -1,0 +1,147 @@
+"""The model that is applied: a release whose check holds, or one of the public starting points."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from numpy.typing import NDArray
+from torch import nn
+
+from client.policy_file import DevicePlan
+from client.training.device import device
+from compliance.bundle_check import check_bundle
+from compliance.bundle_form import MANIFEST, WEIGHTS, read_manifest
+from compliance.bundle_model import read_weights
+from shared.console import plural
+from shared.errors import DataError, RecordError, UsageError
+from shared.imaging.denoise import Denoise
+from shared.imaging.lowres import FACTOR
+from shared.imaging.public import PUBLIC, load_public
+from shared.imaging.segment import Segment
+from shared.imaging.superres import SuperResolution
+from shared.imaging.tasks import Task, get_task
+from shared.weights import load_weights, weights_of
+
+SHOWN: Final = 12
+"""Digits of a digest that people are shown."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network with its weights, and where they come from.
+
+    Attributes:
+        name: What people call it: ``public-1``, or the run, and the version where the release has one.
+        task: What it does.
+        network: In evaluation mode, on the device where it runs.
+        digest: SHA-256 of the file of the weights.
+        manifest: SHA-256 of the release's manifest; empty for a public starting point.
+        charter: SHA-256 of the charter in the release; empty for a public starting point.
+        compared: Whether somebody else than the sender told us that SHA-256.
+    """
+
+    name: str
+    task: Task
+    network: nn.Module
+    digest: str
+    manifest: str = ""
+    charter: str = ""
+    compared: bool = False
+
+    @property
+    def factor(self) -> int:
+        """Pixels of the result to one of the source, along rows and columns."""
+        return FACTOR if isinstance(self.task, SuperResolution) else 1
+
+    @property
+    def segments(self) -> bool:
+        """Whether the result is a segmentation and no image."""
+        return isinstance(self.task, Segment)
+
+    def called(self) -> str:
+        """Which model it is, for headers: ASCII, at most 100 characters."""
+        told = f"release {self.manifest[:SHOWN]}" if self.manifest else f"weights {self.digest[:SHOWN]}"
+        return f"{self.name[:80]} ({told})".encode("ascii", "replace").decode()
+
+
+def open_model(
+    where: str,
+    *,
+    task: str | None = None,
+    charter: str = "",
+    quorum: int | None = None,
+    plan: DevicePlan = DevicePlan(),  # noqa: B008  # it is frozen
+) -> Model:
+    """The model ``where``, checked, on the device that ``plan`` names.
+
+    Args:
+        where: The folder of a release, or the name of public weights; a folder of that name comes first.
+        task: Which of the public models; a release says so itself.
+        charter: SHA-256 of the charter of the release, or its first 32 digits or more, as somebody else than the sender
+            told it; empty leaves that comparison to the reader.
+        quorum: As in :func:`compliance.bundle_check.check_bundle`.
+        plan: Where networks run.
+
+    Raises:
+        UsageError: There is no such model, it is for another task, or the device is not there.
+        RecordError: The release does not hold, or its weights are no weights of the task.
+    """
+    if Path(where).exists() or where not in PUBLIC:
+        return _released(Path(where), task, charter, quorum, plan)
+    if task is None:
+        raise UsageError(f"{where} has several models", hint=f"say which with --task {'|'.join(PUBLIC[where])}")
+    chosen = get_task(task)
+    network = _network(chosen, dict(load_public(where, chosen.name)), plan)
+    return Model(where, chosen, network, PUBLIC[where][chosen.name])
+
+
+def _released(folder: Path, task: str | None, charter: str, quorum: int | None, plan: DevicePlan) -> Model:
+    if not folder.is_dir():
+        raise UsageError(
+            f"there is no released model {folder}", hint=f"name the folder of a release, or one of {', '.join(PUBLIC)}"
+        )
+    report = check_bundle(folder, charter=charter, quorum=quorum)
+    if report.failed:
+        first = report.failed[0]
+        raise RecordError(
+            f"{plural(len(report.failed), 'check')} of the release failed; the first: {first.what}: {first.detail}",
+            hint="do not use this model; 'fedward model verify' shows every check",
+        )
+    try:
+        described, raw = (folder / MANIFEST).read_bytes(), (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise RecordError(f"the release {folder} cannot be read any more", hint="copy it anew") from error
+    manifest = read_manifest(described)
+    digest = hashlib.sha256(raw).hexdigest()
+    # What was checked is what is used: the files are read a second time here.
+    if hashlib.sha256(described).hexdigest() != report.manifest or digest != manifest.files[WEIGHTS].sha256:
+        raise RecordError(
+            f"the release {folder} changed while it was checked", hint="copy it anew, to a place of yours"
+        )
+    if task not in {None, manifest.task}:
+        raise UsageError(f"the release is a model for {manifest.task}, not for {task}", hint="leave out --task")
+    chosen = get_task(manifest.task)
+    name = f"{manifest.run} {manifest.change.version}".strip()
+    network = _network(chosen, read_weights(raw), plan)
+    return Model(name, chosen, network, digest, report.manifest, report.charter, bool(charter))
+
+
+def _network(task: Task, state: dict[str, NDArray[Any]], plan: DevicePlan) -> nn.Module:
+    """The network of ``task`` with all of ``state`` and nothing else.
+
+    Raises:
+        UsageError: Results of the task cannot be written as DICOM.
+        DataError: The weights are those of another network.
+    """
+    if not isinstance(task, Denoise | SuperResolution | Segment):
+        raise UsageError(f"a model for {task.name} makes nothing that is written as DICOM", hint="use another model")
+    network = task.network(0)
+    wanted = {name: (array.shape, array.dtype) for name, array in weights_of(network).items()}
+    if wanted != {name: (array.shape, array.dtype) for name, array in state.items()}:
+        raise DataError(
+            f"the weights are not those of the network for {task.name}",
+            hint="the release may be of another version of fedward; its manifest says which",
+        )
+    load_weights(network, state)
+    return network.eval().to(device(plan, virtual=False))
