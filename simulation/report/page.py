@@ -178,7 +178,8 @@ def _task_fact(task: TaskRecord) -> Fact:
     for arm, kind in (("federated_dp", "local"), ("federated_shared", "shared")):
         if arm in task.arms:
             figure = words.number(metric, task.arms[arm].all_sites.get(metric))
-            remarks.append(Remark(f"{figure}{note.unit} under patient-level DP, {kind} noise"))
+            start = "the public model tuned" if "public" in task.arms else "trained"  # else it looks better than it is
+            remarks.append(Remark(f"{figure}{note.unit}: {start} under patient-level DP, {kind} noise"))
     unit = f"{note.unit.strip()} {note.title.split(',')[0]}".strip() + ", federated"
     return Fact(task.title, words.number(metric, ours), unit, tuple(remarks), f"task-{task.name}")
 
