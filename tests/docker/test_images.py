@@ -17,7 +17,7 @@ from tests.docker.installed import install
 
 IMAGES = {"hospital": "client", "coordinator": "server"}
 GROUPS = {
-    "hospital": {"audit", "charter", "compliance", "model", "node"},
+    "hospital": {"audit", "charter", "compliance", "evaluate", "model", "node"},
     "coordinator": {"audit", "charter", "compliance", "model", "server"},
 }
 STRANGERS = {
