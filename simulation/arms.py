@@ -23,6 +23,7 @@ from client.manifest import write_manifest
 from client.node import Node
 from client.rounds import seed_of
 from client.training.loop import train_centrally, train_round, usable
+from client.training.personal import personalise
 from shared.charter import Charter, TaskPlan
 from shared.files import canonical_json, write_bytes
 from shared.imaging.images import PatientImages, StudyImages
@@ -143,6 +144,31 @@ def train_alone(job: Alone) -> Path:
     network = prepared(task, job.plan, job.seed)
     sites = {node.name: Cohort.open(node / "cohort").load_split(Split.TRAIN) for node in job.nodes}
     train_centrally(task, network, sites, steps=job.steps, batch=job.plan.batch, lr=job.lr, seed=job.seed)
+    write_bytes(job.out, safetensors.torch.save(network.state_dict()))
+    return job.out
+
+
+@dataclass(frozen=True)
+class AtHome:
+    """The model of ``weights`` personalised on the cohort of ``node`` (:mod:`client.training.personal`)."""
+
+    plan: TaskPlan
+    node: Path
+    weights: Path
+    steps: int
+    lr: float
+    seed: int
+    out: Path
+
+
+def train_at_home(job: AtHome) -> Path:
+    """Make a hospital's own model as ``job`` says; returns the file of its weights. A whole file is not made again."""
+    if _whole(job.out):
+        return job.out
+    task = get_task(job.plan.name)
+    network = load_network(task, job.weights)
+    patients = Cohort.open(job.node / "cohort").load_split(Split.TRAIN)
+    personalise(task, network, patients, steps=job.steps, batch=job.plan.batch, lr=job.lr, seed=job.seed)
     write_bytes(job.out, safetensors.torch.save(network.state_dict()))
     return job.out
 

@@ -18,7 +18,7 @@ Role = Literal["input", "classical", "ours", "truth"]
 
 # The ways of training, in the order of every table. A run fills those that it ran.
 ARM_ORDER = (
-    *("initial", "local", "pooled", "federated"),
+    *("initial", "local", "pooled", "federated", "personal"),
     *("public", "tuned", "federated_dp", "federated_shared", "scratch"),  # what privacy costs
 )
 
@@ -67,7 +67,8 @@ class ArmRecord:
     """What one way of training reached on held-out patients.
 
     Attributes:
-        all_sites: Mean over all member sites. For local training every site's model is tried on every member site.
+        all_sites: Mean over all member sites. Where each site has a model of its own,
+            every one is tried on every member site.
         own_site: Mean of each model on the site that trained it. None where one model serves all sites: then it is
             ``all_sites`` by definition.
         unseen: Mean over the sites that never trained; None where there is no such site.

@@ -31,7 +31,8 @@ from shared.imaging.tasks import get_task
 from shared.parsing import parse_json
 from shared.processes import WorkerPool
 from simulation import account, arms, price, private, seen, tables
-from simulation.arms import Alone, Hospital
+from simulation.alone import personalise, train_alone
+from simulation.arms import Hospital
 from simulation.evidence import write_evidence
 from simulation.federation import Federated, federate, make_grid, masked
 from simulation.private import PrivateArm
@@ -185,8 +186,9 @@ def simulate(plan: Plan, bar: Progress) -> RunRecord:
         patients = {one.site: one.train_patients for one in prepared}
         federations = _federate(plan, hospitals, patients, bar)
         seen_update = _seen(plan, hospitals, calls)
-        alone = _train_alone(plan, hospitals, calls)
-        tasks = tables.build(plan, hospitals, federations, alone, calls)
+        alone = train_alone(plan, hospitals, calls)
+        own = personalise(plan, hospitals, federations, calls)
+        tasks = tables.build(plan, hospitals, federations, alone | own, calls)
     record = RunRecord(
         title=f"{plan.charter.id}: {len(plan.members)} virtual hospitals",
         started=started,
@@ -347,28 +349,6 @@ def _seen_round(task: TaskPlan) -> int:
 
 def _advance(bar: Progress, line: TaskID, number: int) -> None:
     bar.update(line, completed=number)
-
-
-def _train_alone(plan: Plan, hospitals: Sequence[Hospital], calls: Calls) -> dict[tuple[str, str], Path]:
-    """Weights of pooled and local training by task and arm (``pooled`` or a site), at equal numbers of gradients."""
-    jobs: dict[tuple[str, str], Alone] = {}
-    for task in (task for task in plan.charter.tasks if task.name in plan.compare):
-        able = tables.taking_part(task.name, [one for one in hospitals if one.member])
-        steps, folder = task.rounds * task.local_steps, plan.out / "alone" / task.name
-        groups = {"pooled": able} | {one.site: [one] for one in able}
-        for name, group in groups.items():
-            jobs[task.name, name] = Alone(
-                plan=task,
-                nodes=tuple(one.node for one in group),
-                steps=steps * len(group),
-                lr=tables.ALONE_RATE[task.name],
-                seed=plan.charter.seed,
-                out=folder / f"{name}.safetensors",
-            )
-    if not jobs:
-        return {}
-    paths = calls.each("Pooled and local training", Action.TRAIN, arms.train_alone, [(job,) for job in jobs.values()])
-    return dict(zip(jobs, paths, strict=True))
 
 
 def room(out: Path, needed: int) -> None:

@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 # Learning rate of ordinary training (Adam) where no federation is in the way, by task.
 ALONE_RATE = {"denoise": 2e-3, "superres": 2e-3, "superres_gan": 2e-3, "segment": 3e-3}
 
+PERSONAL_RATE = 0.5
+"""Of personalising, as a share of those; it takes the steps that a hospital alone would take."""
+
 CLASSES = {"segment": ("background", "cerebrospinal fluid", "grey matter", "white matter")}
 
 PRICED = ("public", "tuned", "federated_dp", "federated_shared", "scratch")
 """The arms that show what privacy costs."""
+OWN = {"local": "", "personal": "personal-"}
+"""The arms with a model for each hospital; the rest of such a model's name is the hospital's id."""
 TABLED = ("pooled", "federated", *PRICED)
 """The arms with one model for all sites, as tables have them."""
 
@@ -57,6 +62,11 @@ class _Bench:
     models: Mapping[str, Scores]
     classical: Mapping[str, Scores]
     together: Mapping[str, Metrics]
+
+    def own(self, arm: str) -> dict[str, Scores]:
+        """The scores of each hospital's own model of an arm of :data:`OWN`, by hospital; empty where it was not run."""
+        names = {site: OWN[arm] + site for site in self.members}
+        return {site: self.models[name] for site, name in names.items() if name in self.models}
 
     def mean(self, scores: Scores, sites: Sequence[str]) -> dict[str, float]:
         """The mean over ``sites`` of each metric: every hospital counts alike, whatever its size."""
@@ -122,15 +132,17 @@ def _metrics(task: str, by_site: Mapping[str, Sums]) -> dict[str, Metrics]:
 def _together(task: str, table: Mapping[str, Mapping[str, Sums]], members: Collection[str]) -> dict[str, Metrics]:
     """Each method over all held-out slices of the members taken together, as the record of the rounds sums them.
 
-    For local training it is the mean over the hospitals' models.
+    Where each hospital has a model of its own it is the mean over these.
     """
-    whole = {
+    whole: dict[str, Metrics] = {
         name: summarise(task, sum((part for site, part in by_site.items() if site in members), Sums.zero()))
         for name, by_site in table.items()
     }
-    if local := [metrics for name, metrics in whole.items() if name in members]:
-        whole["local"] = _mean(local)
-    return {name: metrics for name, metrics in whole.items() if name not in members}
+    for arm, before in OWN.items():
+        names = [before + site for site in members if before + site in whole]
+        if names:
+            whole[arm] = _mean([whole.pop(name) for name in names])
+    return whole
 
 
 def _best(bench: _Bench, site: str) -> str:
@@ -172,7 +184,7 @@ def _record(
         classical={method: bench.mean(sites, bench.members) for method, sites in bench.classical.items()},
         arms=_arms(bench, federations),
         per_site=_per_site(bench),
-        local_matrix={site: {s: bench.models[site][s] for s in bench.members} for site in _local(bench)},
+        local_matrix={site: {s: scores[s] for s in bench.members} for site, scores in bench.own("local").items()},
         together=bench.together,
         sweep=_sweep(bench, federations),
         pictures=pictures,
@@ -181,31 +193,28 @@ def _record(
         setup=(
             f"{plan.rounds} rounds of {plan.local_steps} step{'s' * (plan.local_steps > 1)} of {plan.batch} patches "
             f"at each hospital with "
-            f"{plan.local_optimizer}, {plan.server_optimizer} at the coordinator; pooled and local: Adam"
+            f"{plan.local_optimizer}, {plan.server_optimizer} at the coordinator; pooled and local: Adam; "
+            f"all of them begin at {'random weights' if plan.start == 'fresh' else f'the public weights {plan.start}'}"
         ),
     )
-
-
-def _local(bench: _Bench) -> list[str]:
-    return [site for site in bench.members if site in bench.models]
 
 
 def _arms(bench: _Bench, federations: Mapping[tuple[str, str], Federated]) -> dict[str, ArmRecord]:
     plan, name = bench.plan, bench.task.name
     each = plan.rounds * plan.local_steps
     steps = each * len(bench.members)
+    own = {"local": each, "personal": 3 * each}  # the federation's, the training that decides, and the last one
     table: dict[str, ArmRecord] = {}
-    if local := _local(bench):
-        own: Scores = {site: bench.models[site][site] for site in local}
-        abroad = [bench.mean(bench.models[site], bench.members) for site in local]
-        unseen = [bench.mean(bench.models[site], bench.unseen) for site in local] if bench.unseen else []
-        table["local"] = ArmRecord(
-            all_sites=_mean(abroad),
-            own_site=bench.mean(own, local),
-            unseen=_mean(unseen) if unseen else None,
-            gradients=each * plan.batch * len(local),
-            steps=each * len(local),
-        )
+    for arm in OWN:
+        if models := bench.own(arm):
+            unseen = [bench.mean(scores, bench.unseen) for scores in models.values()] if bench.unseen else []
+            table[arm] = ArmRecord(
+                all_sites=_mean([bench.mean(scores, bench.members) for scores in models.values()]),
+                own_site=_mean([scores[site] for site, scores in models.items()]),
+                unseen=_mean(unseen) if unseen else None,
+                gradients=own[arm] * plan.batch * len(models),
+                steps=own[arm] * len(models),
+            )
     for arm in TABLED:
         if arm not in bench.models:
             continue
@@ -268,8 +277,7 @@ def _per_site(bench: _Bench) -> dict[str, dict[str, Metrics]]:
     table: dict[str, dict[str, Metrics]] = {}
     for site in (*bench.members, *bench.unseen):
         row = {method: sites[site] for method, sites in bench.classical.items()}
-        if site in bench.models:
-            row["local"] = bench.models[site][site]
+        row |= {arm: models[site][site] for arm in OWN if site in (models := bench.own(arm))}
         row |= {arm: bench.models[arm][site] for arm in TABLED if arm in bench.models}
         table[site] = row
     return table

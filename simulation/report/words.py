@@ -125,6 +125,11 @@ ARMS: Mapping[str, ArmNote] = {
     "federated": ArmNote(
         "Federated", "One model for all. Each hospital trains on its own patients and sends only model updates."
     ),
+    "personal": ArmNote(
+        "Federated, then personal",
+        "The federated model, trained on at each hospital and mixed with what it was, as far as patients kept back "
+        "from that training gain by it. It stays there.",
+    ),
     "public": ArmNote(
         "Public model", "The published starting point, trained on synthetic phantoms: no hospital has had a part in it."
     ),

@@ -48,7 +48,8 @@ def test_the_summary_has_its_stable_keys(summary: dict[str, Any]) -> None:
     assert set(summary["tasks"]) == {"denoise", "superres", "segment"}
     assert summary["sites"] == 3
     denoise = summary["tasks"]["denoise"]
-    assert {"classical", "local", "pooled", "federated", "per_site"} <= set(denoise)
+    assert {"classical", "local", "pooled", "federated", "personal", "per_site"} <= set(denoise)
+    assert set(denoise["personal"]) >= {"psnr", "own_site"}
     for task in summary["tasks"].values():
         assert {"public", "tuned", "federated_dp", "federated_shared"} <= set(task)
     assert {"psnr", "ssim", "mse"} <= set(denoise["federated"])

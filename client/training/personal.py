@@ -1,0 +1,122 @@
+"""A federated model made a hospital's own: trained on at home, and mixed with the model that it began from.
+
+One model for all scanners pays for what it knows of the others; a few steps on the hospital's own patients bring that
+back (Yu, Bagdasaryan and Shmatikov 2020, "Salvaging federated learning by local adaptation", arXiv:2002.04758). The
+weights are then interpolated between the federated model and the trained one (Wortsman et al. 2022, "Robust fine-tuning
+of zero-shot models", arXiv:2109.01903); how far is decided on patients of the hospital that were kept back from the
+training, so that a hospital whose patients are too few to learn from stays with the federated model.
+
+Nothing of this leaves the hospital, so it takes no privacy budget and no masks, and a federation under either is
+personalised as any other. The personal model has no differential privacy: it must not leave.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from torch import nn
+
+from client.training.loop import train_centrally, usable
+from shared.errors import DataError
+from shared.imaging.images import PatientImages
+from shared.imaging.metrics import Sums, summarise
+from shared.imaging.tasks import Task
+
+MIXES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""How far to go from the federated model towards the one that was trained on at home."""
+KEPT_BACK: Final = 0.25
+"""Share of the patients on which that is decided."""
+
+
+@dataclass(frozen=True)
+class Personal:
+    """What personalising came to.
+
+    Attributes:
+        mix: One of :data:`MIXES`; 0 is the federated model as it was.
+        scores: The task's main metric on the patients that were kept back, by mix.
+        patients: Patients that the task can use.
+        kept_back: So many of them decided on the mix.
+        steps: Optimiser steps of each of the two trainings, or of the one that decided for mix 0.
+    """
+
+    mix: float
+    scores: Mapping[float, float]
+    patients: int
+    kept_back: int
+    steps: int
+
+
+def personalise(
+    task: Task,
+    network: nn.Module,
+    patients: Sequence[PatientImages],
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    on_step: Callable[[int], None] | None = None,
+) -> Personal:
+    """Make ``network`` this hospital's own, in place.
+
+    First a copy is trained on three quarters of the patients, and each mix of it with ``network`` is tried on the
+    others. Then a copy is trained on all of them, and mixed as was found best; of equal mixes the smallest.
+
+    Args:
+        task: What the network does.
+        network: The federated model.
+        patients: The hospital's training patients; never those that are held out for evaluation.
+        steps: Optimiser steps of each training.
+        batch: Patches in a step.
+        lr: Learning rate of the first step.
+        seed: Decides who is kept back, and the training.
+        on_step: Called with the steps done, of at most twice ``steps``.
+
+    Raises:
+        DataError: Fewer than two patients have a study that the task can use.
+    """
+    people = usable(task, patients)
+    if len(people) < 2:
+        raise DataError(
+            f"personalising for {task.name} takes two patients at least, and {len(people)} can be used",
+            hint="use the federated model as it is",
+        )
+    order = np.random.default_rng([seed, 1]).permutation(len(people))
+    count = max(1, round(KEPT_BACK * len(people)))
+    kept, others = [people[i] for i in order[:count]], [people[i] for i in order[count:]]
+
+    def trained_on(some: Sequence[PatientImages], before: int) -> nn.Module:
+        copied = copy.deepcopy(network)
+        report = (lambda done: on_step(before + done)) if on_step else None
+        train_centrally(task, copied, {"here": some}, steps=steps, batch=batch, lr=lr, seed=seed, on_step=report)
+        return copied
+
+    candidate = trained_on(others, 0)
+    scores = {mix: _quality(task, mixed(network, candidate, mix), kept) for mix in MIXES}
+    best = max(MIXES, key=lambda mix: (scores[mix], -mix))
+    if best > 0:
+        network.load_state_dict(mixed(network, trained_on(people, steps), best).state_dict())
+    return Personal(mix=best, scores=scores, patients=len(people), kept_back=count, steps=steps)
+
+
+def mixed(here: nn.Module, there: nn.Module, share: float) -> nn.Module:
+    """A network whose weights lie ``share`` of the way from ``here`` to ``there``; neither of them is changed."""
+    result = copy.deepcopy(here)
+    towards = there.state_dict()
+    result.load_state_dict(
+        {
+            name: tensor.lerp(towards[name], share) if tensor.is_floating_point() else tensor
+            for name, tensor in here.state_dict().items()
+        }
+    )
+    return result
+
+
+def _quality(task: Task, network: nn.Module, patients: Sequence[PatientImages]) -> float:
+    """The main metric over all slices of ``patients`` together; more is better."""
+    studies = [study for patient in patients for study in patient.studies]
+    total = sum((task.score(task.predict(network, study), study) for study in studies), Sums.zero())
+    return summarise(task.name, total)[task.main_metric]

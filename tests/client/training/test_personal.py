@@ -1,0 +1,111 @@
+"""A model made a hospital's own: never worse on who was kept back, and the federated one where nothing is gained."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from client.training.personal import KEPT_BACK, MIXES, Personal, mixed, personalise
+from shared.errors import DataError
+from shared.imaging.images import PatientImages, StudyImages
+from shared.imaging.metrics import Sums, image_sums
+from tests.client.training.toys import ToyTask, people, weights
+
+torch.set_num_threads(1)
+
+
+class ScoredToy(ToyTask):
+    """The toy, scored as a task for images, under the name of one whose figures are known."""
+
+    name = "denoise"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scored: list[StudyImages] = []
+        self.before: set[str] = set()  # who had been trained on when the first was scored
+
+    def predict(self, network: nn.Module, study: StudyImages) -> NDArray[np.float32]:
+        self.before = self.before or {key for key, _ in self.drawn}
+        self.scored.append(study)
+        with torch.inference_mode():
+            images: NDArray[np.float32] = network(torch.from_numpy(study.noisy)[:, None])[:, 0].numpy()
+        return images
+
+    def score(self, predictions: NDArray[np.float32], study: StudyImages) -> Sums:
+        return image_sums(predictions, study.reference)
+
+
+def run(
+    task: ScoredToy, network: nn.Module, patients: list[PatientImages], *, lr: float = 0.02, steps: int = 40
+) -> Personal:
+    return personalise(task, network, patients, steps=steps, batch=6, lr=lr, seed=3)
+
+
+def test_a_model_that_does_not_fit_the_hospital_goes_most_of_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    patients, task = people(8, size=16), ScoredToy()
+    network = task.network(0)
+    before = weights(network)
+    found = run(task, network, patients)
+    assert found.mix >= 0.75
+    assert (found.patients, found.kept_back) == (8, round(8 * KEPT_BACK))
+    assert found.scores[found.mix] == max(found.scores.values()) > found.scores[0.0] + 3
+    assert not torch.equal(weights(network), before)
+
+
+def test_who_decides_on_the_mix_was_not_trained_on() -> None:
+    task = ScoredToy()
+    patients = people(8, size=16)
+    whose = {id(patient.studies[0]): patient.key for patient in patients}
+    found = run(task, task.network(0), patients)
+    decided = {whose[id(study)] for study in task.scored}
+    assert len(decided) == found.kept_back
+    assert task.before
+    assert not decided & task.before
+    assert {key for key, _ in task.drawn} == {patient.key for patient in patients}
+
+
+def test_where_training_only_harms_the_model_stays_as_it_was() -> None:
+    task = ScoredToy()
+    network = task.network(0)
+    with torch.no_grad():  # the filter that made the reference
+        network.weight.zero_()
+        network.bias.zero_()
+        network.weight[0, 0, 1, 1] = 0.4
+        network.weight[0, 0, 0, 1] = 0.1
+    before = weights(network)
+    found = run(task, network, people(8, size=16), lr=1.0)
+    assert found.mix == 0.0
+    assert torch.equal(weights(network), before)
+
+
+def test_the_same_seed_gives_the_same_model_and_the_network_that_was_given_begins_it() -> None:
+    one, other = ScoredToy().network(0), ScoredToy().network(0)
+    found, again = run(ScoredToy(), one, people(5, size=16)), run(ScoredToy(), other, people(5, size=16))
+    assert found == again
+    assert torch.equal(weights(one), weights(other))
+
+
+def test_mixing_is_linear_and_leaves_both_as_they_were() -> None:
+    here, there = ScoredToy().network(0), ScoredToy().network(1)
+    a, b = weights(here), weights(there)
+    for mix in MIXES:
+        torch.testing.assert_close(weights(mixed(here, there, mix)), (1 - mix) * a + mix * b)
+    assert torch.equal(weights(mixed(here, there, 0.0)), a)
+    assert torch.equal(weights(here), a)
+    assert torch.equal(weights(there), b)
+
+
+def test_what_counts_images_is_taken_from_the_federated_model() -> None:
+    here = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
+    there = copy.deepcopy(here)
+    there[1].num_batches_tracked += 5  # type: ignore[operator]
+    assert int(mixed(here, there, 0.5)[1].num_batches_tracked) == 0  # type: ignore[arg-type,index]
+
+
+def test_one_patient_is_too_few() -> None:
+    task = ScoredToy()
+    with pytest.raises(DataError, match="takes two patients at least, and 1 can be used"):
+        run(task, task.network(0), people(1))
