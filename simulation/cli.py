@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SHIPPED = ("demo", "benchmark", "private")
 COMPARE = (
-    "Tasks also trained pooled and at each hospital alone: names, all or none. "
+    "Tasks also trained pooled, at each hospital alone, and there from the federated model: names, all or none. "
     "Default: denoise, where the charter has it."
 )
 PRIVATE = (
