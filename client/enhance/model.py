@@ -1,27 +1,22 @@
 """The model that is applied: a release whose check holds, or one of the public starting points."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from numpy.typing import NDArray
 from torch import nn
 
 from client.policy_file import DevicePlan
+from client.released import checked_release, network_with
 from client.training.device import device
-from compliance.bundle_check import check_bundle
-from compliance.bundle_form import MANIFEST, WEIGHTS, read_manifest
-from compliance.bundle_model import read_weights
-from shared.console import plural
-from shared.errors import DataError, RecordError, UsageError
+from shared.errors import UsageError
 from shared.imaging.denoise import Denoise
 from shared.imaging.lowres import FACTOR
 from shared.imaging.public import PUBLIC, load_public
 from shared.imaging.segment import Segment
 from shared.imaging.superres import SuperResolution
 from shared.imaging.tasks import Task, get_task
-from shared.weights import load_weights, weights_of
+from shared.vector import State
 
 SHOWN: Final = 12
 """Digits of a digest that people are shown."""
@@ -92,7 +87,7 @@ def open_model(
     if task is None:
         raise UsageError(f"{where} has several models", hint=f"say which with --task {'|'.join(PUBLIC[where])}")
     chosen = get_task(task)
-    network = _network(chosen, dict(load_public(where, chosen.name)), plan)
+    network = _network(chosen, load_public(where, chosen.name), plan)
     return Model(where, chosen, network, PUBLIC[where][chosen.name])
 
 
@@ -101,34 +96,18 @@ def _released(folder: Path, task: str | None, charter: str, quorum: int | None, 
         raise UsageError(
             f"there is no released model {folder}", hint=f"name the folder of a release, or one of {', '.join(PUBLIC)}"
         )
-    report = check_bundle(folder, charter=charter, quorum=quorum)
-    if report.failed:
-        first = report.failed[0]
-        raise RecordError(
-            f"{plural(len(report.failed), 'check')} of the release failed; the first: {first.what}: {first.detail}",
-            hint="do not use this model; 'fedward model verify' shows every check",
-        )
-    try:
-        described, raw = (folder / MANIFEST).read_bytes(), (folder / WEIGHTS).read_bytes()
-    except OSError as error:
-        raise RecordError(f"the release {folder} cannot be read any more", hint="copy it anew") from error
-    manifest = read_manifest(described)
-    digest = hashlib.sha256(raw).hexdigest()
-    # What was checked is what is used: the files are read a second time here.
-    if hashlib.sha256(described).hexdigest() != report.manifest or digest != manifest.files[WEIGHTS].sha256:
-        raise RecordError(
-            f"the release {folder} changed while it was checked", hint="copy it anew, to a place of yours"
-        )
+    found = checked_release(folder, charter=charter, quorum=quorum)
+    manifest = found.manifest
     if task not in {None, manifest.task}:
         raise UsageError(f"the release is a model for {manifest.task}, not for {task}", hint="leave out --task")
     chosen = get_task(manifest.task)
     name = f"{manifest.run} {manifest.change.version}".strip()
-    network = _network(chosen, read_weights(raw), plan)
-    return Model(name, chosen, network, digest, report.manifest, report.charter, bool(charter))
+    network = _network(chosen, found.state, plan)
+    return Model(name, chosen, network, found.digest, found.report.manifest, found.report.charter, bool(charter))
 
 
-def _network(task: Task, state: dict[str, NDArray[Any]], plan: DevicePlan) -> nn.Module:
-    """The network of ``task`` with all of ``state`` and nothing else.
+def _network(task: Task, state: State, plan: DevicePlan) -> nn.Module:
+    """The network of ``task`` with all of ``state``, where it runs.
 
     Raises:
         UsageError: Results of the task cannot be written as DICOM.
@@ -136,12 +115,4 @@ def _network(task: Task, state: dict[str, NDArray[Any]], plan: DevicePlan) -> nn
     """
     if not isinstance(task, Denoise | SuperResolution | Segment):
         raise UsageError(f"a model for {task.name} makes nothing that is written as DICOM", hint="use another model")
-    network = task.network(0)
-    wanted = {name: (array.shape, array.dtype) for name, array in weights_of(network).items()}
-    if wanted != {name: (array.shape, array.dtype) for name, array in state.items()}:
-        raise DataError(
-            f"the weights are not those of the network for {task.name}",
-            hint="the release may be of another version of fedward; its manifest says which",
-        )
-    load_weights(network, state)
-    return network.eval().to(device(plan, virtual=False))
+    return network_with(task, state).to(device(plan, virtual=False))

@@ -8,16 +8,14 @@ from typing import Any, Final
 
 from torch import nn
 
-from compliance.bundle_check import check_bundle
-from compliance.bundle_form import DESCRIBED, MANIFEST, WEIGHTS, read_manifest
+from client.released import checked_release, network_with
+from compliance.bundle_form import DESCRIBED, MANIFEST, WEIGHTS
 from compliance.bundle_model import read_weights
 from compliance.bundle_report import Verdict
 from shared.errors import DataError, RecordError, UsageError
 from shared.imaging.public import PUBLIC, load_public, weights_file
 from shared.imaging.tasks import Task, get_task
 from shared.parsing import parse_json
-from shared.vector import State
-from shared.weights import load_weights
 
 RELEASE, RUN, PUBLISHED = "release", "run", "public"
 
@@ -106,31 +104,19 @@ def _public(name: str, task: str | None) -> Model:
         raise UsageError(f"{name} has no model for the task {task}", hint=f"it has {', '.join(PUBLIC[name])}")
     state = load_public(name, task)
     origin = f"{weights_file(name, task)} of this installation, trained on synthetic phantoms; its SHA-256 is pinned"
-    return Model(name, get_task(task), _network(name, task, state), PUBLIC[name][task], PUBLISHED, frozenset(), origin)
+    return Model(
+        name, get_task(task), network_with(get_task(task), state), PUBLIC[name][task], PUBLISHED, frozenset(), origin
+    )
 
 
 def _release(folder: Path, charter: str, quorum: int | None) -> Model:
-    report = check_bundle(folder, charter=charter, quorum=quorum)
-    if not report.holds:
-        first = report.failed[0]
-        raise RecordError(
-            f"the release {folder} does not hold: {first.what}: {first.detail}",
-            hint="see 'fedward model verify' for all of it; do not use this model",
-        )
-    # What is loaded now must be what was checked: by the digests that the check found, since files can change.
-    raw = _read(folder / MANIFEST)
-    if hashlib.sha256(raw).hexdigest() != report.manifest:
-        raise RecordError(f"{folder / MANIFEST} changed while it was read", hint="copy the release anew")
-    manifest = read_manifest(raw)
-    weights = _read(folder / WEIGHTS)
-    digest = hashlib.sha256(weights).hexdigest()
-    if digest != manifest.files[WEIGHTS].sha256:
-        raise RecordError(f"{folder / WEIGHTS} changed while it was read", hint="copy the release anew")
+    found = checked_release(folder, charter=charter, quorum=quorum)
+    manifest, report, task = found.manifest, found.report, get_task(found.manifest.task)
     return Model(
         label=manifest.change.version,
-        task=get_task(manifest.task),
-        network=_network(str(folder), manifest.task, read_weights(weights)),
-        digest=digest,
+        task=task,
+        network=network_with(task, found.state),
+        digest=found.digest,
         kind=RELEASE,
         sites=frozenset(str(row.get("site")) for row in manifest.sites),
         origin=f"release of {manifest.federation}, run {manifest.run}, {manifest.released}, charter {manifest.charter}",
@@ -158,24 +144,7 @@ def _run(folder: Path) -> Model:
     except RecordError as error:
         raise DataError(f"{folder / WEIGHTS} cannot be read", hint="restore it from a copy") from error
     origin = f"run {run} of {federation}, unsigned: no release, so nothing was checked but its own SHA-256"
-    return Model(folder.name or run, get_task(task), _network(str(folder), task, state), digest, RUN, sites, origin)
-
-
-def _network(where: str, task: str, state: State) -> nn.Module:
-    """The task's network with all of these weights.
-
-    Raises:
-        DataError: They are not those of the task's network.
-    """
-    network = get_task(task).network(0)
-    own = network.state_dict()
-    shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
-    if shapes != {name: tuple(array.shape) for name, array in state.items()}:
-        raise DataError(
-            f"the weights of {where} are not those of the network for {task}", hint="install the fedward that wrote it"
-        )
-    load_weights(network, state)
-    return network.eval()
+    return Model(folder.name or run, get_task(task), network_with(get_task(task), state), digest, RUN, sites, origin)
 
 
 def _read(path: Path) -> bytes:

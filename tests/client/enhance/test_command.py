@@ -11,6 +11,7 @@ import pytest
 from pydicom.data import get_testdata_file
 from typer.testing import CliRunner
 
+from client import released
 from client.cli import app
 from client.enhance.model import open_model
 from client.node import Node
@@ -96,17 +97,15 @@ def test_too_few_witnesses_are_refused(ended: Ended, images: Path, tmp_path: Pat
 def test_files_that_change_after_the_check_are_refused(
     ended: Ended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from client.enhance import model
-
     folder = Path(shutil.copytree(ended.root / "release", tmp_path / "release"))
-    check = model.check_bundle
+    check = released.check_bundle
 
     def swapped(*arguments: Any, **more: Any) -> Any:
         report = check(*arguments, **more)
         shutil.copy(ended.root / "release" / "layout.json", folder / "model.safetensors")
         return report
 
-    monkeypatch.setattr(model, "check_bundle", swapped)
+    monkeypatch.setattr(released, "check_bundle", swapped)
     with pytest.raises(RecordError, match="changed while"):
         open_model(str(folder))
 
