@@ -28,7 +28,7 @@ test: $(READY) ## the tests, two at a time
 test-deep: $(READY) ## five times as many random files; others with FEDWARD_RANDOM=1, all burned-in text with FEDWARD_MATRIX=1
 	FEDWARD_DEEP=1 $(BIN)/python -m pytest -q tests/attacks/deid
 
-test-live: $(READY) ## a coordinator and three hospitals as processes of their own, disturbed and attacked in every way (half an hour)
+test-live: $(READY) ## a coordinator and three hospitals as processes of their own, disturbed and attacked in every way, and whole runs interrupted (forty minutes)
 	$(BIN)/python -m pytest -q -m live --numprocesses 2 --dist loadfile tests
 
 proto: $(READY) ## the code for the audit exchange, from its .proto

@@ -11,6 +11,8 @@ import pytest
 
 from tests.client.deid.files import image, to_bytes
 
+pytestmark = pytest.mark.live
+
 FEDWARD = Path(sys.executable).with_name("fedward")
 
 
