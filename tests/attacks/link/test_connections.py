@@ -18,7 +18,12 @@ PROXY = "http://127.0.0.1:9"
 
 def allowed(standing: Standing, name: str) -> set[int]:
     """Ports that a service may reach: the coordinator's own processes speak to each other through a socket."""
-    return set() if name == "coordinator" else {standing.port}
+    return set() if name == "coordinator" else doors(standing)
+
+
+def doors(standing: Standing) -> set[int]:
+    """The gate's port, and that of the audit exchange."""
+    return {standing.port, standing.port + 1}
 
 
 def strangers(found: Iterator[Connect], ports: set[int]) -> set[Connect]:
@@ -51,7 +56,7 @@ def test_every_python_process_of_a_run_asks_for_the_coordinator_alone(side: Side
         found = list(recorded(out))
         assert any(one.port == standing.port for one in found) or name == "coordinator", "the hook saw nothing"
         assert strangers(iter(found), allowed(standing, name)) == set(), name
-    assert {port for _, port in reached["coordinator"]} == {standing.port}
+    assert {port for _, port in reached["coordinator"]} == doors(standing)
     assert any(one.target.endswith("/inner.sock") for one in recorded(outs["coordinator"]))
     assert all(not reached[site] for site in SITES)
     for site in SITES:
