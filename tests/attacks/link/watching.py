@@ -42,9 +42,11 @@ class Connect:
     def outside(self) -> bool:
         """Whether it leaves this machine."""
         try:
-            return not ipaddress.ip_address(self.target).is_loopback
+            address = ipaddress.ip_address(self.target)
         except ValueError:
             return self.target not in {"localhost", "", "None"} and not self.target.startswith("/")
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None  # as gRPC writes it
+        return not (mapped or address).is_loopback
 
 
 def recorded(out: Path) -> Iterator[Connect]:
