@@ -203,7 +203,6 @@ def _arms(bench: _Bench, federations: Mapping[tuple[str, str], Federated]) -> di
     plan, name = bench.plan, bench.task.name
     each = plan.rounds * plan.local_steps
     steps = each * len(bench.members)
-    own = {"local": each, "personal": 3 * each}  # the federation's, the training that decides, and the last one
     table: dict[str, ArmRecord] = {}
     for arm in OWN:
         if models := bench.own(arm):
@@ -212,8 +211,9 @@ def _arms(bench: _Bench, federations: Mapping[tuple[str, str], Federated]) -> di
                 all_sites=_mean([bench.mean(scores, bench.members) for scores in models.values()]),
                 own_site=_mean([scores[site] for site, scores in models.items()]),
                 unseen=_mean(unseen) if unseen else None,
-                gradients=own[arm] * plan.batch * len(models),
-                steps=own[arm] * len(models),
+                # A personal model whose hospital gains nothing by it is trained once and not twice: not counted.
+                gradients=each * plan.batch * len(models) if arm == "local" else None,
+                steps=each * len(models) if arm == "local" else None,
             )
     for arm in TABLED:
         if arm not in bench.models:
