@@ -71,17 +71,18 @@ def checked_release(folder: Path, *, charter: str, quorum: int | None) -> Releas
 
 
 def network_with(task: Task, state: State) -> nn.Module:
-    """The network of ``task`` with all of ``state`` and nothing else, in evaluation mode.
+    """That network of ``task`` whose parameters have the names and shapes of ``state``, with it, in evaluation mode.
 
     Raises:
-        DataError: The weights are those of another network.
+        DataError: The weights are those of no network of the task.
     """
-    network = task.network(0)
-    wanted = {name: (array.shape, array.dtype) for name, array in weights_of(network).items()}
-    if wanted != {name: (array.shape, array.dtype) for name, array in state.items()}:
-        raise DataError(
-            f"the weights are not those of the network for {task.name}",
-            hint="they may be of another version of fedward; what lies beside them says which",
-        )
-    load_weights(network, state)
-    return network.eval()
+    found = {name: (array.shape, array.dtype) for name, array in state.items()}
+    for one in task.networks or [None]:
+        network = task.network(0, one)
+        if found == {name: (array.shape, array.dtype) for name, array in weights_of(network).items()}:
+            load_weights(network, state)
+            return network.eval()
+    raise DataError(
+        f"the weights are not those of a network for {task.name}",
+        hint="they may be of another version of fedward; what lies beside them says which",
+    )

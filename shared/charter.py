@@ -150,8 +150,8 @@ class Charter:
     def sha256(self) -> str:
         """Hash of the charter's content in canonical form (RFC 8785): layout and comments do not matter.
 
-        A coordinator and countries count where they stand: a charter without them has the hash that it had before
-        charters could name them.
+        A coordinator, countries and networks count where they stand: without them a charter has the hash that it had
+        before charters could name them.
         """
         content = dataclasses.asdict(self)
         if self.coordinator is None:
@@ -159,6 +159,9 @@ class Charter:
         for member in content["members"]:
             if member["country"] is None:
                 del member["country"]
+        for task in content["tasks"]:
+            if task["network"] is None:
+                del task["network"]
         return hashlib.sha256(canonical_json(content)).hexdigest()
 
     @functools.cached_property

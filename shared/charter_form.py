@@ -48,6 +48,7 @@ class _TaskTable(_Strict):
     server_lr: _Rate = TaskPlan.server_lr
     proximal: Annotated[float, Field(ge=0, le=1000)] = TaskPlan.proximal
     evaluate_every: _Count = TaskPlan.evaluate_every
+    network: _Name | None = TaskPlan.network
     start: Start = TaskPlan.start
     trained: Trained = TaskPlan.trained
     precision: Precision = TaskPlan.precision

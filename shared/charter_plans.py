@@ -27,6 +27,7 @@ class TaskPlan:
         server_lr: Its learning rate; for any but ``SGD`` it falls along a half cosine over the rounds.
         proximal: Weight mu of the FedProx term mu/2 |w - w_round|^2 (Li et al. 2020); 0 switches it off.
         evaluate_every: Hospitals evaluate on their held-out patients every so many rounds, and after the last.
+        network: Which of the task's networks; None for its first one (:attr:`shared.imaging.tasks.Task.networks`).
         start: ``fresh`` for random weights from the charter's seed, or the name of public weights that are part of the
             release at both ends (:mod:`shared.imaging.public`).
         trained: Which parameters train, and travel: ``all``; ``biases_norms_head``: biases, the affine parameters of
@@ -46,6 +47,7 @@ class TaskPlan:
     server_lr: float = 1.0
     proximal: float = 0.0
     evaluate_every: int = 5
+    network: str | None = None
     start: Start = "fresh"
     trained: Trained = "all"
     precision: Precision = "float32"

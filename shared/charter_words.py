@@ -177,7 +177,8 @@ def _network(plan: TaskPlan) -> str:
     }[plan.trained]
     half = ", in bfloat16" if plan.precision == "bfloat16" else ""
     average = f"; the moving average of the models, decay {plan.average:g}, is released" if plan.average else ""
-    return f"the network {begins}, {part}{half}{average}"
+    which = f"the network {plan.network}" if plan.network else "the network"
+    return f"{which} {begins}, {part}{half}{average}"
 
 
 def _rules(charter: Charter) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from client.deid.profile import Profile
 from client.deid.pseudonyms import SiteKey
 from client.manifest import write_manifest
 from client.node import Node
+from client.released import network_with
 from client.rounds import seed_of
 from client.training.loop import train_centrally, train_round, usable
 from client.training.personal import personalise
@@ -198,9 +199,7 @@ def held_out(task: Task, node: Path) -> list[PatientImages]:
 
 def load_network(task: Task, weights: Path) -> nn.Module:
     """The task's network with the weights of a file."""
-    network = task.network(0)
-    network.load_state_dict(safetensors.torch.load_file(weights))
-    return network.eval()
+    return network_with(task, safetensors.numpy.load_file(weights))
 
 
 def score_model(task_name: str, weights: Path, node: Path) -> dict[str, float]:

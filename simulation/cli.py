@@ -180,7 +180,7 @@ def _charter(name: str, tasks: list[str], rounds: int, seed: int | None) -> Char
     charter = _read(name)
     plans: tuple[TaskPlan, ...] = charter.tasks
     for plan in plans:
-        get_task(plan.name)
+        get_task(plan.name).network(0, plan.network)
     if tasks:
         for one in tasks:
             get_task(one)

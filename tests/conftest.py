@@ -16,6 +16,9 @@ if HOUSE not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+# Tests fork children where another test has used gRPC: what gRPC does at a fork aborts one in some hundreds (grpc/grpc
+# 43055), and no child speaks gRPC.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 # A shell that starts the tests in the background makes them ignore SIGINT, and so do the commands that they interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

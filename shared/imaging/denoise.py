@@ -1,6 +1,7 @@
 """Denoising: the reference image from a fast (MR) or low-dose (CT) one."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -11,26 +12,23 @@ from torch import Tensor, nn
 from shared.imaging import classical_denoise, inference
 from shared.imaging.images import PatientImages, StudyImages
 from shared.imaging.metrics import IMAGE_SUMS, Sums, image_sums
-from shared.imaging.networks import UNet, seeded
+from shared.imaging.networks import DnCNN, UNet
 from shared.imaging.patches import draw_windows, eligible_studies, stacked
-from shared.imaging.tasks import Batch, Method, OneLoss, register
+from shared.imaging.tasks import Batch, Method, Networks, OneLoss, register
 
 PATCH = 48
 
 
 @register
 class Denoise(OneLoss):
-    """A residual U-Net under the L1 loss (Zhao et al. 2017: sharper than L2)."""
+    """A network that starts as the identity, under the L1 loss (Zhao et al. 2017: sharper than L2)."""
 
     name = "denoise"
     title = "Denoising"
     modalities = frozenset({"MR", "CT"})
     main_metric = "psnr"
     sums: tuple[str, ...] = IMAGE_SUMS
-
-    def network(self, seed: int) -> nn.Module:
-        """A U-Net that starts as the identity."""
-        return seeded(lambda: UNet(1, (16, 32, 64), residual=True), seed)
+    networks: Networks = MappingProxyType({"unet": lambda: UNet(1, (16, 32, 64), residual=True), "dncnn": DnCNN})
 
     def eligible(self, study: StudyImages) -> bool:
         """Any MR or CT study: every study has both series."""

@@ -1,6 +1,7 @@
 """Segmentation of the brain's tissues: background, cerebrospinal fluid, grey and white matter."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -13,9 +14,9 @@ from shared.imaging import classical_segment, inference
 from shared.imaging.images import PatientImages, StudyImages
 from shared.imaging.memo import once_per_study
 from shared.imaging.metrics import Sums, confusion_names, confusion_sums
-from shared.imaging.networks import UNet, seeded
+from shared.imaging.networks import FCN, UNet
 from shared.imaging.patches import draw_windows, eligible_studies, stacked
-from shared.imaging.tasks import Batch, Method, OneLoss, register
+from shared.imaging.tasks import Batch, Method, Networks, OneLoss, register
 
 CLASSES = ("background", "cerebrospinal fluid", "grey matter", "white matter")
 PATCH = 96
@@ -25,17 +26,19 @@ LIMIT = 5.0
 
 @register
 class Segment(OneLoss):
-    """A U-Net under cross-entropy and soft Dice (Milletari, Navab and Ahmadi 2016; both: Isensee et al. 2021)."""
+    """One output channel per class, under cross-entropy and soft Dice.
+
+    The Dice loss: Milletari, Navab and Ahmadi 2016; both together: Isensee et al. 2021.
+    """
 
     name = "segment"
     title = "Tissue segmentation"
     modalities = frozenset({"MR"})
     main_metric = "miou"
     sums: tuple[str, ...] = confusion_names(len(CLASSES))
-
-    def network(self, seed: int) -> nn.Module:
-        """A U-Net with one output channel per class."""
-        return seeded(lambda: UNet(len(CLASSES), (8, 16, 32, 64)), seed)
+    networks: Networks = MappingProxyType(
+        {"unet": lambda: UNet(len(CLASSES), (8, 16, 32, 64)), "fcn": lambda: FCN(len(CLASSES))}
+    )
 
     def eligible(self, study: StudyImages) -> bool:
         """MR studies that somebody segmented into these classes."""

@@ -3,10 +3,12 @@
 from torch import nn
 
 from shared.charter_plans import TaskPlan
+from shared.errors import CharterError
 from shared.imaging.public import load_public
 from shared.imaging.tasks import Task
 from shared.imaging.trained import freeze
-from shared.weights import load_weights
+from shared.vector import State
+from shared.weights import load_weights, weights_of
 
 
 def prepared(task: Task, plan: TaskPlan, seed: int) -> nn.Module:
@@ -20,11 +22,22 @@ def prepared(task: Task, plan: TaskPlan, seed: int) -> nn.Module:
         seed: Seed of random weights.
 
     Raises:
-        UsageError: There are no public weights for the task.
+        UsageError: The task has no such network.
+        CharterError: There are no public weights for the task, or for this network of it.
         FedwardError: The public weights of this installation are damaged.
     """
-    network = task.network(seed)
+    network = task.network(seed, plan.network)
     if plan.start != "fresh":
-        load_weights(network, load_public(plan.start, task.name))
+        public = load_public(plan.start, task.name)
+        if _shapes(public) != _shapes(weights_of(network)):
+            raise CharterError(
+                f"{plan.start} has no weights for the network {plan.network} of the task {task.name}",
+                hint='set start = "fresh", or leave out network',
+            )
+        load_weights(network, public)
     freeze(network, plan.trained)
     return network
+
+
+def _shapes(state: State) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in state.items()}

@@ -1,6 +1,7 @@
 """Super-resolution by two: the reference image from a quarter of its k-space."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -12,26 +13,23 @@ from shared.imaging import classical_superres, inference
 from shared.imaging.images import PatientImages, StudyImages
 from shared.imaging.lowres import FACTOR, low_resolution
 from shared.imaging.metrics import IMAGE_SUMS, Sums, image_sums
-from shared.imaging.networks import EDSR, seeded
+from shared.imaging.networks import EDSR
 from shared.imaging.patches import draw_windows, eligible_studies, stacked
-from shared.imaging.tasks import Batch, Method, OneLoss, register
+from shared.imaging.tasks import Batch, Method, Networks, OneLoss, register
 
 PATCH = 24
 
 
 @register
 class SuperResolution(OneLoss):
-    """An EDSR-like generator under the L1 loss (Lim et al. 2017)."""
+    """A generator that starts as bicubic interpolation, under the L1 loss (Lim et al. 2017)."""
 
     name = "superres"
     title = "Super-resolution ×2"
     modalities = frozenset({"MR"})
     main_metric = "psnr"
     sums: tuple[str, ...] = IMAGE_SUMS
-
-    def network(self, seed: int) -> nn.Module:
-        """A generator that starts as bicubic interpolation."""
-        return seeded(EDSR, seed)
+    networks: Networks = MappingProxyType({"edsr": EDSR})
 
     def eligible(self, study: StudyImages) -> bool:
         """MR only: k-space truncation is not how CT loses resolution."""

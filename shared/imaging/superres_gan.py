@@ -1,11 +1,13 @@
 """Adversarial super-resolution by two: images that a second network cannot tell from references."""
 
+from types import MappingProxyType
+
 import torch.nn.functional as F
 from torch import nn
 
-from shared.imaging.networks import AdversarialPair, seeded
+from shared.imaging.networks import AdversarialPair
 from shared.imaging.superres import SuperResolution
-from shared.imaging.tasks import Batch, Objective, register
+from shared.imaging.tasks import Batch, Networks, Objective, register
 
 WEIGHT = 3e-3
 # The discriminator's gradient is hundreds of times as long as the generator's once both have learnt a little, and would
@@ -23,10 +25,7 @@ class AdversarialSuperResolution(SuperResolution):
 
     name = "superres_gan"
     title = "Super-resolution ×2, adversarial"
-
-    def network(self, seed: int) -> AdversarialPair:
-        """A generator that starts as bicubic interpolation, and a discriminator that knows nothing."""
-        return seeded(AdversarialPair, seed)
+    networks: Networks = MappingProxyType({"srgan": AdversarialPair})
 
     def objectives(self, network: nn.Module, batch: Batch) -> tuple[Objective, ...]:
         """The generator's L1 and adversarial loss, and the discriminator's cross-entropy, on one and the same fake.

@@ -8,6 +8,7 @@ by name.
 import difflib
 import importlib
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -17,10 +18,12 @@ from torch import Tensor, nn
 from shared.errors import UsageError
 from shared.imaging.images import PatientImages, StudyImages
 from shared.imaging.metrics import Sums, summarise
+from shared.imaging.networks import seeded
 
 __all__ = [
     "Batch",
     "Method",
+    "Networks",
     "Objective",
     "OneLoss",
     "Predictions",
@@ -36,6 +39,8 @@ __all__ = [
 Batch = tuple[Tensor, Tensor]
 # Images [n, h, w] float32 in [0, 1], or classes [n, h, w] uint8.
 Predictions = NDArray[Any]
+# Networks that can do a task, by the name that a charter gives; the first one is meant where it gives none.
+Networks = Mapping[str, Callable[[], nn.Module]]
 # A classical method: no training, one study in, predictions out.
 Method = Callable[[StudyImages], Predictions]
 
@@ -60,6 +65,7 @@ class Task(Protocol):
         modalities: DICOM modalities (C.7.3.1.1.1) it is for.
         main_metric: The figure of :func:`~shared.imaging.metrics.summarise` that decides; more is better.
         sums: Names of the sums of :meth:`score`, in the order in which they are masked.
+        networks: The networks that can do it; no two of them have parameters of the same names and shapes.
     """
 
     name: str
@@ -67,9 +73,14 @@ class Task(Protocol):
     modalities: frozenset[str]
     main_metric: str
     sums: tuple[str, ...]
+    networks: Networks
 
-    def network(self, seed: int) -> nn.Module:
-        """A fresh network whose weights depend on ``seed`` alone."""
+    def network(self, seed: int, name: str | None = None) -> nn.Module:
+        """A fresh network whose weights depend on ``seed`` alone: one of :attr:`networks`, by default the first.
+
+        Raises:
+            UsageError: There is none of that name.
+        """
 
     def eligible(self, study: StudyImages) -> bool:
         """Whether the study has the modality, and the labels where they are needed."""
@@ -111,6 +122,18 @@ class Task(Protocol):
 
 class OneLoss:
     """For tasks whose whole network follows :meth:`loss`, as most do."""
+
+    name: str
+    networks: Networks = MappingProxyType({})
+
+    def network(self, seed: int, name: str | None = None) -> nn.Module:
+        """As :meth:`Task.network`."""
+        chosen = name or next(iter(self.networks))
+        if chosen not in self.networks:
+            near = difflib.get_close_matches(chosen, self.networks, n=1)
+            hint = f"did you mean {near[0]}?" if near else "it has: " + ", ".join(self.networks)
+            raise UsageError(f"the task {self.name} has no network called {chosen!r}", hint=hint)
+        return seeded(self.networks[chosen], seed)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """As :meth:`Task.loss`."""

@@ -1,6 +1,5 @@
 """Bad input gets one line that says what is wrong and what to do, a documented exit code, and loses nothing."""
 
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,13 +15,9 @@ MEBIBYTE = 1 << 20
 
 def fedward(*args: object, limit: int | None = None) -> subprocess.CompletedProcess[str]:
     """The real command. ``limit`` caps the size of any file it writes, which stands for a disk that fills up."""
-
-    def cap() -> None:
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    command = [str(FEDWARD), *(str(arg) for arg in args)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=240, preexec_fn=cap)
+    capped = ["prlimit", f"--fsize={limit}"] if limit is not None else []
+    command = [*capped, str(FEDWARD), *(str(arg) for arg in args)]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
 
 
 def complaint(done: subprocess.CompletedProcess[str]) -> str:

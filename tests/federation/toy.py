@@ -41,7 +41,7 @@ class Toy(OneLoss):
     main_metric = "psnr"
     sums: tuple[str, ...] = ("slices", "mse")
 
-    def network(self, seed: int) -> nn.Module:
+    def network(self, seed: int, name: str | None = None) -> nn.Module:
         torch_state = torch.random.get_rng_state()
         torch.manual_seed(seed)
         network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 3, padding=1))

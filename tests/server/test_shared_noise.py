@@ -43,7 +43,7 @@ class Wide(toy.Toy):
 
     name = "wide"
 
-    def network(self, seed: int) -> nn.Module:
+    def network(self, seed: int, name: str | None = None) -> nn.Module:
         torch_state = torch.random.get_rng_state()
         torch.manual_seed(seed)
         layers = (nn.Conv2d(1, 100, 1), nn.Conv2d(100, 100, 3, padding=1), nn.Conv2d(100, 1, 1))

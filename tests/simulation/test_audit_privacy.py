@@ -134,7 +134,7 @@ def test_numbers_that_make_no_sense_are_refused(numbers: tuple[int, int, int, fl
 class WideToy(ToyTask):
     """Enough parameters for the canaries, and still milliseconds a gradient."""
 
-    def network(self, seed: int) -> nn.Module:
+    def network(self, seed: int, name: str | None = None) -> nn.Module:
         return seeded(lambda: nn.Sequential(nn.Conv2d(1, 40, 3, padding=1), nn.Conv2d(40, 1, 3, padding=1)), seed)
 
 

@@ -37,7 +37,7 @@ STEP = replace(PLAN, local_steps=1, local_lr=1.0)
 class OneWeight(ToyTask):
     """Its gradient is the sum of the pixels: the white patient stands at the bound, the black ones add nothing."""
 
-    def network(self, seed: int) -> nn.Module:
+    def network(self, seed: int, name: str | None = None) -> nn.Module:
         network = nn.Conv2d(1, 1, 1, bias=False)
         nn.init.constant_(network.weight, float(seed))
         return network

@@ -118,7 +118,7 @@ def test_a_charter_that_shares_noise_without_masks() -> None:
 class Wide(ToyTask):
     """Three thousand weights, so that one step shows a standard deviation to two percent."""
 
-    def network(self, seed: int) -> nn.Module:
+    def network(self, seed: int, name: str | None = None) -> nn.Module:
         del seed
         return nn.Conv2d(1, 64, 7, padding=3, bias=False)
 

@@ -27,7 +27,7 @@ class ToyTask(OneLoss):
     def __init__(self) -> None:
         self.drawn: list[tuple[str, int]] = []
 
-    def network(self, seed: int) -> nn.Module:
+    def network(self, seed: int, name: str | None = None) -> nn.Module:
         conv = nn.Conv2d(1, 1, 3, padding=1)
         rng = np.random.default_rng(seed)
         with torch.no_grad():

@@ -14,6 +14,7 @@ from shared.imaging.memo import once_per_study
 from shared.imaging.networks import AdversarialPair
 from shared.imaging.segment import standardised
 from shared.imaging.tasks import Task, get_task, register, summarise, task_names
+from shared.weights import weights_of
 from tests.shared.imaging.phantoms import patient, study
 
 
@@ -47,6 +48,20 @@ def test_a_typo_is_answered_with_the_nearest_name() -> None:
 def test_no_two_tasks_share_a_name() -> None:
     with pytest.raises(ValueError, match="two tasks are called denoise"):
         register(type(get_task("denoise")))
+
+
+def test_a_charter_may_ask_for_any_network_of_a_task_and_for_no_other(task: Task) -> None:
+    default = [parameter.shape for parameter in task.network(0).parameters()]
+    assert default == [parameter.shape for parameter in task.network(0, next(iter(task.networks))).parameters()]
+    with pytest.raises(UsageError, match="has no network called 'unett'") as caught:
+        task.network(0, "unett")
+    assert any(name in caught.value.hint for name in task.networks)
+
+
+def test_weights_tell_which_network_of_a_task_they_are_of(task: Task) -> None:
+    networks = [weights_of(task.network(0, name)) for name in task.networks]
+    layouts = [{name: array.shape for name, array in state.items()} for state in networks]
+    assert all(layouts.count(layout) == 1 for layout in layouts)
 
 
 def test_draws_depend_on_the_generator_alone(task: Task) -> None:
