@@ -73,6 +73,7 @@ class Action(StrEnum):
     STATEMENT = "statement"
     MODEL_RELEASE = "model.release"
     ENHANCE = "enhance"
+    PERSONALISE = "personalise"
 
 
 class Outcome(StrEnum):

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 # Learning rate of ordinary training (Adam) where no federation is in the way, by task.
 ALONE_RATE = {"denoise": 2e-3, "superres": 2e-3, "superres_gan": 2e-3, "segment": 3e-3}
 
-PERSONAL_RATE = 0.5
-"""Of personalising, as a share of those; it takes the steps that a hospital alone would take."""
-
 CLASSES = {"segment": ("background", "cerebrospinal fluid", "grey matter", "white matter")}
 
 PRICED = ("public", "tuned", "federated_dp", "federated_shared", "scratch")

@@ -72,6 +72,7 @@ EVENTS: Final[Mapping[str, Event]] = {
     Action.REVIEW: Event(_ACCESSED, "R", lifecycle="4"),
     Action.COHORT_BUILD: Event(_ACCESSED, "R", lifecycle="8"),
     Action.TRAIN: Event(_ACCESSED, "R", lifecycle="6"),
+    Action.PERSONALISE: Event(_ACCESSED, "R", lifecycle="6"),
     Action.ENHANCE: Event(_ACCESSED, "C", lifecycle="6"),
     Action.EVALUATE: Event(_ACCESSED, "R", lifecycle="6"),
     Action.PRIVACY_BUDGET: Event(_ALERT, "E", (_CONFIGURED,)),
