@@ -93,7 +93,7 @@ def make_personal(
         RecordError: The register, the lineage or the log does not hold.
         OutputError: The disk does not take the model.
     """
-    folder, task = place_of(node, order.name), base.task
+    folder, task, index = place_of(node, order.name), base.task, index_digest(node)
     Lineage(node).check()
     listed = eligible(node.cohort.patients(Split.TRAIN), node, log=log)
     detail: dict[str, Scalar] = {
@@ -101,7 +101,7 @@ def make_personal(
         "patients": len(listed),
         "steps": order.steps,
         "records": read_register(node, log)[1],
-        "dataset": index_digest(node),
+        "dataset": index,
     }
     act = Entry(Action.PERSONALISE, Outcome.STARTED, subject=("model", base.digest), detail=detail)
     with log.act(act) as facts:
@@ -119,7 +119,7 @@ def make_personal(
             on_step=(lambda step: on_step(step, 2 * order.steps)) if on_step else None,
         )
         weights = encoded(weights_of(network))
-        about = _about(node, base, done, weights, people)
+        about = _about(node.site, index, base, done, weights, people)
         with unchanging(node):  # an erasure comes before this, and is seen, or after it, and finds the model
             if eligible(about.patients, node, log=log) != about.patients:
                 raise PolicyError(
@@ -140,8 +140,8 @@ def _about(node: Node, base: Base, done: Personal, weights: bytes, people: Seque
         mix=done.mix,
         scores={f"{mix:g}": score for mix, score in done.scores.items()},
         steps=done.steps,
-        site=node.site,
-        dataset=index_digest(node),
+        site=site,
+        dataset=index,
         time=now(),
         patients=tuple(one.key for one in people),
     )
