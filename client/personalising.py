@@ -131,7 +131,9 @@ def make_personal(
     return folder, about
 
 
-def _about(node: Node, base: Base, done: Personal, weights: bytes, people: Sequence[PatientImages]) -> PersonalModel:
+def _about(
+    site: str, index: str, base: Base, done: Personal, weights: bytes, people: Sequence[PatientImages]
+) -> PersonalModel:
     return PersonalModel(
         task=base.task.name,
         base=base.name,
