@@ -119,7 +119,7 @@ def make_personal(
             on_step=(lambda step: on_step(step, 2 * order.steps)) if on_step else None,
         )
         weights = encoded(weights_of(network))
-        about = _about(node.site, index, base, done, weights, people)
+        about = _about(base, done, weights, people, site=node.site, index=index)
         with unchanging(node):  # an erasure comes before this, and is seen, or after it, and finds the model
             if eligible(about.patients, node, log=log) != about.patients:
                 raise PolicyError(
@@ -132,7 +132,7 @@ def make_personal(
 
 
 def _about(
-    site: str, index: str, base: Base, done: Personal, weights: bytes, people: Sequence[PatientImages]
+    base: Base, done: Personal, weights: bytes, people: Sequence[PatientImages], *, site: str, index: str
 ) -> PersonalModel:
     return PersonalModel(
         task=base.task.name,
