@@ -75,8 +75,8 @@ class ArmRecord:
         gradients: Patch gradients computed in all, so that arms are compared at equal work; None if unknown.
         steps: Optimiser steps in all; None if unknown.
         seconds: Wall time of training; None if not measured.
-        cpu_seconds: Processor time of training, of all hospitals and models of the arm; None if not measured.
         curve: Quality over rounds; empty where it was not followed.
+        cpu_seconds: Processor time of training, of all hospitals and models of the arm; None if not measured.
     """
 
     all_sites: Metrics
@@ -85,8 +85,8 @@ class ArmRecord:
     gradients: int | None = None
     steps: int | None = None
     seconds: float | None = None
-    cpu_seconds: float | None = None
     curve: tuple[CurvePoint, ...] = ()
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True)
