@@ -1,0 +1,37 @@
+"""The files below a folder, and the patients that their names speak of."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from client.importing.content import Case
+from client.sources.intake import Problem
+
+Found = Case | Problem
+_PATIENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+
+
+def patient_name(dataset: str, name: str) -> str | None:
+    """The Patient ID of somebody whom a file's name speaks of; None where that cannot be one."""
+    return f"{dataset}-{name}" if _PATIENT.fullmatch(name) else None
+
+
+def walk(root: Path, problems: list[Problem]) -> Iterator[Path]:
+    """Every file below ``root`` in order; links to folders are told in ``problems`` and not followed.
+
+    Files whose names begin with a dot are passed over: those of the desktop, and torn ones.
+    """
+
+    def failed(error: OSError) -> None:
+        problems.append(Problem(os.path.relpath(error.filename, root), "the folder cannot be read"))
+
+    for name, folders, files in os.walk(root, onerror=failed):
+        folders.sort()
+        for one in folders:
+            if (Path(name) / one).is_symlink():
+                problems.append(Problem(os.path.relpath(Path(name) / one, root), "a link to a folder is not followed"))
+        for one in sorted(files):
+            if not one.startswith("."):
+                yield Path(name) / one
