@@ -188,8 +188,11 @@ def show_command(
         console.say(f"{body['dataset']}: {console.plural(len(cases), 'study', 'studies')}, {labelled} labelled")
         console.say(f"  from {body['url'] or 'a place that was not told'}, layout {body['settings']['layout']}")
         if simulated:
-            console.say(f"  noise simulated in {simulated}: {cases[0]['noisy']}" if simulated == len(cases) else
-                        f"  noise simulated in {simulated}")
+            console.say(
+                f"  noise simulated in {simulated}: {cases[0]['noisy']}"
+                if simulated == len(cases)
+                else f"  noise simulated in {simulated}"
+            )
         became = sorted({f"{name} = {kind}" for c in cases for name, kind in c["labels"].items()})
         console.say(f"  labels: {', '.join(became) or 'none'}")
         for each in body["imports"]:

@@ -1,7 +1,7 @@
 """Folders of DICOM: studies with MR or CT series whose labels are segmentations or structure sets.
 
-Values and places are taken over and the rest of the header is left behind, but for the Patient ID, by which a patient is
-the same as in every other ingest, and what little :data:`CARRIED` names.
+Values and places are taken over and the rest of the header is left behind, but for the Patient ID, by which a patient
+is the same as in every other ingest, and what little :data:`CARRIED` names.
 """
 
 from collections import defaultdict
@@ -76,7 +76,8 @@ class DicomCase:
             raise UnusableError(f"{len(self.labels)} segmentations or structure sets: keep the one that counts")
         label = _label_of(self.labels[0]) if self.labels else None
         noisy, reference = _chosen(series, label)
-        classes, became = None, {}
+        classes: NDArray[np.uint8] | None = None
+        became: dict[str, str] = {}
         if label is not None:
             classes, became = _classes(label, self.labels[0], reference, self.settings.labels[reference.modality])
         values = reference.values()
@@ -104,7 +105,7 @@ def _label_of(path: Path) -> Dataset:
         found = highdicom.seg.segread(path) if kind == SegmentationStorage else pydicom.dcmread(path)
     except (*UNREADABLE, RuntimeError) as error:
         raise UnusableError(f"{path.name}: it cannot be read as a segmentation or structure set") from error
-    return found  # type: ignore[no-any-return]  # highdicom has no types
+    return found
 
 
 def _chosen(series: Sequence[Series], label: Dataset | None) -> tuple[Series | None, Series]:
@@ -154,7 +155,7 @@ def _classes(
 
 def _segments(label: Any, reference: Series, labels: LabelMap) -> tuple[NDArray[np.uint8], dict[str, str]]:
     """The class of each pixel by coded type, else by the segment's label; where two overlap, the higher class."""
-    coded = {code: number for code, number in CLASSES[labels.modality].items()}
+    coded = CLASSES[labels.modality]
     names = {number: name for name, number in NAMES[labels.modality].items()}
     became: dict[str, str] = {}
     numbers: dict[int, int] = {}

@@ -1,7 +1,7 @@
 """Where voxels lie: any volume as a stack of slices with the place of each pixel in DICOM's patient coordinates.
 
-NIfTI and MINC give a voxel's place in RAS (x to the patient's right is negative, y to the front, z to the head positive;
-NIfTI-1, "3D image (volume) orientation and location in space"); DICOM gives it in LPS (PS3.3 C.7.6.2.1.1). Axes are only
+NIfTI and MINC give a voxel's place in RAS (x grows to the patient's right, y to the front, z to the head; nifti1.h,
+"3D image (volume) orientation and location in space"); DICOM gives it in LPS (PS3.3 C.7.6.2.1.1). Axes are only
 permuted and turned round: no value is interpolated, and a volume that lies oblique in the patient stays so.
 """
 

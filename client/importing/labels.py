@@ -57,7 +57,9 @@ class LabelMap:
             UsageError: It cannot be read or understood, or names a class that the modality has not.
         """
         known = ", ".join(NAMES[modality])
-        hint = f'one table [labels] with lines such as 1 = "{list(NAMES[modality])[1]}"; classes for {modality}: {known}'
+        hint = (
+            f'one table [labels] with lines such as 1 = "{list(NAMES[modality])[1]}"; classes for {modality}: {known}'
+        )
         try:
             table = parse_toml(path.read_text("utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

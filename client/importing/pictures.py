@@ -1,8 +1,8 @@
 """Pairs of PNG: ``clean/`` or ``image/``, and where there are ``noisy/`` and ``label/``, with the same names in each.
 
-``NAME_12.png`` is slice 12 of the patient NAME; a name without a number is a patient of one slice. A PNG has no unit and
-no place: MR keeps the values of the file, CT is told by ``--hu`` what black and the brightest value of its bits stand for
-(PS3.3 C.11.1), and the distance of pixels and slices is what ``--spacing`` says.
+``NAME_12.png`` is slice 12 of the patient NAME; a name without a number is a patient of one slice. A PNG has no unit
+and no place: MR keeps the values of the file, CT is told by ``--hu`` what black and the brightest value of its bits
+stand for, and the distance of pixels and slices is what ``--spacing`` says.
 """
 
 import re
@@ -62,7 +62,8 @@ class PictureCase:
         if "noisy" in parts and parts["noisy"][1] != parts["reference"][1]:
             raise UnusableError("its noisy and its clean pictures have different numbers of bits")
         images = {role: self._valued(*parts[role]) for role in ("reference", "noisy") if role in parts}
-        label, became = None, {}
+        label: NDArray[np.uint8] | None = None
+        became: dict[str, str] = {}
         if "label" in parts:
             label, became = self.settings.labels[modality].apply(parts["label"][0])
         shape = images["reference"].shape
@@ -70,8 +71,10 @@ class PictureCase:
         matrix = np.array([[0, 0, pixel, 0], [0, pixel, 0, 0], [between, 0, 0, 0], [0, 0, 0, 1]], float)
         grid = Grid((shape[0], shape[1], shape[2]), matrix)
         top = parts["reference"][1]
-        told = f"0 to {top} as {self.settings.window[0]:g} to {self.settings.window[1]:g} HU" if self.settings.window else (
-            f"values of 0 to {top} kept"
+        told = (
+            f"0 to {top} as {self.settings.window[0]:g} to {self.settings.window[1]:g} HU"
+            if self.settings.window
+            else (f"values of 0 to {top} kept")
         )
         # A PNG may be a picture of a screen: with a Conversion Type its pixels are searched for text.
         facts = {"ConversionType": "DI", "BodyPartExamined": self.settings.part(modality)}
@@ -93,7 +96,9 @@ class PictureCase:
         try:
             with Image.open(contained(path, self.root), formats=["PNG"]) as picture:
                 if picture.mode not in _GREY:
-                    raise UnusableError(f"{path.name}: it is a picture in colours or with transparency ({picture.mode})")
+                    raise UnusableError(
+                        f"{path.name}: it is a picture in colours or with transparency ({picture.mode})"
+                    )
                 if max(picture.size) > LONGEST_SIDE:
                     raise UnusableError(f"{path.name}: it is larger than {LONGEST_SIDE} pixels a side")
                 return np.asarray(picture), _GREY[picture.mode]

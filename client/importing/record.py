@@ -153,7 +153,10 @@ def write_record(path: Path, before: Provenance | None, settings: Settings, term
             "url": terms.url,
             "terms": before.body["terms"] if before else accepted,
             "settings": settings.facts,
-            "imports": [*earlier, {"time": _now(), "fedward": release(), "who": terms.who, "studies": len(looked.ready)}],
+            "imports": [
+                *earlier,
+                {"time": _now(), "fedward": release(), "who": terms.who, "studies": len(looked.ready)},
+            ],
             "cases": [cases[digest] for digest in sorted(cases)],
             "problems": [{"where": one.where, "reason": one.reason} for one in looked.problems],
         }

@@ -17,7 +17,7 @@ from shared.imaging.images import CLASSES
 
 
 def written(
-    images: Sequence[Dataset], classes: NDArray[np.uint8], modality: str, series: UID, instance: UID, dimensions: UID
+    images: Sequence[Dataset], classes: NDArray[np.uint8], *, modality: str, series: UID, instance: UID, dimensions: UID
 ) -> Dataset:
     """One binary segment for each class of the modality.
 
@@ -25,7 +25,9 @@ def written(
         images: The headers of the reference series, in slice order.
         classes: ``[n, rows, columns]``; 0 is in no segment.
         modality: Whose classes.
-        series, instance, dimensions: UIDs of what is made.
+        series: Series Instance UID of what is made.
+        instance: Its SOP Instance UID.
+        dimensions: Its Dimension Organization UID.
 
     Raises:
         UnusableError: The slices are no regular stack.

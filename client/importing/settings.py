@@ -17,9 +17,11 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,23}")
 _OWN: Final[Mapping[str, Mapping[str, str]]] = {"lits": LITS, "brainweb": BRAINWEB}
 _BODY_PART: Final = {"MR": "HEAD", "CT": "ABDOMEN"}  # of MR the careful one: heads have faces
 _SYNONYMS: Final[Mapping[str, Mapping[str, str]]] = {
-    "MR": {"cerebrospinal fluid": "csf"}
-    | {f"{grey}{dash}matter": "grey-matter" for grey in ("grey", "gray") for dash in (" ", "-")}
-    | {"white matter": "white-matter"},
+    "MR": {
+        "cerebrospinal fluid": "csf",
+        "white matter": "white-matter",
+        **{f"{grey}{dash}matter": "grey-matter" for grey in ("grey", "gray") for dash in (" ", "-")},
+    },
     "CT": {"tumor": "tumour", "neoplasm": "tumour"},
 }
 
@@ -28,7 +30,8 @@ def labels_of(layout: str, modality: str) -> LabelMap:
     """The labels that a layout is known to have; of others the names of the classes, and their numbers."""
     named = {name: name for name in NAMES[modality]} | dict(_SYNONYMS[modality])
     numbered = {str(number): name for name, number in NAMES[modality].items()}
-    return LabelMap(modality, _OWN.get(layout, numbered if layout in {"nifti", "png"} else {}) | named)
+    own = _OWN.get(layout, numbered if layout in {"nifti", "png"} else {})
+    return LabelMap(modality, {**own, **named})
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class Ready:
         case: Its files.
         digests: SHA-256 of each file, by its path below the source.
         digest: SHA-256 of these and of all settings that change the images.
+        images: SHA-256 of the values of the reference series, however they are stored in the files.
         modality: ``MR`` or ``CT``.
         slices: How many.
         labelled: Whether it has labels.
@@ -41,6 +42,7 @@ class Ready:
     case: Case
     digests: Mapping[str, str]
     digest: str
+    images: str
     modality: str
     slices: int
     labelled: bool
@@ -60,6 +62,7 @@ class Ready:
             "patient": self.case.patient,
             "files": dict(self.digests),
             "digest": self.digest,
+            "images": self.images,
             "modality": self.modality,
             "slices": self.slices,
             "labelled": self.labelled,
@@ -98,13 +101,15 @@ def look(
     for number, case in enumerate(cases, start=1):
         try:
             one = _ready(root, settings, case, known)
-            image = one.digests[str(case.files[0].relative_to(root))]
-            if image in first:
-                raise UnusableError(f"its images are those of {first[image]}: one patient under two names")
-            first[image] = case.name
-            ready.append(one)
         except UnusableError as error:
             problems.append(Problem(case.name, str(error)))
+        else:
+            if one.images in first:
+                reason = f"its images are those of {first[one.images]}: one patient under two names"
+                problems.append(Problem(case.name, reason))
+            else:
+                first[one.images] = case.name
+                ready.append(one)
         if on_progress:
             on_progress(number, len(cases))
     return Looked(tuple(ready), tuple(problems))
@@ -129,7 +134,7 @@ def _ready(root: Path, settings: Settings, case: Case, known: Mapping[str, Mappi
     digest = _digest(case, digests, settings)
     if digest in known:
         row = known[digest]
-        told = {name: row[name] for name in ("modality", "slices", "labelled", "labels", "noisy")}
+        told = {name: row[name] for name in ("images", "modality", "slices", "labelled", "labels", "noisy")}
         return Ready(case, digests, digest, notes=tuple(row["notes"]), **told)
     content = case.read()
     scaled(content)  # what it refuses is to be known now
@@ -138,6 +143,7 @@ def _ready(root: Path, settings: Settings, case: Case, known: Mapping[str, Mappi
         case,
         digests,
         digest,
+        hashlib.sha256(content.reference.tobytes()).hexdigest(),
         content.modality,
         content.grid.shape[0],
         content.label is not None,
@@ -177,7 +183,7 @@ class Dataset:
     def _items(self) -> list[tuple[str, Ready]]:
         return sorted(self._ready.items())
 
-    def instances(self, study: Study, selection: Selection) -> Sequence[Instance]:  # noqa: ARG002  # all or nothing
+    def instances(self, study: Study, selection: Selection) -> Sequence[Instance]:  # all or nothing
         """See :meth:`client.sources.source.Source.instances`."""
         one = self._ready[study.uid]
         return sorted(Instance(*names) for names in one.naming.instances(one.slices, labelled=one.labelled))

@@ -1,8 +1,8 @@
 """Regions of an RT Structure Set as masks (PS3.3 C.8.8.5 and C.8.8.6).
 
-A contour is drawn on the slice that it lies on, in that slice's own pixels: a pixel is inside if its centre is. Contours
-of one region on one slice are counted even-odd, which gives holes both as CLOSEDPLANAR_XOR and where a program writes a
-hole as one contour in another; one that goes in and out through a keyhole comes out the same.
+A contour is drawn on the slice that it lies on, in that slice's own pixels: a pixel is inside if its centre is.
+Contours of one region on one slice are counted even-odd, which gives holes both as CLOSEDPLANAR_XOR and where a program
+writes a hole as one contour in another; one that goes in and out through a keyhole comes out the same.
 """
 
 from collections import defaultdict
@@ -72,7 +72,8 @@ def drawn(found: list[Region], grid: Grid, frame: str, labels: LabelMap) -> tupl
         ``[n, rows, columns]``, and what each name became.
 
     Raises:
-        UnusableError: A name is not spoken for, a region is of another frame of reference, or a contour cannot be drawn.
+        UnusableError: A name is not spoken for, a region is of another frame of reference, or a contour cannot be
+            drawn.
     """
     became = labels.require(one.name for one in found)
     made = np.zeros(grid.shape, np.uint8)

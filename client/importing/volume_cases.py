@@ -74,7 +74,8 @@ class VolumeCase:
         """See :class:`client.importing.content.Case`."""
         reference, grid = self._part(self.reference)
         noisy = self._alike(self.noisy, grid) if self.noisy else None
-        label, became = None, {}
+        label: NDArray[np.uint8] | None = None
+        became: dict[str, str] = {}
         if self.label:
             label, became = self.settings.labels[self.settings.modality].apply(self._alike(self.label, grid))
         notes = (*self.notes, *rounded(self.settings.modality, reference))
@@ -85,7 +86,7 @@ class VolumeCase:
         try:
             return self.load(contained(path, self.root))
         except UnusableError as error:
-            raise UnusableError(f"{path.name}: {error}") from error
+            raise UnusableError(str(error) if path == self.reference else f"{path.name}: {error}") from error
 
     def _alike(self, path: Path, grid: Grid) -> NDArray[np.float32]:
         """A volume that must lie where the image lies."""
@@ -121,7 +122,9 @@ def brainweb(root: Path, settings: Settings, paths: Sequence[Path]) -> Iterator[
     """Simulated volumes by contrast, noise and field, with the discrete model; or subjects with theirs."""
     subjects = [path for path in paths if _SUBJECT.fullmatch(path.name)]
     yield from _by_patient(root, settings, subjects, _SUBJECT, minc)
-    models = {(m["anatomy"].lower(), float(m["thickness"])): path for path in paths if (m := _MODEL.fullmatch(path.name))}
+    models = {
+        (m["anatomy"].lower(), float(m["thickness"])): path for path in paths if (m := _MODEL.fullmatch(path.name))
+    }
     series: dict[tuple[Any, ...], dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path in paths:
         if found := _SIMULATED.fullmatch(path.name):
@@ -164,9 +167,7 @@ def _by_patient(
         yield from _case(root, settings, patient, parts, load)
 
 
-def _case(
-    root: Path, settings: Settings, patient: str, parts: dict[str, list[Path]], load: Loader
-) -> Iterator[Found]:
+def _case(root: Path, settings: Settings, patient: str, parts: dict[str, list[Path]], load: Loader) -> Iterator[Found]:
     named = patient_name(settings.dataset, patient)
     everything = [path for same in parts.values() for path in same]
     if named is None:

@@ -5,6 +5,7 @@ bound ends as soon as it is longer than it says.
 """
 
 import gzip
+import math
 import struct
 import tempfile
 import zlib
@@ -122,7 +123,7 @@ def _needed(head: bytes) -> int:
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     check_size(shape)
-    needed = int(offset) + int(np.prod(shape, dtype=np.int64)) * bits // 8
+    needed: int = int(offset) + math.prod(shape) * int(bits) // 8
     if needed > LARGEST:
         raise UnusableError(f"it is larger than {LARGEST >> 30} GiB")
     return needed

@@ -29,9 +29,8 @@ def walk(root: Path, problems: list[Problem]) -> Iterator[Path]:
 
     for name, folders, files in os.walk(root, onerror=failed):
         folders.sort()
-        for one in folders:
-            if (Path(name) / one).is_symlink():
-                problems.append(Problem(os.path.relpath(Path(name) / one, root), "a link to a folder is not followed"))
+        links = (Path(name) / one for one in folders if (Path(name) / one).is_symlink())
+        problems += [Problem(str(link.relative_to(root)), "a link to a folder is not followed") for link in links]
         for one in sorted(files):
             if not one.startswith("."):
                 yield Path(name) / one

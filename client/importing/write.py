@@ -189,5 +189,11 @@ def _segmentation(content: Content, naming: Naming, images: list[Dataset]) -> Da
     for one in images:
         one.file_meta = FileMetaDataset()
         one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    series, instance = naming.uid("series", LABEL), naming.uid("segmentation")
-    return written(images, content.label, content.modality, series, instance, naming.uid("dimensions"))
+    return written(
+        images,
+        content.label,
+        modality=content.modality,
+        series=naming.uid("series", LABEL),
+        instance=naming.uid("segmentation"),
+        dimensions=naming.uid("dimensions"),
+    )

@@ -43,7 +43,7 @@ def add_fbp_noise(images: Images, sigma: float, rng: np.random.Generator) -> Ima
     white = rng.normal(size=images.shape)
     noise = np.fft.irfft2(np.fft.rfft2(white) * shape, s=(height, width))
     power = np.fft.irfft2(shape**2, s=(height, width))[0, 0]  # the variance that white noise of 1 comes out with
-    return (images + noise * (sigma / np.sqrt(power if power > 0 else 1.0))).astype(np.float32)
+    return np.asarray(images + noise * (sigma / np.sqrt(power if power > 0 else 1.0)), np.float32)
 
 
 def kspace_downsample(images: Images, factor: int = 2, *, sigma: float = 0.0) -> Images:
