@@ -1,7 +1,7 @@
 """Where the images of a data set are from: its files, its terms, who accepted them, and what was made of them.
 
 ``NODE/imports/NAME.json`` (0600), one for each data set; its digest stands in the audit log. A data set keeps its terms
-and its settings: with others it would come in twice.
+and its settings: with others it would come in twice. Of a folder of DICOM it names neither patients nor files.
 """
 
 import hashlib
@@ -143,7 +143,8 @@ def write_record(path: Path, before: Provenance | None, settings: Settings, term
     Raises:
         OutputError: It cannot be written.
     """
-    cases = (dict(before.known) if before else {}) | {one.digest: one.row for one in looked.ready}
+    named = settings.layout != "dicom"
+    cases = (dict(before.known) if before else {}) | {one.digest: one.row(named=named) for one in looked.ready}
     earlier = list(before.body["imports"]) if before else []
     accepted = {"text": terms.text, "sha256": terms.digest, "accepted_by": terms.who, "accepted": _now()}
     made = Provenance(
@@ -158,7 +159,7 @@ def write_record(path: Path, before: Provenance | None, settings: Settings, term
                 {"time": _now(), "fedward": release(), "who": terms.who, "studies": len(looked.ready)},
             ],
             "cases": [cases[digest] for digest in sorted(cases)],
-            "problems": [{"where": one.where, "reason": one.reason} for one in looked.problems],
+            "problems": [{"where": one.where if named else "", "reason": one.reason} for one in looked.problems],
         }
     )
     private_folder(path.parent)

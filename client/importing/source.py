@@ -55,12 +55,17 @@ class Ready:
         """Who and what it is."""
         return Naming(self.case.patient, self.digest)
 
-    @property
-    def row(self) -> dict[str, Any]:
-        """As it stands in the record."""
+    def row(self, *, named: bool) -> dict[str, Any]:
+        """As it stands in the record.
+
+        Args:
+            named: Whether with the Patient ID and the names of the files: not where they may be real people's, since
+                the record outlives an erasure.
+        """
+        names = self.digests if named else {f"file {n}": one for n, one in enumerate(self.digests.values(), start=1)}
         return {
-            "patient": self.case.patient,
-            "files": dict(self.digests),
+            "patient": self.case.patient if named else "",
+            "files": dict(names),
             "digest": self.digest,
             "images": self.images,
             "modality": self.modality,

@@ -29,10 +29,11 @@ DISAGREE: Final = 0.1
 """Of the smallest voxel side: as far may sform and qform place a corner apart."""
 MINC_LARGEST: Final = 1 << 30
 _CHUNK = 1 << 20
+_MOST_PARTS = 1000
 _SIZES = {348: 1, 540: 2}
 _HDF5, _NETCDF = b"\x89HDF\r\n\x1a\n", (b"CDF\x01", b"CDF\x02")
 # What nibabel and what it builds on raise on bytes that they do not understand.
-_BROKEN = (*UNREADABLE, AssertionError, MemoryError, gzip.BadGzipFile)
+_BROKEN = (*UNREADABLE, AssertionError, MemoryError, RuntimeError, gzip.BadGzipFile)
 
 
 def nifti(path: Path, *, form: str = "") -> tuple[NDArray[np.float32], Grid]:
@@ -194,10 +195,13 @@ def _check_inside(path: Path) -> None:
 
     try:
         with h5py.File(path, "r") as file:
-            left = [file]
+            left, seen = [file], 0
             while left:
                 group = left.pop()
                 for name in group:
+                    seen += 1
+                    if seen > _MOST_PARTS:  # also where a group is in itself
+                        raise UnusableError("it has more parts than a MINC file has")
                     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                         raise UnusableError("it has links to other places or files")
                     one = group[name]

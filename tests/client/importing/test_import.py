@@ -3,6 +3,8 @@
 import json
 import shutil
 import stat
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -17,6 +19,8 @@ from client.deid import Profile
 from client.importing.record import Terms, records
 from client.importing.run import Imported, import_dataset
 from client.importing.settings import Settings
+from client.importing.source import look
+from client.importing.write import files
 from client.node import Node
 from compliance.log import verify
 from shared.errors import DataError, FedwardError, PolicyError, RecordError, UsageError
@@ -172,6 +176,22 @@ def test_each_kind_of_damage_gets_a_line_and_the_rest_comes_in(node: Node, tmp_p
     assert done.ingested.tally.incomplete
     assert done.ingested.tally.released == 9
     assert {line["where"]: line["reason"] for line in done.ingested.tally.lines} == found
+
+
+@pytest.mark.system("dicom3tools")
+def test_dciodvfy_finds_no_error_in_what_is_written(tmp_path: Path) -> None:
+    made.lits(tmp_path / "lits", 1)
+    made.nifti(tmp_path / "mr" / "a.nii", np.abs(ct()))
+    made.png(tmp_path / "png" / "clean" / "a.png", np.arange(600, dtype=np.uint16).reshape(20, 30))
+    for layout, modality, root in (("lits", "CT", "lits"), ("nifti", "MR", "mr"), ("png", "MR", "png")):
+        given = made.settings(layout, modality)
+        ready = look(tmp_path / root, given, {}).ready[0]
+        content = replace(ready.case.read(), noisy=ready.case.read().reference)
+        for number, (_, data) in enumerate(files(content, ready.naming)):
+            path = tmp_path / f"{layout}-{number}.dcm"
+            path.write_bytes(data)
+            done = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False)
+            assert not [line for line in done.stderr.splitlines() if line.startswith("Error")], done.stderr
 
 
 def test_nothing_of_use_is_one_line(node: Node, tmp_path: Path) -> None:

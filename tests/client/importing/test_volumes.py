@@ -158,3 +158,28 @@ def test_minc_2_that_reads_another_file_is_refused(tmp_path: Path) -> None:
         file["minc-2.0/image/0/image"] = h5py.ExternalLink(str(secret), "x")
     with pytest.raises(UnusableError, match="links"):
         minc(path)
+    with h5py.File(path, "a") as file:
+        del file["minc-2.0/image/0/image"]
+        file["minc-2.0/image/0/image"] = file["minc-2.0"]
+    with pytest.raises(UnusableError, match="more parts"):
+        minc(path)
+
+
+@pytest.mark.parametrize("kind", ["nifti", "minc1", "minc2"])
+def test_whatever_is_altered_in_a_file_it_is_read_or_refused(tmp_path: Path, kind: str) -> None:
+    """Bytes of the header changed at random: no other error, and no more memory than the file's size explains."""
+    values, grid = np.ones((5, 6, 7)), ((1, 1, 1), (0, 0, 0), 1.0)
+    path = tmp_path / "a.nii"
+    good = made.nifti(path, values) if kind == "nifti" else getattr(made, kind)(tmp_path / "a.mnc", values, *grid)
+    data, rng, refused = good.read_bytes(), np.random.default_rng(0), 0
+    for _ in range(60):
+        spoilt = bytearray(data)
+        for place in rng.integers(0, min(len(data), 1500), rng.integers(1, 6)):
+            spoilt[place] = rng.integers(0, 256)
+        good.write_bytes(bytes(spoilt))
+        try:
+            (nifti if kind == "nifti" else minc)(good)
+        except UnusableError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 3
