@@ -11,6 +11,8 @@ from shared import console
 from shared.errors import PartialError, UsageError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from client.importing.run import Imported
     from client.importing.settings import Settings
 
@@ -26,6 +28,7 @@ _AFFINE = "Which counts where a NIfTI file's two disagree: sform or qform."
 _NOISE = "Noise that is added where there is no noisy series: HU (CT), or a share of the 99.5th percentile (MR)."
 _HU = "Of PNG of CT: Hounsfield units of black and of the brightest value."
 _SPACING = "Of PNG: mm between pixels, and between slices."
+_OVERWRITE = "Take in anew what was taken in under another profile, and replace it."
 _BODY = "Body Part Examined. Default: HEAD for MR, ABDOMEN for CT, or as the DICOM files say."
 
 
@@ -55,6 +58,7 @@ def import_command(
     body_part: Annotated[str, typer.Option(help=_BODY)] = "",
     profile: Annotated[str, typer.Option(help="Profile of de-identification.")] = "basic",
     workers: Annotated[int, typer.Option(min=1, help="Processes that de-identify.")] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=_OVERWRITE)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the totals as JSON.")] = False,
 ) -> None:
     """Take a data set of NIfTI, MINC, DICOM or PNG files into a node: as DICOM, de-identified, with its provenance.
@@ -66,6 +70,7 @@ def import_command(
     from client.deid import Profile
     from client.importing.record import Terms
     from client.importing.run import import_dataset
+    from client.ingest_cli import Bar
     from client.node import Node
 
     target = Node.open(node)
@@ -80,8 +85,6 @@ def import_command(
     options = (affine, noise, seed, hu, spacing, body_part)
     settings, chosen = _settings(layout, dataset, modality, labels, *options), Profile.load(profile)
     with ExitStack() as stack:
-        bar = stack.enter_context(console.progress(quiet=as_json or workers > 1, foresees=False))
-        task = bar.add_task("Looking through", total=None)
         done = import_dataset(
             target,
             folder,
@@ -89,12 +92,28 @@ def import_command(
             terms,
             profile=chosen,
             workers=workers,
-            on_look=lambda count, total: bar.update(task, completed=count, total=total),
-            on_progress=lambda standing: bar.update(
-                task, completed=standing.studies, total=standing.total, description="Taking in"
-            ),
+            overwrite=overwrite,
+            on_look=_Looking(stack, quiet=as_json).show,
+            on_progress=Bar(stack, quiet=as_json).show,
         )
     _tell(done, as_json=as_json)
+
+
+class _Looking:
+    """A progress bar that ends with the last study: its thread must not be there when worker processes are made."""
+
+    def __init__(self, stack: ExitStack, *, quiet: bool) -> None:
+        self._own, self._quiet = stack.enter_context(ExitStack()), quiet
+        self._progress: Progress | None = None
+
+    def show(self, done: int, total: int) -> None:
+        """Show how many studies were looked through."""
+        if self._progress is None:
+            self._progress = self._own.enter_context(console.progress(quiet=self._quiet))
+            self._task = self._progress.add_task("Looking through studies", total=total)
+        self._progress.update(self._task, completed=done, total=total)
+        if done == total:
+            self._own.close()
 
 
 def _settings(

@@ -38,6 +38,7 @@ def import_dataset(
     *,
     profile: Profile,
     workers: int = 1,
+    overwrite: bool = False,
     on_look: Callable[[int, int], None] | None = None,
     on_progress: Callable[[Standing], None] | None = None,
 ) -> Imported:
@@ -50,6 +51,7 @@ def import_dataset(
         terms: On which terms it may be used; they were accepted.
         profile: How it is de-identified.
         workers: Processes that de-identify, besides this one.
+        overwrite: Whether what the node took in under another profile may be replaced.
         on_look: Told the studies that were looked through, and how many there are.
         on_progress: Told how far the ingest is.
 
@@ -84,7 +86,15 @@ def import_dataset(
             detail |= {"files": sum(len(one.digests) for one in looked.ready)}
             detail |= {"simulated": sum(one.noisy.startswith("simulated") for one in looked.ready)}
             source = Dataset(root, settings, looked)
-            done = ingest(node, source, Selection(), profile=profile, workers=workers, on_progress=on_progress)
+            done = ingest(
+                node,
+                source,
+                Selection(),
+                profile=profile,
+                workers=workers,
+                overwrite=overwrite,
+                on_progress=on_progress,
+            )
             detail |= {"fetched": done.tally.fetched, "released": done.tally.released}
     return Imported(looked, done, path, made)
 

@@ -60,7 +60,8 @@ def nifti(path: Path, *, form: str = "") -> tuple[NDArray[np.float32], Grid]:
         while len(shape) > 3 and shape[-1] == 1:
             shape = shape[:-1]
         check_size(shape)
-        values = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"), np.float32).reshape(shape)
+        with np.errstate(all="ignore"):  # what is too large for a float becomes infinite, and is refused as that
+            values = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"), np.float32).reshape(shape)
     except (*_BROKEN, HeaderDataError, ImageDataError) as error:
         raise UnusableError("it cannot be read as NIfTI") from error
     turned, grid = stack(values, affine)

@@ -10,6 +10,8 @@ from client.importing.content import Case
 from client.sources.intake import Problem
 
 Found = Case | Problem
+_TEXTS: Final = frozenset({".txt", ".md", ".pdf", ".json", ".csv", ".tsv", ".html", ".toml"})
+_ABOUT: Final = frozenset({"README", "LICENSE", "LICENCE", "DICOMDIR"})
 _PATIENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
@@ -18,10 +20,15 @@ def patient_name(dataset: str, name: str) -> str | None:
     return f"{dataset}-{name}" if _PATIENT.fullmatch(name) else None
 
 
+def _is_text(name: Path) -> bool:
+    """Whether a file is one that people read, or an index."""
+    return name.suffix.lower() in _TEXTS or name.stem.upper() in _ABOUT
+
+
 def walk(root: Path, problems: list[Problem]) -> Iterator[Path]:
     """Every file below ``root`` in order; links to folders are told in ``problems`` and not followed.
 
-    Files whose names begin with a dot are passed over: those of the desktop, and torn ones.
+    Files whose names begin with a dot are passed over, those of the desktop and torn ones, and texts about the data.
     """
 
     def failed(error: OSError) -> None:
@@ -32,5 +39,5 @@ def walk(root: Path, problems: list[Problem]) -> Iterator[Path]:
         links = (Path(name) / one for one in folders if (Path(name) / one).is_symlink())
         problems += [Problem(str(link.relative_to(root)), "a link to a folder is not followed") for link in links]
         for one in sorted(files):
-            if not one.startswith("."):
+            if not one.startswith(".") and not _is_text(Path(one)):
                 yield Path(name) / one

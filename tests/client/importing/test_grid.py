@@ -30,7 +30,7 @@ def placed(draw: st.DrawFn) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
     return shape, affine
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(placed())
 def test_each_voxel_of_the_dicom_lies_where_it_lay(one: tuple[tuple[int, int, int], NDArray[np.float64]]) -> None:
     """By the headers that are written (PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1), not by our own matrix."""

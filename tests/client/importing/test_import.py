@@ -198,7 +198,11 @@ def test_nothing_of_use_is_one_line(node: Node, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="there are no files"):
         take(node, tmp_path / "empty")
-    (tmp_path / "empty" / "notes.txt").write_text("x")
+    (tmp_path / "empty" / "README").write_text("x")
+    (tmp_path / "empty" / "labels.txt").write_text("x")
+    with pytest.raises(DataError, match="there are no files"):
+        take(node, tmp_path / "empty")
+    (tmp_path / "empty" / "volume.nrrd").write_text("x")
     with pytest.raises(DataError, match=r"its name is none of the layout lits \(1\)"):
         take(node, tmp_path / "empty")
     with pytest.raises(UsageError, match="there is no folder"):
