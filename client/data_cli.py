@@ -2,6 +2,7 @@
 
 import textwrap
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +14,13 @@ from shared.errors import PartialError, UsageError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from client.importing.record import Terms
     from client.importing.run import Imported
     from client.importing.settings import Settings
+    from client.node import Node
+
+if find_spec("pydicom") is None:  # as every group that needs the libraries of a hospital: it is not there without them
+    raise ModuleNotFoundError("the DICOM libraries are not installed", name="pydicom")
 
 app = typer.Typer(help="Images from elsewhere: data sets of others, and virtual hospitals.", no_args_is_help=True)
 
@@ -68,20 +74,11 @@ def import_command(
     Exit status 0: all of it came in. 3: some did not; a line says of each why. 4: nothing of it can be used.
     """
     from client.deid import Profile
-    from client.importing.record import Terms
     from client.importing.run import import_dataset
     from client.ingest_cli import Bar
-    from client.node import Node
 
-    target = Node.open(node)
-    target.require_real()
-    if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}", hint="name the folder of the data set")
-    terms = Terms.load(licence, url=url, who=who)
-    if not accept_terms:
-        raise UsageError(
-            f"the terms in {licence} are not accepted", hint="read them; if they are kept here, add --accept-terms"
-        )
+    target = _target(node, folder)
+    terms = _accepted(licence, url, who, accepted=accept_terms)
     options = (affine, noise, seed, hu, spacing, body_part)
     settings, chosen = _settings(layout, dataset, modality, labels, *options), Profile.load(profile)
     with ExitStack() as stack:
@@ -97,6 +94,28 @@ def import_command(
             on_progress=Bar(stack, quiet=as_json).show,
         )
     _tell(done, as_json=as_json)
+
+
+def _target(node: Path, folder: Path) -> "Node":
+    """The node, which must be a real one, if the folder is there too."""
+    from client.node import Node
+
+    target = Node.open(node)
+    target.require_real()
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}", hint="name the folder of the data set")
+    return target
+
+
+def _accepted(licence: Path, url: str, who: str, *, accepted: bool) -> "Terms":
+    from client.importing.record import Terms
+
+    terms = Terms.load(licence, url=url, who=who)
+    if not accepted:
+        raise UsageError(
+            f"the terms in {licence} are not accepted", hint="read them; if they are kept here, add --accept-terms"
+        )
+    return terms
 
 
 class _Looking:

@@ -44,8 +44,10 @@ class Terms:
         """Terms from a text file.
 
         Raises:
-            UsageError: It cannot be read, is empty, or is larger than 1 MiB.
+            UsageError: It cannot be read, is empty, or is larger than 1 MiB; or ``who`` is nobody.
         """
+        if not who.strip():
+            raise UsageError("nobody accepts the terms", hint="name with --who who does")
         hint = "name a text file (UTF-8) with the licence of the data set"
         try:
             if path.stat().st_size > _LONGEST:

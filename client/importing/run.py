@@ -70,14 +70,7 @@ def import_dataset(
         before = read_record(path)
         if before is not None:
             before.require(settings, terms)
-        facts: dict[str, Scalar] = {
-            "dataset": settings.dataset,
-            "layout": settings.layout,
-            "settings_sha256": settings.digest,
-            "terms_sha256": terms.digest,
-            "url": terms.url,
-        }
-        with log.act(Entry(Action.DATA_IMPORT, Outcome.STARTED, detail=facts)) as detail:
+        with log.act(Entry(Action.DATA_IMPORT, Outcome.STARTED, detail=_facts(settings, terms))) as detail:
             looked = look(root, settings, before.known if before else {}, on_look)
             if not looked.ready:
                 raise DataError(f"{root} holds nothing that can be used: {_reasons(looked)}", hint=_hint(settings))
@@ -97,6 +90,12 @@ def import_dataset(
             )
             detail |= {"fetched": done.tally.fetched, "released": done.tally.released}
     return Imported(looked, done, path, made)
+
+
+def _facts(settings: Settings, terms: Terms) -> dict[str, Scalar]:
+    """What the log says of an import before anything of it is read."""
+    told: dict[str, Scalar] = {"dataset": settings.dataset, "layout": settings.layout, "url": terms.url}
+    return told | {"settings_sha256": settings.digest, "terms_sha256": terms.digest}
 
 
 def _reasons(looked: Looked) -> str:

@@ -18,6 +18,7 @@ from client.cohort import Cohort
 from client.deid import Profile
 from client.enhance.slices import UnusableError
 from client.importing.grid import Grid
+from client.importing.labels import LabelMap
 from client.importing.run import Imported, import_dataset
 from client.importing.source import look
 from client.importing.structures import Region, mask
@@ -90,6 +91,43 @@ def test_a_single_series_gets_simulated_noise_and_no_text_of_the_header(
     found = [pydicom.dcmread(path) for path in (node.folder / "released").rglob("*.dcm")]
     assert len(found) == 5
     assert not any("SeriesDescription" in one and one.SeriesDescription for one in found if one.Modality == "CT")
+
+
+def segmentation(root: Path) -> Path:
+    return next(p for p in root.rglob("*.dcm") if pydicom.dcmread(p, stop_before_pixels=True).Modality == "SEG")
+
+
+def test_segments_that_nothing_speaks_for_are_listed_and_a_map_comes_first(hospital: Path, tmp_path: Path) -> None:
+    root = tmp_path / "seg"
+    shutil.copytree(hospital / "H7", root)
+    told = LabelMap("CT", {"liver": "background"})
+    content = look(root, made.settings("dicom", labels={"CT": told}), {}).ready[0]
+    assert content.labels == {"Liver": "background", "Tumour": "tumour"}  # by its name, and by its code
+    label = content.case.read().label
+    assert label is not None
+    assert set(np.unique(label)) <= {0, 2}
+    path = segmentation(root)
+    changed = pydicom.dcmread(path)
+    for number, name in enumerate(("Kidney", "Spleen")):
+        changed.SegmentSequence[number].SegmentLabel = name
+        changed.SegmentSequence[number].SegmentedPropertyTypeCodeSequence[0].CodeValue = f"6403300{number}"
+    changed.save_as(path)
+    found = look(root, made.settings("dicom"), {}).problems
+    assert [one.reason for one in found] == [
+        "labels that nothing says what to make of: Kidney, Spleen; name them in a file for --labels"
+    ]
+
+
+def test_a_segmentation_of_other_images_is_refused(hospital: Path, tmp_path: Path) -> None:
+    root = tmp_path / "seg"
+    shutil.copytree(hospital / "H7", root)
+    path = segmentation(root)
+    changed = pydicom.dcmread(path)
+    changed.ReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3"
+    changed.FrameOfReferenceUID = "1.2.4"
+    changed.save_as(path)
+    found = look(root, made.settings("dicom"), {}).problems
+    assert [one.reason for one in found] == ["its labels speak of images that are not there"]
 
 
 # --- structure sets -------------------------------------------------------------------------------------------------
