@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -183,3 +184,15 @@ def test_whatever_is_altered_in_a_file_it_is_read_or_refused(tmp_path: Path, kin
             refused += 1
             assert "\n" not in str(error)
     assert refused > 3
+
+
+def test_a_bomb_is_not_expanded(tmp_path: Path) -> None:
+    path = tmp_path / "bad.nii.gz"
+    bomb(path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnusableError, match="expands"):
+            nifti(path)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20  # of 64 MiB
+    finally:
+        tracemalloc.stop()
