@@ -42,6 +42,7 @@ class Action(StrEnum):
     CHARTER_PIN = "charter.pin"
     LINK_CERTIFICATE = "link.certificate"
     INGEST = "ingest"
+    DATA_IMPORT = "data.import"
     DEIDENTIFY = "deidentify"
     REVIEW = "review"
     COHORT_BUILD = "cohort.build"

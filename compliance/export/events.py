@@ -68,6 +68,7 @@ EVENTS: Final[Mapping[str, Event]] = {
     Action.CHARTER_PIN: Event(_ALERT, "E", (_CONFIGURED,)),
     Action.LINK_CERTIFICATE: Event(_ALERT, "E", (_CONFIGURED,)),
     Action.INGEST: Event(_IMPORT, "C", role=_DESTINATION, lifecycle="2"),
+    Action.DATA_IMPORT: _own(Action.DATA_IMPORT, "Data set of others imported", "C", "2"),
     Action.DEIDENTIFY: Event(_ACCESSED, "R", lifecycle="7"),
     Action.REVIEW: Event(_ACCESSED, "R", lifecycle="4"),
     Action.COHORT_BUILD: Event(_ACCESSED, "R", lifecycle="8"),
