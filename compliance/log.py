@@ -73,6 +73,7 @@ class Action(StrEnum):
     STATEMENT = "statement"
     MODEL_RELEASE = "model.release"
     ENHANCE = "enhance"
+    MODEL_EXPORT = "model.export"
 
 
 class Outcome(StrEnum):

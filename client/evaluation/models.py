@@ -1,4 +1,7 @@
-"""What is evaluated: a release that was checked first, the model of a run as it lies in its folder, or a public one."""
+"""What is evaluated or exported: a release that was checked first, a run's model as it lies there, or a public one.
+
+An export also takes a bare file of weights, such as a hospital's personal model: nothing describes it.
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -17,7 +20,8 @@ from shared.imaging.public import PUBLIC, load_public, weights_file
 from shared.imaging.tasks import Task, get_task
 from shared.parsing import parse_json
 
-RELEASE, RUN, PUBLISHED = "release", "run", "public"
+RELEASE, RUN, PUBLISHED, BARE = "release", "run", "public", "weights"
+UNKNOWN: Final = "unknown"
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,12 @@ class Model:
         task: What it was trained for.
         network: With its weights, in evaluation mode.
         digest: SHA-256 of the file of its weights.
-        kind: :data:`RELEASE`, :data:`RUN` or :data:`PUBLISHED`.
+        kind: :data:`RELEASE`, :data:`RUN`, :data:`PUBLISHED` or :data:`BARE`.
         sites: The hospitals that trained it.
         origin: Where it is from, in words.
         checks: What was checked of it, line by line; empty where nothing was.
+        privacy: Modes of differential privacy under which patients were trained on, as the statements or the run say
+            (``off``, ``patient``, ``distributed``); ``unknown`` where nobody says; empty where no patient was.
     """
 
     label: str
@@ -43,6 +49,7 @@ class Model:
     sites: frozenset[str]
     origin: str
     checks: tuple[tuple[str, str, str], ...] = ()
+    privacy: frozenset[str] = frozenset()
 
 
 _HINT: Final = "name a release folder, the folder of a run's model, or a public model: " + ", ".join(PUBLIC)
@@ -124,6 +131,34 @@ def _release(folder: Path, charter: str, quorum: int | None) -> Model:
             ("ok", "release", f"{sum(one.verdict is Verdict.OK for one in report.findings)} checks hold"),
             *((one.verdict.value, one.what, one.detail) for one in report.findings if one.verdict is not Verdict.OK),
         ),
+        privacy=frozenset(str(row.get("mode")) for row in manifest.sites) or frozenset({UNKNOWN}),
+    )
+
+
+def open_bare(path: Path, task: str | None) -> Model:
+    """A file of weights that nothing describes; it is taken as a personal model, without differential privacy.
+
+    Raises:
+        UsageError: No task is named, or there is none of that name.
+        DataError: The file holds no weights of a network for the task.
+    """
+    if task is None:
+        raise UsageError(f"nothing says what the weights {path} are for", hint="choose the task with --task")
+    chosen, raw = get_task(task), _read(path)
+    try:
+        state = read_weights(raw)
+    except RecordError as error:
+        raise DataError(f"{path} holds no weights", hint="name a file that ends with .safetensors") from error
+    origin = f"the file {path.name}, which nothing describes; taken as one hospital's own model"
+    return Model(
+        label=path.stem,
+        task=chosen,
+        network=network_with(chosen, state),
+        digest=hashlib.sha256(raw).hexdigest(),
+        kind=BARE,
+        sites=frozenset(),
+        origin=origin,
+        privacy=frozenset({UNKNOWN}),
     )
 
 
@@ -132,6 +167,7 @@ def _run(folder: Path) -> Model:
     try:
         said: Mapping[str, Any] = parse_json(_read(folder / DESCRIBED))
         task, run, federation = (str(said[key]) for key in ("task", "run", "federation"))
+        privacy = frozenset({str(said.get("privacy", UNKNOWN))})
         sites, expected = frozenset(map(str, said["sites"])), str(said["weights_sha256"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / DESCRIBED} does not describe a model", hint="restore it from a copy") from error
@@ -144,7 +180,8 @@ def _run(folder: Path) -> Model:
     except RecordError as error:
         raise DataError(f"{folder / WEIGHTS} cannot be read", hint="restore it from a copy") from error
     origin = f"run {run} of {federation}, unsigned: no release, so nothing was checked but its own SHA-256"
-    return Model(folder.name or run, get_task(task), network_with(get_task(task), state), digest, RUN, sites, origin)
+    network = network_with(get_task(task), state)
+    return Model(folder.name or run, get_task(task), network, digest, RUN, sites, origin, privacy=privacy)
 
 
 def _read(path: Path) -> bytes:
