@@ -58,10 +58,13 @@ def export(
         raise UsageError("--own-patients needs a node", hint="name it with --data")
     if own and not (int8 or distil or prune is not None):
         raise UsageError("--own-patients is for what is fitted", hint="ask for --int8, --prune or --distil too")
-    _require_libraries()
+    _require_libraries(*(["torch_pruning"] if prune is not None else []))
+    from client.export.fitting import check_ratio
     from client.export.run import Wishes
     from client.export.write import PAGE, RECORD, check_folder
 
+    if prune is not None:
+        check_ratio(prune)
     check_folder(out)
     wishes = Wishes(int8, prune, distil, steps, rounds, force)
     opened = _opened(model, task, digits, quorum, at_a_node=data is not None)
@@ -76,7 +79,7 @@ def export(
             raise PartialError(f"no {one.name} model was written: {one.refused}", hint="--force writes it all the same")
 
 
-def _require_libraries() -> None:
+def _require_libraries(*more: str) -> None:
     """See that the extra is installed, before seconds are spent on torch.
 
     Raises:
@@ -84,9 +87,9 @@ def _require_libraries() -> None:
     """
     from importlib.util import find_spec
 
-    for name in ("onnx", "onnxruntime"):
+    for name in ("onnx", "onnxruntime", *more):
         if find_spec(name) is None:
-            raise UsageError(f"{name} is not installed", hint="install fedward[client,export]")
+            raise UsageError(f"{name} is not installed", hint="pip install 'fedward[client,export]'")
 
 
 def _opened(name: str, task: str | None, charter: str, quorum: int | None, *, at_a_node: bool) -> "Model":

@@ -29,6 +29,17 @@ _SHUFFLED: Final = "expand"
 """The layer before a pixel shuffle, whose channels are pixels: they go together in fours."""
 
 
+def check_ratio(ratio: float) -> None:
+    """Refuse a share that leaves nearly everything, or nearly nothing.
+
+    Raises:
+        UsageError: It is out of range.
+    """
+    low, high = RATIOS
+    if not low <= ratio <= high:
+        raise UsageError(f"the share to prune must be from {low} to {high}, not {ratio:g}", hint="choose another one")
+
+
 def pruned(network: nn.Module, ratio: float) -> nn.Module:
     """A copy of ``network`` without the weakest ``ratio`` of its channels; they are gone, not zero.
 
@@ -37,17 +48,11 @@ def pruned(network: nn.Module, ratio: float) -> nn.Module:
     channels. The last layer and the one before a pixel shuffle keep their outputs.
 
     Raises:
-        UsageError: The ratio is out of range, the library is not installed, or the network cannot be pruned so.
+        UsageError: The ratio is out of range, or the network cannot be pruned so.
     """
-    low, high = RATIOS
-    if not low <= ratio <= high:
-        raise UsageError(f"the share to prune must be from {low} to {high}, not {ratio:g}", hint="choose another one")
-    try:
-        import torch_pruning  # noqa: PLC0415  an extra
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "torch-pruning is not installed", hint="install fedward[export], or leave out --prune"
-        ) from error
+    import torch_pruning  # noqa: PLC0415  an extra
+
+    check_ratio(ratio)
     result = copy.deepcopy(network).requires_grad_(True)
     example = torch.zeros(1, channels_in(network), 8 * MULTIPLE, 8 * MULTIPLE)
     layers = {name: one for name, one in result.named_modules() if isinstance(one, nn.Conv2d)}

@@ -94,7 +94,7 @@ def phantoms(task: Task, *, fit: int, on_progress: Progress = lambda _, __: None
             break
         found += usable(task, [draw(SEED, number).images])
         on_progress(len(found), fit + HELD_OUT)
-    if len(found) <= HELD_OUT:
+    if len(found) < HELD_OUT + min(fit, 1):
         raise DataError(f"no phantom can be used for the task {task.name}", hint="name a node with --data")
     return People(
         tuple(found[HELD_OUT:]), tuple(found[:HELD_OUT]), "synthetic phantoms", "synthetic phantoms", patients=False
