@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from client.evaluation.models import Model
     from client.export.people import People
     from client.export.run import Export, Wishes
+    from client.node import Node
 
 _MODEL = "A release folder, the folder of a run's model, a public model such as public-1, or a file of weights."
 _CHARTER = "SHA-256 of the charter of a release, as a member told you: 32 digits or more."
@@ -59,6 +60,7 @@ def export(
     if own and not (int8 or distil or prune is not None):
         raise UsageError("--own-patients is for what is fitted", hint="ask for --int8, --prune or --distil too")
     _require_libraries(*(["torch_pruning"] if prune is not None else []))
+    from client.evaluation.data import node_of
     from client.export.fitting import check_ratio
     from client.export.run import Wishes
     from client.export.write import PAGE, RECORD, check_folder
@@ -66,9 +68,10 @@ def export(
     if prune is not None:
         check_ratio(prune)
     check_folder(out)
+    node = None if data is None else node_of(data)
     wishes = Wishes(int8, prune, distil, steps, rounds, force)
-    opened = _opened(model, task, digits, quorum, at_a_node=data is not None)
-    found, record = _made(opened, wishes, out, data, own=own, quiet=as_json)
+    opened = _opened(model, task, digits, quorum, at_a_node=node is not None)
+    found, record = _made(opened, wishes, out, node, own=own, quiet=as_json)
     if as_json:
         console.emit_json(record)
     else:
@@ -108,7 +111,7 @@ def _opened(name: str, task: str | None, charter: str, quorum: int | None, *, at
 
 
 def _made(
-    model: "Model", wishes: "Wishes", out: Path, data: Path | None, *, own: bool, quiet: bool
+    model: "Model", wishes: "Wishes", out: Path, node: "Node | None", *, own: bool, quiet: bool
 ) -> "tuple[Export, dict[str, Any]]":
     """Make and write everything, under an entry of the node's log where there is a node."""
     from client.export.people import FITTED, NOBODY, patients, phantoms, phantoms_here
@@ -127,13 +130,13 @@ def _made(
 
         # Without a node the figures are of phantoms, where this installation can draw them.
         drawn: People | None = None
-        if (wishes.fits and not own) or (data is None and phantoms_here() is not None):
+        if (wishes.fits and not own) or (node is None and phantoms_here() is not None):
             fit = FITTED if wishes.fits else 0
             drawn = phantoms(model.task, fit=fit, on_progress=lambda done, total: shown("Phantoms", done, total))
-        if data is None:
+        if node is None:
             found = exported(model, drawn or NOBODY, wishes, shown)
             return found, write(found, out, private=False)
-        chosen, detail = stack.enter_context(recorded(model, data, own=own))
+        chosen, detail = stack.enter_context(recorded(model, node, own=own))
         people = patients(model.task, chosen, None if own else drawn or NOBODY)
         found = exported(model, people, wishes, shown)
         record = write(found, out, private=True)

@@ -2,35 +2,32 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
-from client.evaluation.data import node_of, site_of
+from client.evaluation.data import site_of
 from client.evaluation.models import BARE, Model
 from client.export.people import Chosen, choose
 from client.lineage import Lineage
 from client.manifest import index_digest
+from client.node import Node
 from client.records import read_register
 from compliance.log import Action, Entry, Outcome, Scalar
 
 
 @contextmanager
-def recorded(model: Model, data: Path, *, own: bool) -> Iterator[tuple[Chosen, dict[str, Scalar]]]:
+def recorded(model: Model, node: Node, *, own: bool) -> Iterator[tuple[Chosen, dict[str, Scalar]]]:
     """Decide who of a node is looked at, and record that the model is exported there.
 
     The block may add facts to the dictionary; they stand in the closing entry.
 
     Args:
         model: What is exported.
-        data: The node, or the cohort in it.
+        node: The node.
         own: Whether training patients are fitted to.
 
     Raises:
-        UsageError: There is no such node.
-        PolicyError: It is a cohort without its node.
         DataError: There is nobody to look at.
         RecordError: The log, the register or the lineage does not hold, or cannot be written.
     """
-    node = node_of(data)
     with ExitStack() as stack:
         log = stack.enter_context(node.open_log())
         site = site_of(node, log, model.task, everybody=False)
