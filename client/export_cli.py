@@ -34,7 +34,7 @@ def export(
     distil: Annotated[bool, typer.Option("--distil", help="Also a student with half the channels.")] = False,
     data: Annotated[Path | None, typer.Option(metavar="NODE", help=_DATA)] = None,
     own: Annotated[bool, typer.Option("--own-patients", help=_OWN)] = False,
-    steps: Annotated[int, typer.Option(min=1, help="Steps to tune the pruned model and to teach the student.")] = 800,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to tune the pruned model and to teach the student.")] = 2000,
     rounds: Annotated[int, typer.Option(min=0, help="How often each runtime is timed; 0: not at all.")] = 15,
     force: Annotated[bool, typer.Option("--force", help="Write the eight-bit model whatever it loses.")] = False,
     charter: Annotated[str, typer.Option(metavar="SHA256", help=_CHARTER)] = "",

@@ -61,7 +61,7 @@ class Wishes:
     int8: bool = False
     prune: float | None = None
     distil: bool = False
-    steps: int = 800
+    steps: int = 2000
     rounds: int = 15
     force: bool = False
 
