@@ -149,10 +149,8 @@ def _tell(found: "Export", record: "dict[str, Any]") -> None:
 
     sizes = {row["name"]: row["bytes"] for row in record["models"]}
     tried = record["tried_on"]
-    console.say(
-        f"{found.model.task.title}, {found.model.label}: tried on {tried['what']} ({tried['patients']}), "
-        f"time for {record['slice']}, GPU: {record['gpu']}"
-    )
+    times = f"; time for {record['slice']}, GPU: {record['gpu']}" if found.wishes.rounds else ""
+    console.say(f"{found.model.task.title}, {found.model.label}: tried on {tried['what']} ({tried['patients']}){times}")
     for line in words.aligned(words.table(found, sizes)):
         console.say(line)
     for one in found.variants[1:]:
