@@ -9,6 +9,7 @@ from torch import nn
 from client.export import graph as module
 from client.export.graph import (
     OnnxNetwork,
+    channels_in,
     convolutions,
     deployed,
     described,
@@ -44,10 +45,11 @@ def test_the_graph_of_every_network_does_the_same_at_any_size(task: str, name: s
     model = onnx.load_from_string(made)
     assert [one.version for one in model.opset_import] == [17]
     assert [len(one.type.tensor_type.shape.dim) for one in (*model.graph.input, *model.graph.output)] == [4, 4]
-    real = [np.random.default_rng(3).normal(size=(1, 1, 72, 56)).astype(np.float32)]
+    real = [np.random.default_rng(3).normal(size=(1, channels_in(network), 72, 56)).astype(np.float32)]
     found = parity(network, made, real)
     assert found.holds, found
     assert found.shapes == ((1, 16, 24), (2, 40, 32), (1, 72, 56))
+    assert found.real is not None
 
 
 def test_an_output_of_zeros_is_not_what_was_compared() -> None:
