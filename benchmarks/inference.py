@@ -49,10 +49,8 @@ def main() -> None:
     asked = parser.parse_args()
     clock = time.process_time if asked.processor_time else time.perf_counter
     what = "processor time" if asked.processor_time else "time"
-    print(
     side = asked.side
     print(f"{platform.machine()}, load {os.getloadavg()[0]:.2f}; {what} of one slice in ms, {side} x {side} out")
-    )
     for name in asked.task or list(PUBLIC["public-1"]):
         task = get_task(name)
         print(f"\n{task.title:<44}{'median':>9}{'quartiles':>20}{'parameters':>12}{'bytes':>9}")
