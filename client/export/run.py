@@ -192,7 +192,7 @@ class _Maker:
         unit = " dB of PSNR" if key == "psnr" else " of Dice"
         lossy = not loss <= limit and not self._wishes.force
         detail = {
-            "convolutions": found.convolutions,
+            "layers": found.convolutions,
             "kept_in_float32": list(found.kept),
             "loss_in_search": found.loss,
             "limit": limit,

@@ -72,6 +72,7 @@ def test_all_that_can_be_asked_for(run: Run, tmp_path: Path) -> None:
             assert max(row["parity"]["random"], row["parity"]["real"]) <= row["parity"]["tolerance"] == 1e-4
     assert {row["parameters"] for row in record["models"][2:]} < set(range(whole["parameters"] // 2))
     assert record["models"][3]["convolutions"]["lift"] == [16, 1, 3, 3]
+    assert record["models"][1]["layers"] == len(record["models"][1]["convolutions"]) == 15
     assert not record["personal"]
 
 
