@@ -75,6 +75,7 @@ class Action(StrEnum):
     MODEL_RELEASE = "model.release"
     ENHANCE = "enhance"
     PERSONALISE = "personalise"
+    MODEL_EXPORT = "model.export"
 
 
 class Outcome(StrEnum):

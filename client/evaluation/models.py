@@ -1,4 +1,7 @@
-"""What is evaluated: a release that was checked first, the model of a run as it lies in its folder, or a public one."""
+"""What is evaluated or exported: a release that was checked first, a run's model as it lies there, or a public one.
+
+An export also takes a bare file of weights, such as a hospital's personal model: nothing describes it.
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -19,6 +22,7 @@ from shared.imaging.tasks import Task, get_task
 from shared.parsing import parse_json
 
 RELEASE, RUN, PUBLISHED, PERSONAL = "release", "run", "public", "personal"
+UNKNOWN: Final = "unknown"
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Model:
         sites: The hospitals that trained it.
         origin: Where it is from, in words.
         checks: What was checked of it, line by line; empty where nothing was.
+        privacy: Modes of differential privacy under which patients were trained on, as the statements or the run say
+            (``off``, ``patient``, ``distributed``); ``unknown`` where nobody says; empty where no patient was.
     """
 
     label: str
@@ -44,6 +50,7 @@ class Model:
     sites: frozenset[str]
     origin: str
     checks: tuple[tuple[str, str, str], ...] = ()
+    privacy: frozenset[str] = frozenset()
 
 
 _HINT: Final = "name a release folder, the folder of a run's or a personal model, or a public model: " + ", ".join(
@@ -129,6 +136,7 @@ def _release(folder: Path, charter: str, quorum: int | None) -> Model:
             ("ok", "release", f"{sum(one.verdict is Verdict.OK for one in report.findings)} checks hold"),
             *((one.verdict.value, one.what, one.detail) for one in report.findings if one.verdict is not Verdict.OK),
         ),
+        privacy=frozenset(str(row.get("mode")) for row in manifest.sites) or frozenset({UNKNOWN}),
     )
 
 
@@ -138,7 +146,8 @@ def _personal(folder: Path) -> Model:
     origin = f"{about.site}'s own, {about.mix:.0%} of the way from {about.base} to training at home; {about.warning}"
     label = f"personal {folder.resolve().name}"
     network = network_with(task, state)
-    return Model(label, task, network, about.weights_sha256, PERSONAL, frozenset({about.site}), origin)
+    sites, privacy = frozenset({about.site}), frozenset({"off"})
+    return Model(label, task, network, about.weights_sha256, PERSONAL, sites, origin, privacy=privacy)
 
 
 def _run(folder: Path) -> Model:
@@ -146,6 +155,7 @@ def _run(folder: Path) -> Model:
     try:
         said: Mapping[str, Any] = parse_json(_read(folder / DESCRIBED))
         task, run, federation = (str(said[key]) for key in ("task", "run", "federation"))
+        privacy = frozenset({str(said.get("privacy", UNKNOWN))})
         sites, expected = frozenset(map(str, said["sites"])), str(said["weights_sha256"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / DESCRIBED} does not describe a model", hint="restore it from a copy") from error
@@ -158,7 +168,8 @@ def _run(folder: Path) -> Model:
     except RecordError as error:
         raise DataError(f"{folder / WEIGHTS} cannot be read", hint="restore it from a copy") from error
     origin = f"run {run} of {federation}, unsigned: no release, so nothing was checked but its own SHA-256"
-    return Model(folder.name or run, get_task(task), network_with(get_task(task), state), digest, RUN, sites, origin)
+    network = network_with(get_task(task), state)
+    return Model(folder.name or run, get_task(task), network, digest, RUN, sites, origin, privacy=privacy)
 
 
 def _read(path: Path) -> bytes:

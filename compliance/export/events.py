@@ -98,6 +98,7 @@ EVENTS: Final[Mapping[str, Event]] = {
     "dataset.manifest": _own("dataset.manifest", "Data set manifest written", "C", "1"),
     "statement": _own("statement", "Statement about a run written", "C", "9"),
     "model.release": _own("model.release", "Model released", "C", "10"),
+    "model.export": _own("model.export", "Model exported for another runtime", "C", "10"),
     "incident.open": Event(_ALERT, "E"),
     "incident.update": Event(_ALERT, "E"),
     "incident.notice": Event(_ALERT, "E"),

@@ -39,6 +39,7 @@ def test_a_release_that_holds_is_opened_with_what_was_not_checked(folder: Path, 
     (model,) = opened(folder, charter=ended.charter.sha256)
     assert (model.kind, model.task.name, model.sites) == (RELEASE, "toy", frozenset(SITES))
     assert model.label == "run-1"
+    assert model.privacy == {"patient"}
     assert any(mark == "not checked" for mark, _, _ in model.checks)
     assert not model.network.training
 
@@ -107,6 +108,7 @@ def test_the_model_of_a_run_is_opened_and_called_unsigned(run: Path) -> None:
     assert (first.kind, second.kind) == (RUN, PUBLISHED)
     assert "unsigned" in first.origin
     assert first.sites == {"H1"}
+    assert (first.privacy, second.privacy) == ({"unknown"}, frozenset())
     assert second.task is first.task
 
 
