@@ -16,7 +16,7 @@ class TaskPlan:
     """How one task is trained.
 
     Attributes:
-        name: A registered task: ``denoise``, ``superres``, ``superres_gan`` or ``segment``.
+        name: A registered task (:func:`shared.imaging.tasks.task_names`).
         rounds: Rounds of the federation.
         local_steps: Optimiser steps that each hospital takes in a round.
         batch: Patches in a step (without differential privacy).

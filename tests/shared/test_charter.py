@@ -25,7 +25,7 @@ local_steps = 2
 
 plans = st.builds(
     TaskPlan,
-    name=st.sampled_from(["denoise", "superres", "superres_gan", "segment"]),
+    name=st.sampled_from(["denoise", "superres", "superres_gan", "superres4", "superres4_gan", "segment"]),
     rounds=st.integers(1, 1000),
     local_steps=st.integers(1, 50),
     batch=st.integers(1, 64),
