@@ -5,9 +5,10 @@ The cases come from the registry, so that a new task or network is tried here wi
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ EVERY = [(task, network) for task in tasks._MODULES for network in get_task(task
 CLIP = 0.8
 PRIVACY = PrivacyPlan("patient", clip=CLIP, slices_per_patient=2)
 EDGE = 8  # pixels of a patch; every network takes multiples of it
+EVERYTHING = {"zoom": 0.2, "rotation": 15.0, "input_noise": 0.05, "foreground": 0.5, "dropout": 0.2}
 HOSTILE: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
     "like the others": lambda x: x,
     "huge": lambda x: x * np.float32(1e4),
@@ -92,8 +94,10 @@ def accumulate(
     *,
     precision: Precision = "float32",
     micro: MicroBatch | None = None,
+    craft: Mapping[str, float] = MappingProxyType({}),
 ) -> torch.Tensor:
-    plan, rng = TaskPlan(task.name, rounds=1, local_steps=1, precision=precision), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
+    plan = TaskPlan(task.name, rounds=1, local_steps=1, precision=precision, **craft)
     accumulate_step(task, network, patients, chosen, optimizer, plan=plan, privacy=PRIVACY, rng=rng, micro=micro)
     return optimizer.lattice_sum.clone()
 
@@ -146,6 +150,19 @@ def test_the_sum_of_a_step_is_that_of_each_patients_clipped_gradient(
     optimizer = optimizer_for(network)
     summed = accumulate(task, network, patients, (0, 1), optimizer, precision=precision).numpy() * optimizer.unit
     assert np.abs(summed - expected).max() <= 1e-6 * np.abs(expected).max()
+
+
+def test_with_all_that_a_charter_may_ask_of_patches_a_patient_still_adds_at_most_the_bound(
+    case: tuple[Task, nn.Module],
+) -> None:
+    task, network = case
+    (one,) = people(1, slices=3, size=4 * EDGE)
+    plain, optimizer = one.studies[0], optimizer_for(network)
+    for change in HOSTILE.values():
+        patient = replace(one, studies=(replace(plain, noisy=change(plain.noisy), reference=change(plain.reference)),))
+        added = accumulate(task, network, [patient], (0,), optimizer, craft=EVERYTHING).tolist()
+        assert Fraction(sum(value * value for value in added)) * Fraction(optimizer.unit) ** 2 <= Fraction(CLIP) ** 2
+        assert any(added) or change is not HOSTILE["like the others"]
 
 
 def test_no_objective_of_a_row_knows_of_another_row(case: tuple[Task, nn.Module]) -> None:
