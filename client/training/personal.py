@@ -11,6 +11,7 @@ personalised as any other. The personal model has no differential privacy: it mu
 """
 
 import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -95,31 +96,17 @@ def personalise(
     count = max(1, round(KEPT_BACK * len(people)))
     kept, others = [people[i] for i in order[:count]], [people[i] for i in order[count:]]
     stopping = EarlyStopping(task, kept, every=look_every) if look_every else None
+    train = functools.partial(train_centrally, task, steps=steps, batch=batch, lr=lr, seed=seed, craft=craft)
 
-    def trained_on(some: Sequence[PatientImages], before: int, last: int | None = None) -> nn.Module:
-        copied, report = copy.deepcopy(network), (lambda done: on_step(before + done)) if on_step else None
-        watching = stopping if last is None else None
-        train_centrally(
-            task,
-            copied,
-            {"here": some},
-            steps=steps,
-            batch=batch,
-            lr=lr,
-            seed=seed,
-            craft=craft,
-            stopping=watching,
-            last=last,
-            on_step=report,
-        )
-        return copied
-
-    candidate = trained_on(others, 0)
+    candidate = copy.deepcopy(network)
+    train(candidate, {"here": others}, stopping=stopping, on_step=on_step)
     best_step = (stopping.best_step if stopping else 0) or steps
     scores = {mix: quality(task, mixed(network, candidate, mix), kept) for mix in MIXES}
     best = max(MIXES, key=lambda mix: (scores[mix], -mix))
     if best > 0:
-        network.load_state_dict(mixed(network, trained_on(people, steps, best_step), best).state_dict())
+        own, report = copy.deepcopy(network), (lambda done: on_step(steps + done)) if on_step else None
+        train(own, {"here": people}, last=best_step, on_step=report)
+        network.load_state_dict(mixed(network, own, best).state_dict())
     return Personal(mix=best, scores=scores, patients=len(people), kept_back=count, steps=best_step)
 
 
