@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 
@@ -32,6 +32,10 @@ __all__ = [
     "charter_text",
     "read_form",
 ]
+
+
+_LATER: Final = ("network", "weight_decay", "dropout", "zoom", "rotation", "input_noise", "foreground")
+"""Keys of a task that came after charters were pinned; None where a charter does not have them."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +93,10 @@ class Charter:
                 hint="agree on a round number; it divides the sum and is public",
             )
         for plan in self.tasks:
-            if plan.local_steps != 1 or plan.proximal or plan.local_optimizer != "SGD":
+            if plan.local_steps != 1 or plan.proximal or plan.weight_decay or plan.local_optimizer != "SGD":
                 raise CharterError(
                     f"{plan.name}: under distributed noise a round is one clipped sum of patients",
-                    hint="say local_steps = 1, local_optimizer = 'SGD' and no proximal",
+                    hint="say local_steps = 1, local_optimizer = 'SGD', no proximal and no weight_decay",
                 )
         _ = NoisePlan.of(self)
 
@@ -150,8 +154,8 @@ class Charter:
     def sha256(self) -> str:
         """Hash of the charter's content in canonical form (RFC 8785): layout and comments do not matter.
 
-        A coordinator, countries and networks count where they stand: without them a charter has the hash that it had
-        before charters could name them.
+        A coordinator, countries and the later keys of tasks count where they stand: without them a charter has the
+        hash that it had before charters could name them.
         """
         content = dataclasses.asdict(self)
         if self.coordinator is None:
@@ -160,8 +164,9 @@ class Charter:
             if member["country"] is None:
                 del member["country"]
         for task in content["tasks"]:
-            if task["network"] is None:
-                del task["network"]
+            for key in _LATER:
+                if task[key] is None:
+                    del task[key]
         return hashlib.sha256(canonical_json(content)).hexdigest()
 
     @functools.cached_property

@@ -50,10 +50,10 @@ def update_bound(plan: TaskPlan, privacy: PrivacyPlan, min_patients: int) -> Upd
     norm C, so |S| <= N C, and Z has the standard deviation sigma C. After s steps that is at most lr s C / q and a
     standard deviation of lr sqrt(s) sigma C / (q N), largest for N = ``min_patients``, at a hospital that has declared
     as many patients as it has. It holds in every round, since the rate never rises above ``local_lr``; the proximal
-    term only shrinks an update while ``local_lr`` times ``proximal`` is at most 2. Other optimisers divide by what they
-    saw so far: their steps have no such bound.
+    term only shrinks an update while ``local_lr`` times ``proximal`` is at most 2. Weight decay moves an element by its
+    own size, and other optimisers divide by what they saw so far: their steps have no such bound.
     """
-    if plan.local_optimizer != "SGD" or plan.local_lr * plan.proximal > 2:
+    if plan.local_optimizer != "SGD" or plan.weight_decay or plan.local_lr * plan.proximal > 2:
         return None
     rate, steps, clip, chance = plan.local_lr, plan.local_steps, privacy.clip, privacy.sample_rate
     noise = rate * math.sqrt(steps) * privacy.noise_multiplier * clip / (chance * min_patients)
@@ -186,6 +186,8 @@ def _clip(plan: TaskPlan, charter: Charter) -> Iterator[Caution]:
         why = (
             f"{plan.local_optimizer} is not SGD"
             if plan.local_optimizer != "SGD"
+            else "weight_decay moves it too"
+            if plan.weight_decay
             else "local_lr times proximal is above 2"
         )
         yield Caution(

@@ -53,6 +53,12 @@ class _TaskTable(_Strict):
     trained: Trained = TaskPlan.trained
     precision: Precision = TaskPlan.precision
     average: Annotated[float, Field(ge=0, lt=1)] = TaskPlan.average
+    weight_decay: Annotated[float, Field(ge=0, le=10)] | None = TaskPlan.weight_decay
+    dropout: Annotated[float, Field(gt=0, le=0.9)] | None = TaskPlan.dropout
+    zoom: Annotated[float, Field(gt=0, le=1)] | None = TaskPlan.zoom
+    rotation: Annotated[float, Field(gt=0, le=45)] | None = TaskPlan.rotation
+    input_noise: Annotated[float, Field(gt=0, le=1)] | None = TaskPlan.input_noise
+    foreground: Annotated[float, Field(gt=0, le=1)] | None = TaskPlan.foreground
 
 
 class _PrivacyTable(_Strict):

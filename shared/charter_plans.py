@@ -16,7 +16,7 @@ class TaskPlan:
     """How one task is trained.
 
     Attributes:
-        name: A registered task: ``denoise``, ``superres``, ``superres_gan`` or ``segment``.
+        name: A registered task (:func:`shared.imaging.tasks.task_names`).
         rounds: Rounds of the federation.
         local_steps: Optimiser steps that each hospital takes in a round.
         batch: Patches in a step (without differential privacy).
@@ -35,6 +35,13 @@ class TaskPlan:
         precision: ``float32``, or ``bfloat16`` for autocast at the hospitals.
         average: Decay of the exponential moving average of the coordinator's models that is evaluated and released;
             0 takes the last model. Post-processing: it costs no privacy.
+        weight_decay: Of the hospital's optimiser; None for that optimiser's default in ``torch.optim``, which is 0 but
+            for AdamW. It depends on the weights alone and costs no privacy.
+        dropout: Chance of each channel before the last layer to be left out in training; None for no dropout.
+        zoom: Training patches are made up to this share larger or smaller; None leaves them as they are.
+        rotation: They are turned by up to so many degrees; None leaves them as they are.
+        input_noise: Largest standard deviation of noise that is added to what the network sees; None adds none.
+        foreground: Share of patches that are chosen for their foreground; None draws all alike.
     """
 
     name: str
@@ -52,6 +59,12 @@ class TaskPlan:
     trained: Trained = "all"
     precision: Precision = "float32"
     average: float = 0.0
+    weight_decay: float | None = None
+    dropout: float | None = None
+    zoom: float | None = None
+    rotation: float | None = None
+    input_noise: float | None = None
+    foreground: float | None = None
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,21 @@ def _network(plan: TaskPlan) -> str:
     half = ", in bfloat16" if plan.precision == "bfloat16" else ""
     average = f"; the moving average of the models, decay {plan.average:g}, is released" if plan.average else ""
     which = f"the network {plan.network}" if plan.network else "the network"
-    return f"{which} {begins}, {part}{half}{average}"
+    return f"{which} {begins}, {part}{half}{average}{_craft(plan)}"
+
+
+def _craft(plan: TaskPlan) -> str:
+    """What training does beside steps, or nothing."""
+    parts = {
+        "weight decay {:g}": plan.weight_decay,
+        "dropout of {:.0%} of the channels before the last layer": plan.dropout,
+        "patches zoomed by up to {:.0%}": plan.zoom,
+        "turned by up to {:g} degrees": plan.rotation,
+        "with noise of up to {:g} added": plan.input_noise,
+        "{:.0%} of them chosen for their foreground": plan.foreground,
+    }
+    said = ", ".join(text.format(value) for text, value in parts.items() if value is not None)
+    return f"; {said}" if said else ""
 
 
 def _rules(charter: Charter) -> tuple[str, ...]:

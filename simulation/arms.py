@@ -23,6 +23,7 @@ from client.manifest import write_manifest
 from client.node import Node
 from client.released import network_with
 from client.rounds import seed_of
+from client.training.craft import Craft
 from client.training.loop import train_centrally, train_round, usable
 from client.training.personal import personalise
 from shared.charter import Charter, TaskPlan
@@ -145,8 +146,11 @@ def train_alone(job: Alone) -> Path:
     task = get_task(job.plan.name)
     network = prepared(task, job.plan, job.seed)
     sites = {node.name: Cohort.open(node / "cohort").load_split(Split.TRAIN) for node in job.nodes}
+    craft = Craft.of(job.plan)
     with metered(job.out):
-        train_centrally(task, network, sites, steps=job.steps, batch=job.plan.batch, lr=job.lr, seed=job.seed)
+        train_centrally(
+            task, network, sites, steps=job.steps, batch=job.plan.batch, lr=job.lr, seed=job.seed, craft=craft
+        )
     write_bytes(job.out, safetensors.torch.save(network.state_dict()))
     return job.out
 
@@ -171,8 +175,11 @@ def train_at_home(job: AtHome) -> Path:
     task = get_task(job.plan.name)
     network = load_network(task, job.weights)
     patients = Cohort.open(job.node / "cohort").load_split(Split.TRAIN)
+    craft = Craft.of(job.plan)
     with metered(job.out):
-        personalise(task, network, patients, steps=job.steps, batch=job.plan.batch, lr=job.lr, seed=job.seed)
+        personalise(
+            task, network, patients, steps=job.steps, batch=job.plan.batch, lr=job.lr, seed=job.seed, craft=craft
+        )
     write_bytes(job.out, safetensors.torch.save(network.state_dict()))
     return job.out
 

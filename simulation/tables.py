@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from simulation.run import Calls, Plan
 
 # Learning rate of ordinary training (Adam) where no federation is in the way, by task.
-ALONE_RATE = {"denoise": 2e-3, "superres": 2e-3, "superres_gan": 2e-3, "segment": 3e-3}
+ALONE_RATE = {
+    **dict.fromkeys(("denoise", "superres", "superres_gan", "superres4", "superres4_gan"), 2e-3),
+    "segment": 3e-3,
+}
 
 CLASSES = {"segment": ("background", "cerebrospinal fluid", "grey matter", "white matter")}
 

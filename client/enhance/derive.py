@@ -36,6 +36,8 @@ _STEPS: Final[Mapping[str, tuple[str, Code]]] = {
     "denoise": ("denoised", codes.cid7203.Smoothing),
     "superres": ("super-resolved x2", codes.cid7203.SpatialResampling),
     "superres_gan": ("super-resolved x2 (GAN)", codes.cid7203.SpatialResampling),
+    "superres4": ("super-resolved x4", codes.cid7203.SpatialResampling),
+    "superres4_gan": ("super-resolved x4 (GAN)", codes.cid7203.SpatialResampling),
     "segment": ("segmented", codes.cid7203.SegmentationImageDerivation),
 }
 """Of each task, what its results are called, and the code of PS3.16 CID 7203 that comes nearest. The group has none for

@@ -12,7 +12,6 @@ from client.released import checked_release, network_with
 from client.training.device import device
 from shared.errors import UsageError
 from shared.imaging.denoise import Denoise
-from shared.imaging.lowres import FACTOR
 from shared.imaging.public import PUBLIC, load_public
 from shared.imaging.segment import Segment
 from shared.imaging.superres import SuperResolution
@@ -48,7 +47,7 @@ class Model:
     @property
     def factor(self) -> int:
         """Pixels of the result to one of the source, along rows and columns."""
-        return FACTOR if isinstance(self.task, SuperResolution) else 1
+        return self.task.factor if isinstance(self.task, SuperResolution) else 1
 
     @property
     def segments(self) -> bool:

@@ -27,7 +27,6 @@ from client.export.quantise import LIMITS, quantise
 from client.export.speed import Timing
 from shared.imaging.images import StudyImages
 from shared.imaging.inference import MULTIPLE
-from shared.imaging.lowres import FACTOR
 from shared.imaging.metrics import Sums, summarise
 from shared.imaging.quality.measures import is_image_task
 from shared.imaging.superres import SuperResolution
@@ -132,7 +131,7 @@ def deciding(task: Task) -> str:
 
 def scale_of(task: Task) -> int:
     """Pixels out to one pixel in."""
-    return FACTOR if isinstance(task, SuperResolution) else 1
+    return task.factor if isinstance(task, SuperResolution) else 1
 
 
 def export(model: Model, people: People, wishes: Wishes, on_progress: Progress = lambda *_: None) -> Export:

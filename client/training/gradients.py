@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from client.training.craft import Craft
 from client.training.device import DeviceError
 from client.training.patient_dp import PatientDPOptimizer
 from shared.charter import PrivacyPlan, TaskPlan
 from shared.charter_plans import Precision
 from shared.errors import DataError
+from shared.imaging.dropping import dropping
 from shared.imaging.images import PatientImages
 from shared.imaging.tasks import Batch, Task
 
@@ -155,9 +157,9 @@ def accumulate_step(
         people: The patients of this site.
         chosen: Who was drawn, as indices into ``people``; may be empty.
         optimizer: Holds the bound and the way of clipping.
-        plan: Its precision counts here.
+        plan: Its precision and craft count here.
         privacy: Its patches of a patient count here.
-        rng: Chooses patches; costs no privacy.
+        rng: Chooses and alters patches, and what is dropped; costs no privacy.
         micro: How many patches at once; kept from step to step.
 
     Returns:
@@ -167,6 +169,7 @@ def accumulate_step(
         DeviceError: The memory of the device does not hold one patch.
     """
     size, drawn, before = micro or MicroBatch(), tuple(chosen), rng.bit_generator.state
+    craft = Craft.of(plan)
 
     def step() -> int:
         optimizer.zero_grad()
@@ -174,7 +177,7 @@ def accumulate_step(
         unusable = 0
         for index in drawn:
             try:
-                batch = task.draw(people[index], privacy.slices_per_patient, rng)
+                batch = craft.draw(task, people[index], privacy.slices_per_patient, rng)
                 _, found = gradients(task, network, batch, precision=plan.precision, at_once=size.size)
             except torch.OutOfMemoryError:
                 raise  # tells of the machine, and would befall every patient
@@ -184,4 +187,5 @@ def accumulate_step(
             optimizer.accumulate(found)
         return unusable
 
-    return size.fit(privacy.slices_per_patient, step)
+    with dropping(network, craft.dropout, rng):
+        return size.fit(privacy.slices_per_patient, step)

@@ -15,13 +15,17 @@ from torch import nn
 
 from client.charge import Charge, ChargeMode, Receipt
 from client.training.accounting import Mechanism
+from client.training.craft import Craft, site_weights
 from client.training.gradients import MicroBatch, accumulate_step, gradients, trained
+from client.training.local_optimizer import local_optimizer, proximal_pull
 from client.training.patient_dp import Clipping, PatientDPOptimizer
 from client.training.sampling import PatientSampler
 from client.training.secure_noise import NoiseSource, SecureNoise
+from client.training.stopping import EarlyStopping
 from shared.charter import PrivacyPlan, TaskPlan
 from shared.charter_plans import Precision
-from shared.errors import BudgetError, CharterError, DataError, PolicyError, UsageError
+from shared.errors import BudgetError, DataError, PolicyError, UsageError
+from shared.imaging.dropping import dropping
 from shared.imaging.images import PatientImages
 from shared.imaging.tasks import Batch, Task
 from shared.schedule import cosine, local_rate
@@ -169,12 +173,16 @@ def train_centrally(
     batch: int,
     lr: float,
     seed: int,
+    craft: Craft = Craft(),  # noqa: B008  # it is frozen
+    shares: Mapping[str, float] | None = None,
+    stopping: EarlyStopping | None = None,
+    last: int | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> TrainOutcome:
     """Train ``network`` in place as one hospital alone, or one that held everybody's images, would.
 
-    These are the arms that federated training is compared with. Adam with the rate on a half cosine;
-    batches are drawn over all sites in proportion to their slices.
+    These are the arms that federated training is compared with. Adam with the rate on a half cosine (AdamW where there
+    is weight decay); batches are drawn over all sites in proportion to their slices.
 
     Args:
         task: What is learnt.
@@ -184,23 +192,36 @@ def train_centrally(
         batch: Patches in a step.
         lr: Learning rate at the first step.
         seed: The same seed gives the same network.
+        craft: How patches are chosen and altered, dropout and weight decay.
+        shares: How often a patch is of each site, relative to the others and whatever their slices; None goes by
+            slices. Within a site patches always go by slices.
+        stopping: Looks at the network on the way, may end the training, and at its end puts back the best weights.
+        last: End after so many steps, with the rate as if all of ``steps`` followed; None takes all of them.
         on_step: Called with the steps done, after each.
 
     Raises:
         DataError: No patient has a study that the task can use.
     """
-    people = _people(task, [patient for site in patients_by_site.values() for patient in site])
+    sites = {site: usable(task, patients) for site, patients in patients_by_site.items()}
+    people = _people(task, [patient for site in sites.values() for patient in site])
+    weights = site_weights(sites, shares)
     began = time.perf_counter()
     rng = np.random.default_rng([seed, 0])
-    optimizer = torch.optim.Adam(trained(network), lr=lr)
+    kind = "AdamW" if craft.weight_decay else "Adam"
+    optimizer = local_optimizer(kind, network, lr, craft.weight_decay)
     network.train()
-    loss_sum = 0.0
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = lr * cosine(step / steps)
-        loss_sum += batch * _ordinary_step(task, network, optimizer, _draw(task, people, batch, rng))
-        if on_step:
-            on_step(step + 1)
-    return TrainOutcome(loss_sum, steps * batch, steps, time.perf_counter() - began, len(people))
+    loss_sum, done = 0.0, 0
+    with dropping(network, craft.dropout, rng):
+        for done in range(1, (last or steps) + 1):
+            optimizer.param_groups[0]["lr"] = lr * cosine((done - 1) / steps)
+            loss_sum += batch * _ordinary_step(task, network, optimizer, craft.batch(task, people, batch, rng, weights))
+            if on_step:
+                on_step(done)
+            if stopping and stopping.enough(network, done):
+                break
+    if stopping:
+        stopping.restore(network)
+    return TrainOutcome(loss_sum, done * batch, done, time.perf_counter() - began, len(people))
 
 
 def _ordinary_round(
@@ -213,14 +234,15 @@ def _ordinary_round(
     rng: np.random.Generator,
 ) -> TrainOutcome:
     began = time.perf_counter()
-    optimizer = _optimizer(plan.local_optimizer, network, rate)
-    pull = _proximal(network, plan.proximal)
+    optimizer = local_optimizer(plan.local_optimizer, network, rate, plan.weight_decay)
+    pull = proximal_pull(network, plan.proximal)
     network.train()
-    loss_sum, micro = 0.0, MicroBatch()
-    for _ in range(plan.local_steps):
-        batch = _draw(task, people, plan.batch, rng)
-        loss = _ordinary_step(task, network, optimizer, batch, pull, precision=plan.precision, micro=micro)
-        loss_sum += plan.batch * loss
+    loss_sum, micro, craft = 0.0, MicroBatch(), Craft.of(plan)
+    with dropping(network, craft.dropout, rng):
+        for _ in range(plan.local_steps):
+            batch = craft.batch(task, people, plan.batch, rng)
+            loss = _ordinary_step(task, network, optimizer, batch, pull, precision=plan.precision, micro=micro)
+            loss_sum += plan.batch * loss
     seconds, samples = time.perf_counter() - began, plan.local_steps * plan.batch
     return TrainOutcome(loss_sum, samples, plan.local_steps, seconds, len(people), micro_batch=micro.size)
 
@@ -266,7 +288,7 @@ def _private_round(
     paid = _paid(receipt, privacy, plan.local_steps)
     began = time.perf_counter()
     optimizer = PatientDPOptimizer(
-        _optimizer(plan.local_optimizer, network, rate),
+        local_optimizer(plan.local_optimizer, network, rate, plan.weight_decay),
         noise_multiplier=privacy.noise_multiplier,
         max_grad_norm=privacy.clip,
         expected_batch_size=privacy.sample_rate * paid.charge.patients,  # public: the divisor tells nobody's presence
@@ -275,7 +297,7 @@ def _private_round(
     )
     accountant = PRVAccountant()
     account = accountant.get_optimizer_hook_fn(sample_rate=privacy.sample_rate)
-    pull = _proximal(network, plan.proximal)
+    pull = proximal_pull(network, plan.proximal)
 
     def after_noise(stepping: PatientDPOptimizer) -> None:
         paid.take(stepping.noise_multiplier, privacy.sample_rate)
@@ -352,36 +374,6 @@ def _people(task: Task, patients: Sequence[PatientImages]) -> list[PatientImages
     if not people:
         raise DataError(f"no patient here has a study for the task {task.name}", hint="leave this site out of the task")
     return people
-
-
-def _draw(task: Task, people: Sequence[PatientImages], count: int, rng: np.random.Generator) -> Batch:
-    """``count`` patches of patients drawn in proportion to their slices."""
-    slices = np.array([patient.slices for patient in people], dtype=np.float64)
-    counts = rng.multinomial(count, slices / slices.sum())
-    parts = [task.draw(patient, int(n), rng) for patient, n in zip(people, counts, strict=True) if n]
-    return torch.cat([inputs for inputs, _ in parts]), torch.cat([targets for _, targets in parts])
-
-
-def _optimizer(name: str, network: nn.Module, rate: float) -> torch.optim.Optimizer:
-    kind = getattr(torch.optim, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
-        raise CharterError(f"there is no optimiser '{name}' in torch.optim", hint="SGD and Adam are usual")
-    made: torch.optim.Optimizer = kind(trained(network), lr=rate)  # type: ignore[call-arg]
-    return made
-
-
-def _proximal(network: nn.Module, mu: float) -> Callable[[], None]:
-    """What adds the gradient of mu/2 |w - w_round|^2 (FedProx, Li et al. 2020) to the parameters' gradients."""
-    parameters = trained(network)
-    anchors = [parameter.detach().clone() for parameter in parameters] if mu > 0 else []
-
-    @torch.no_grad()
-    def pull() -> None:
-        for parameter, anchor in zip(parameters, anchors, strict=False):
-            if parameter.grad is not None:
-                parameter.grad.add_(parameter - anchor, alpha=mu)
-
-    return pull
 
 
 def _generator(seed: int | None, round_number: int) -> np.random.Generator:

@@ -11,6 +11,7 @@ personalised as any other. The personal model has no differential privacy: it mu
 """
 
 import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -19,10 +20,11 @@ from typing import Final
 import numpy as np
 from torch import nn
 
+from client.training.craft import Craft
 from client.training.loop import train_centrally, usable
+from client.training.stopping import EarlyStopping, quality
 from shared.errors import DataError
 from shared.imaging.images import PatientImages
-from shared.imaging.metrics import Sums, summarise
 from shared.imaging.tasks import Task
 
 MIXES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -42,7 +44,8 @@ class Personal:
         scores: The task's main metric on the patients that were kept back, by mix.
         patients: Patients that the task can use.
         kept_back: So many of them decided on the mix.
-        steps: Optimiser steps of each of the two trainings, or of the one that decided for mix 0.
+        steps: Optimiser steps of each of the two trainings, or of the one that decided for mix 0; where looks were
+            taken on the way, those up to the best one.
     """
 
     mix: float
@@ -61,6 +64,8 @@ def personalise(
     batch: int,
     lr: float,
     seed: int,
+    craft: Craft = Craft(),  # noqa: B008  # it is frozen
+    look_every: int | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Personal:
     """Make ``network`` this hospital's own, in place.
@@ -76,6 +81,9 @@ def personalise(
         batch: Patches in a step.
         lr: Learning rate of the first step.
         seed: Decides who is kept back, and the training.
+        craft: How patches are chosen and altered, dropout and weight decay.
+        look_every: Look at the copy on those who are kept back every so many steps; both trainings then end at the best
+            look (early stopping). None takes all steps.
         on_step: Called with the steps done, of at most twice ``steps``.
 
     Raises:
@@ -90,19 +98,19 @@ def personalise(
     order = np.random.default_rng([seed, 1]).permutation(len(people))
     count = max(1, round(KEPT_BACK * len(people)))
     kept, others = [people[i] for i in order[:count]], [people[i] for i in order[count:]]
+    stopping = EarlyStopping(task, kept, every=look_every) if look_every else None
+    train = functools.partial(train_centrally, task, steps=steps, batch=batch, lr=lr, seed=seed, craft=craft)
 
-    def trained_on(some: Sequence[PatientImages], before: int) -> nn.Module:
-        copied = copy.deepcopy(network)
-        report = (lambda done: on_step(before + done)) if on_step else None
-        train_centrally(task, copied, {"here": some}, steps=steps, batch=batch, lr=lr, seed=seed, on_step=report)
-        return copied
-
-    candidate = trained_on(others, 0)
-    scores = {mix: _quality(task, mixed(network, candidate, mix), kept) for mix in MIXES}
+    candidate = copy.deepcopy(network)
+    train(candidate, {"here": others}, stopping=stopping, on_step=on_step)
+    best_step = (stopping.best_step if stopping else 0) or steps
+    scores = {mix: quality(task, mixed(network, candidate, mix), kept) for mix in MIXES}
     best = max(MIXES, key=lambda mix: (scores[mix], -mix))
     if best > 0:
-        network.load_state_dict(mixed(network, trained_on(people, steps), best).state_dict())
-    return Personal(mix=best, scores=scores, patients=len(people), kept_back=count, steps=steps)
+        own, report = copy.deepcopy(network), (lambda done: on_step(steps + done)) if on_step else None
+        train(own, {"here": people}, last=best_step, on_step=report)
+        network.load_state_dict(mixed(network, own, best).state_dict())
+    return Personal(mix=best, scores=scores, patients=len(people), kept_back=count, steps=best_step)
 
 
 def rate_of(task_name: str) -> float:
@@ -121,10 +129,3 @@ def mixed(here: nn.Module, there: nn.Module, share: float) -> nn.Module:
         }
     )
     return result
-
-
-def _quality(task: Task, network: nn.Module, patients: Sequence[PatientImages]) -> float:
-    """The main metric over all slices of ``patients`` together; more is better."""
-    studies = [study for patient in patients for study in patient.studies]
-    total = sum((task.score(task.predict(network, study), study) for study in studies), Sums.zero())
-    return summarise(task.name, total)[task.main_metric]

@@ -61,7 +61,7 @@ def shared_sum(
         task: What is learnt.
         network: The global model of the round; its parameters stay as they are.
         people: Training patients with a study for the task.
-        plan: Its precision counts here; the rate is the coordinator's business.
+        plan: Its precision and craft count here; the rate is the coordinator's business.
         privacy: Clip, way of clipping, sampling rate and patches.
         noise: The charter's plan of shares.
         layout: Of the model that travels: the trained parameters, and beside them nothing in floating point.

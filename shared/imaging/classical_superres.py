@@ -1,6 +1,7 @@
 """Classical interpolation of the low-resolution images, aligned at pixel centres."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +9,7 @@ from PIL import Image
 
 from shared.imaging.degrade import zero_fill
 from shared.imaging.images import StudyImages
-from shared.imaging.lowres import FACTOR, low_resolution
+from shared.imaging.lowres import low_resolution
 from shared.imaging.tasks import Method
 
 Images = NDArray[np.float32]
@@ -20,28 +21,30 @@ TITLES: Mapping[str, str] = {
 }
 
 
-def enlarge(images: Images, kernel: Image.Resampling) -> Images:
-    """Pillow's interpolation of ``[n, h, w]`` by two; Pillow aligns pixel centres, as the degradation does."""
-    height, width = (FACTOR * edge for edge in images.shape[1:])
+def methods(factor: int) -> Mapping[str, Method]:
+    """The interpolations that make the images of :func:`low_resolution` ``factor`` times finer, by key."""
+    return {
+        "bicubic": partial(_resampled, factor=factor, kernel=Image.Resampling.BICUBIC),
+        "lanczos": partial(_resampled, factor=factor, kernel=Image.Resampling.LANCZOS),
+        "zero_fill": partial(_zero_fill, factor=factor),
+    }
+
+
+def enlarge(images: Images, kernel: Image.Resampling, factor: int = 2) -> Images:
+    """Pillow's interpolation of ``[n, h, w]``; Pillow aligns pixel centres, as the degradation does."""
+    height, width = (factor * edge for edge in images.shape[1:])
     return np.stack([np.asarray(Image.fromarray(image).resize((width, height), kernel)) for image in images])
 
 
 def _finish(images: Images, study: StudyImages) -> Images:
-    """Crop what an odd size was extended by, and clip to the grey scale."""
+    """Crop what a size was extended by, and clip to the grey scale."""
     _, height, width = study.reference.shape
     return np.clip(images[:, :height, :width], 0.0, 1.0).astype(np.float32)
 
 
-def _bicubic(study: StudyImages) -> Images:
-    return _finish(enlarge(low_resolution(study), Image.Resampling.BICUBIC), study)
+def _resampled(study: StudyImages, *, factor: int, kernel: Image.Resampling) -> Images:
+    return _finish(enlarge(low_resolution(study, factor), kernel, factor), study)
 
 
-def _lanczos(study: StudyImages) -> Images:
-    return _finish(enlarge(low_resolution(study), Image.Resampling.LANCZOS), study)
-
-
-def _zero_fill(study: StudyImages) -> Images:
-    return _finish(zero_fill(low_resolution(study), FACTOR), study)
-
-
-METHODS: Mapping[str, Method] = {"bicubic": _bicubic, "lanczos": _lanczos, "zero_fill": _zero_fill}
+def _zero_fill(study: StudyImages, *, factor: int) -> Images:
+    return _finish(zero_fill(low_resolution(study, factor), factor), study)

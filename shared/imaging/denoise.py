@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from shared.imaging import classical_denoise, inference
 from shared.imaging.images import PatientImages, StudyImages
 from shared.imaging.metrics import IMAGE_SUMS, Sums, image_sums
-from shared.imaging.networks import DnCNN, UNet
+from shared.imaging.networks import DnCNN, Restormer, UNet
 from shared.imaging.patches import draw_windows, eligible_studies, stacked
 from shared.imaging.tasks import Batch, Method, Networks, OneLoss, register
 
@@ -28,7 +28,9 @@ class Denoise(OneLoss):
     modalities = frozenset({"MR", "CT"})
     main_metric = "psnr"
     sums: tuple[str, ...] = IMAGE_SUMS
-    networks: Networks = MappingProxyType({"unet": lambda: UNet(1, (16, 32, 64), residual=True), "dncnn": DnCNN})
+    networks: Networks = MappingProxyType(
+        {"unet": lambda: UNet(1, (16, 32, 64), residual=True), "dncnn": DnCNN, "restormer": Restormer}
+    )
 
     def eligible(self, study: StudyImages) -> bool:
         """Any MR or CT study: every study has both series."""

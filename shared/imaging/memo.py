@@ -2,22 +2,29 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from shared.imaging.images import StudyImages
 
 Value = TypeVar("Value")
+How = ParamSpec("How")
 
 
-def once_per_study(compute: Callable[[StudyImages], Value]) -> Callable[[StudyImages], Value]:
-    """Make a pure function of a study compute once (a decorator). Nothing is kept after the study is gone."""
-    known: WeakKeyDictionary[StudyImages, Value] = WeakKeyDictionary()
+def once_per_study(
+    compute: Callable[Concatenate[StudyImages, How], Value],
+) -> Callable[Concatenate[StudyImages, How], Value]:
+    """Make a pure function of a study compute once for each of its further arguments, which must be hashable.
+
+    A decorator. Nothing is kept after the study is gone.
+    """
+    known: WeakKeyDictionary[StudyImages, dict[Any, Value]] = WeakKeyDictionary()
 
     @wraps(compute)
-    def remembered(study: StudyImages) -> Value:
-        if study not in known:
-            known[study] = compute(study)
-        return known[study]
+    def remembered(study: StudyImages, /, *args: How.args, **kwargs: How.kwargs) -> Value:
+        values, how = known.setdefault(study, {}), (args, tuple(sorted(kwargs.items())))
+        if how not in values:
+            values[how] = compute(study, *args, **kwargs)
+        return values[how]
 
     return remembered

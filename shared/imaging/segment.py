@@ -14,9 +14,9 @@ from shared.imaging import classical_segment, inference
 from shared.imaging.images import PatientImages, StudyImages
 from shared.imaging.memo import once_per_study
 from shared.imaging.metrics import Sums, confusion_names, confusion_sums
-from shared.imaging.networks import FCN, UNet
+from shared.imaging.networks import FCN, DeepUNet, UNet
 from shared.imaging.patches import draw_windows, eligible_studies, stacked
-from shared.imaging.tasks import Batch, Method, Networks, OneLoss, register
+from shared.imaging.tasks import Batch, Method, Networks, Objective, OneLoss, register
 
 CLASSES = ("background", "cerebrospinal fluid", "grey matter", "white matter")
 PATCH = 96
@@ -37,7 +37,11 @@ class Segment(OneLoss):
     main_metric = "miou"
     sums: tuple[str, ...] = confusion_names(len(CLASSES))
     networks: Networks = MappingProxyType(
-        {"unet": lambda: UNet(len(CLASSES), (8, 16, 32, 64)), "fcn": lambda: FCN(len(CLASSES))}
+        {
+            "unet": lambda: UNet(len(CLASSES), (8, 16, 32, 64)),
+            "fcn": lambda: FCN(len(CLASSES)),
+            "unet_deep": lambda: DeepUNet(len(CLASSES), (8, 16, 32, 64)),
+        }
     )
 
     def eligible(self, study: StudyImages) -> bool:
@@ -70,6 +74,22 @@ class Segment(OneLoss):
         total = share.sum(dim=(2, 3)) + truth.sum(dim=(2, 3))
         dice = ((2 * hits + 1) / (total + 1))[:, 1:].mean(dim=1)
         return F.cross_entropy(outputs, targets) + (1 - dice).mean()
+
+    def objectives(self, network: nn.Module, batch: Batch) -> tuple[Objective, ...]:
+        """The loss of the scores; under deep supervision a mean over scales, each weighing half of the next finer.
+
+        Labels are thinned out, not averaged: every second row and column, as in nnU-Net (Isensee et al. 2021).
+        """
+        if not isinstance(network, DeepUNet):
+            return super().objectives(network, batch)
+        inputs, targets = batch
+        losses = [
+            self.loss(scores.float(), targets[:, :: 2**scale, :: 2**scale])
+            for scale, scores in enumerate(network.scales(inputs))
+        ]
+        weights = [0.5**scale for scale in range(len(losses))]
+        total = torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
+        return (Objective(total / sum(weights), network),)
 
     def inputs(self, study: StudyImages) -> NDArray[np.float32]:
         """The standardised noisy series."""

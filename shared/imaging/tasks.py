@@ -53,7 +53,7 @@ class Objective(NamedTuple):
 
 
 # One module a task, in the order of tables.
-_MODULES = ("denoise", "superres", "superres_gan", "segment")
+_MODULES = ("denoise", "superres", "superres_gan", "superres4", "superres4_gan", "segment")
 
 
 class Task(Protocol):

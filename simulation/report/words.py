@@ -160,6 +160,10 @@ TASKS: Mapping[str, str] = {
     "would have given, the truth the full one.",
     "superres_gan": "The same doubling, by a network that also learns to deceive a second one, which tells its images "
     "from full scans. They look sharper; what was added is likely, not measured, and is no finding.",
+    "superres4": "Four times the resolution of a slice in both directions. The input is what a scan of a quarter of "
+    "the matrix would have given, the truth the full one.",
+    "superres4_gan": "The same, by a network that also learns to deceive a second one. They look sharper; what was "
+    "added is likely, not measured, and is no finding.",
     "segment": "Name the tissue of every pixel, from the noisy series. The truth is the study's DICOM segmentation. "
     "“Oracle” marks classical methods that the truth itself told which cluster is which tissue.",
 }

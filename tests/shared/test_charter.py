@@ -25,7 +25,7 @@ local_steps = 2
 
 plans = st.builds(
     TaskPlan,
-    name=st.sampled_from(["denoise", "superres", "superres_gan", "segment"]),
+    name=st.sampled_from(["denoise", "superres", "superres_gan", "superres4", "superres4_gan", "segment"]),
     rounds=st.integers(1, 1000),
     local_steps=st.integers(1, 50),
     batch=st.integers(1, 64),
@@ -35,6 +35,12 @@ plans = st.builds(
     server_lr=st.floats(1e-6, 10),
     proximal=st.floats(0, 10),
     evaluate_every=st.integers(1, 10),
+    weight_decay=st.none() | st.floats(0, 10),
+    dropout=st.none() | st.floats(1e-3, 0.9),
+    zoom=st.none() | st.floats(1e-3, 1),
+    rotation=st.none() | st.floats(1e-3, 45),
+    input_noise=st.none() | st.floats(1e-6, 1),
+    foreground=st.none() | st.floats(1e-3, 1),
 )
 keys = st.binary(min_size=32, max_size=32).filter(lambda key: not forgeable(key))
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
@@ -105,6 +111,23 @@ def test_layout_and_comments_do_not_change_the_hash_but_content_does() -> None:
 
 def test_a_charter_from_before_coordinators_and_countries_keeps_its_hash() -> None:
     assert Charter.parse(MASKED).sha256 == "d82fb5dd6831ab117eac9ab8f788eec59613718f5a0a7c9ec07221619bcc7cdd"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "weight_decay = 0.0",
+        "dropout = 0.1",
+        "zoom = 0.1",
+        "rotation = 5.0",
+        "input_noise = 0.1",
+        "foreground = 0.5",
+        'network = "dncnn"',
+    ],
+)
+def test_a_later_key_counts_where_it_stands(line: str) -> None:
+    said = Charter.parse(MASKED.replace("local_steps = 2", f"local_steps = 2\n{line}"))
+    assert said.sha256 != Charter.parse(MASKED).sha256
 
 
 @given(charters, coordinators)
@@ -269,6 +292,7 @@ def test_integers_are_summed_under_distributed_noise_alone() -> None:
         (("patients = 90", ""), "needs privacy.patients"),
         (("local_steps = 1", "local_steps = 2"), "a round is one clipped sum"),
         (("local_steps = 1", "local_steps = 1\nproximal = 0.1"), "a round is one clipped sum"),
+        (("local_steps = 1", "local_steps = 1\nweight_decay = 0.1"), "a round is one clipped sum"),
         (("threshold = 3", "threshold = 3\nring_bits = 16"), "32 bits"),
         (("patients = 90", "patients = 9000000\nnoise_multiplier = 0.1"), "steps of a ring of 32 bits"),
     ],

@@ -19,7 +19,7 @@ from shared.bundle import digest
 from shared.charter import Charter, CoordinatorPlan, MaskingPlan, PrivacyPlan, TaskPlan
 from shared.charter_check import SIGMAS, cautions, update_bound
 from shared.charter_cli import app
-from shared.charter_words import NOT_PROTECTED, explain
+from shared.charter_words import NOT_PROTECTED, explain, lines
 from shared.errors import CharterError
 from shared.identity import fingerprint, grouped
 from tests.federation import members as fed
@@ -296,7 +296,11 @@ def test_a_clip_that_eats_noise_is_named_with_one_that_does_not() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "why"),
-    [({"local_optimizer": "Adam"}, "Adam is not SGD"), ({"proximal": 11.0}, "local_lr times proximal is above 2")],
+    [
+        ({"local_optimizer": "Adam"}, "Adam is not SGD"),
+        ({"proximal": 11.0}, "local_lr times proximal is above 2"),
+        ({"weight_decay": 0.1}, "weight_decay moves it too"),
+    ],
 )
 def test_where_nothing_bounds_an_update_it_says_so(changes: dict[str, Any], why: str) -> None:
     rules = Charter(
@@ -404,3 +408,11 @@ def test_one_round_of_one_step_is_said_in_the_singular() -> None:
     said = str(explain(toy.charter(plan=plan)))
     assert "toy: 1 round; at each hospital 1 step of" in said
     assert "an evaluation every round;" in said
+
+
+def test_what_training_does_beside_steps_is_said_in_plain_words() -> None:
+    plan = TaskPlan("denoise", 3, 2, weight_decay=0.01, dropout=0.1, zoom=0.2, rotation=10.0, foreground=0.5)
+    said = "\n".join(lines(explain(Charter(id="x", purpose="testing", tasks=(plan,)))))
+    for part in ("weight decay 0.01", "dropout of 10%", "by up to 20%", "by up to 10 degrees", "50% of them chosen"):
+        assert part in said
+    assert "noise of up to" not in said

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -40,6 +41,23 @@ def zero_start(layer: nn.Conv2d) -> nn.Conv2d:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def bicubic(images: Tensor, factor: int) -> Tensor:
+    """``[n, c, h, w]`` to ``[n, c, factor h, factor w]``, aligned at pixel centres as the degradation is."""
+    return F.interpolate(images, scale_factor=float(factor), mode="bicubic", align_corners=False)
+
+
+def doublings(factor: int) -> int:
+    """How many stages that double an image make it ``factor`` times as fine.
+
+    Raises:
+        ValueError: ``factor`` is no power of two from 2 up.
+    """
+    stages = factor.bit_length() - 1
+    if factor < 2 or factor != 1 << stages:
+        raise ValueError(f"images are made finer by a power of two, not by {factor}")
+    return stages
 
 
 def seeded(build: Callable[[], Network], seed: int) -> Network:

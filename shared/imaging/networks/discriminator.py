@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared.imaging.networks.blocks import group_norm
-from shared.imaging.networks.edsr import EDSR
 
 _SLOPE = 0.2
 
@@ -37,14 +36,52 @@ class Discriminator(nn.Module):
 
 
 class AdversarialPair(nn.Module):
-    """A generator and the discriminator that it trains against; for whoever applies it, the generator alone."""
+    """A generator and the discriminator that it trains against; for whoever applies it, the generator alone.
 
-    def __init__(self) -> None:
+    Args:
+        generator: Makes images ``[n, 1, h, w]``, for example a fresh :class:`EDSR`.
+    """
+
+    def __init__(self, generator: nn.Module) -> None:
         super().__init__()
-        self.generator = EDSR()
+        self.generator = generator
         self.discriminator = Discriminator()
 
     def forward(self, x: Tensor) -> Tensor:
-        """The generator's images: ``[n, 1, h, w]`` to ``[n, 1, 2h, 2w]``."""
+        """The generator's images."""
         images: Tensor = self.generator(x)
         return images
+
+    def judged(self, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """What the generator pays for images that are told apart, and the discriminator for those that are not.
+
+        Scalars, means over rows that do not know of each other: the cross-entropies of log odds s with the answers
+        "reference", softplus(-s), and "made", softplus(s). The second depends on the discriminator alone.
+
+        Args:
+            fake: The generator's images ``[n, 1, h, w]``.
+            real: The references of the same rows.
+        """
+        fools = F.softplus(-self._odds(fake)).mean()
+        told_apart = F.softplus(-self._odds(real)).mean() + F.softplus(self._odds(fake.detach())).mean()
+        return fools, told_apart
+
+    def _odds(self, images: Tensor) -> Tensor:
+        """Log odds ``[n]`` in float32: autocast's own would round what the losses live on."""
+        scores: Tensor = self.discriminator(images).float()
+        return scores
+
+
+class RelativisticPair(AdversarialPair):
+    """Adversaries about which of two images is the reference (RSGAN: Jolicoeur-Martineau 2018, arXiv:1807.00734).
+
+    ESRGAN compares with the mean score of the batch instead, which would couple its rows. Here the two are always the
+    reference and the made image of one row.
+    """
+
+    def judged(self, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`AdversarialPair.judged`, of the odds that the one is more of a reference than the other."""
+        truth = self._odds(real)
+        fools = F.softplus(truth.detach() - self._odds(fake)).mean()
+        told_apart = F.softplus(self._odds(fake.detach()) - truth).mean()
+        return fools, told_apart

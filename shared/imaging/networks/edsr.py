@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.imaging.networks.blocks import zero_start
+from shared.imaging.networks.blocks import bicubic, doublings, zero_start
 
 
 class ResidualBlock(nn.Module):
@@ -25,23 +25,28 @@ class ResidualBlock(nn.Module):
 
 
 class EDSR(nn.Module):
-    """The generator for super-resolution by two: what it learns is added to bicubic interpolation.
+    """The generator for super-resolution: what it learns is added to bicubic interpolation.
 
     Args:
+        factor: How many times finer, a power of two; each doubling is a stage of its own.
         width: Channels of the body.
         blocks: Number of residual blocks.
     """
 
-    def __init__(self, width: int = 32, blocks: int = 6) -> None:
+    def __init__(self, factor: int = 2, width: int = 32, blocks: int = 6) -> None:
         super().__init__()
+        self.factor = factor
         self.lift = nn.Conv2d(1, width, 3, padding=1)
         self.body = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
         self.expand = nn.Conv2d(width, 4 * width, 3, padding=1)
+        more = range(doublings(factor) - 1)
+        self.further = nn.ModuleList(nn.Conv2d(width, 4 * width, 3, padding=1) for _ in more)
         self.head = zero_start(nn.Conv2d(width, 1, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[n, 1, h, w]`` to ``[n, 1, 2h, 2w]``."""
+        """``[n, 1, h, w]`` to ``[n, 1, factor h, factor w]``."""
         h = F.pixel_shuffle(self.expand(self.body(self.lift(x))), 2)
-        bicubic = F.interpolate(x, scale_factor=2.0, mode="bicubic", align_corners=False)
-        result: Tensor = bicubic + self.head(torch.relu(h))
+        for stage in self.further:
+            h = F.pixel_shuffle(stage(h), 2)
+        result: Tensor = bicubic(x, self.factor) + self.head(torch.relu(h))
         return result

@@ -31,12 +31,38 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[n, 1, h, w]`` to ``[n, outputs, h, w]``."""
-        h, skips = self.encode[0](x), []
+        result: Tensor = self.head(self.decoded(x)[-1])
+        return x - result if self.residual else result
+
+    def decoded(self, x: Tensor) -> list[Tensor]:
+        """What the decoder makes at each of its scales, coarsest first; the last is ``[n, widths[0], h, w]``."""
+        h, skips, made = self.encode[0](x), [], []
         for block in self.encode[1:]:
             skips.append(h)
             h = block(F.max_pool2d(h, 2))
         for narrow, block, skip in zip(reversed(self.narrow), reversed(self.decode), reversed(skips), strict=True):
             up = F.interpolate(narrow(h), scale_factor=2.0, mode="nearest")
             h = block(torch.cat([up, skip], dim=1))
-        result: Tensor = self.head(h)
-        return x - result if self.residual else result
+            made.append(h)
+        return made
+
+
+class DeepUNet(UNet):
+    """A U-Net whose decoder gives an answer at each of its scales, so that all of them are told directly what to do.
+
+    Deep supervision: Lee et al. 2015 (arXiv:1409.5185); of a U-Net as in nnU-Net (Isensee et al. 2021). Whoever applies
+    the network gets the finest answer, and the others are not computed.
+
+    Args:
+        outputs: Number of classes.
+        widths: As of :class:`UNet`, three at least.
+    """
+
+    def __init__(self, outputs: int, widths: tuple[int, ...] = (8, 16, 32, 64)) -> None:
+        super().__init__(outputs, widths)
+        self.score = nn.ModuleList(nn.Conv2d(width, outputs, 1) for width in widths[1:-1])
+
+    def scales(self, x: Tensor) -> tuple[Tensor, ...]:
+        """``[n, 1, h, w]`` to ``[n, outputs, h / 2**k, w / 2**k]`` for k = 0, 1, ...: the finest first."""
+        *coarser, finest = self.decoded(x)
+        return (self.head(finest), *(score(h) for score, h in zip(self.score, reversed(coarser), strict=True)))

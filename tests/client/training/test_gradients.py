@@ -185,7 +185,7 @@ NETWORKS = {
     "UNet": ("denoise", lambda: UNet(1, (16, 32, 64), residual=True)),
     "DnCNN": ("denoise", DnCNN),
     "EDSR": ("superres", EDSR),
-    "AdversarialPair": ("superres_gan", AdversarialPair),
+    "AdversarialPair": ("superres_gan", lambda: AdversarialPair(EDSR())),
     "FCN": ("segment", lambda: FCN(4)),
 }
 

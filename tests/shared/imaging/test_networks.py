@@ -2,21 +2,44 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from shared.imaging import networks
-from shared.imaging.networks import EDSR, FCN, AdversarialPair, Discriminator, DnCNN, UNet, seeded
+from shared.imaging.networks import (
+    EDSR,
+    FCN,
+    AdversarialPair,
+    DeepUNet,
+    Discriminator,
+    DnCNN,
+    RelativisticPair,
+    Restormer,
+    RRDBNet,
+    SRResNet,
+    UNet,
+    seeded,
+)
 
 SHIPPED: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "denoising U-Net": (lambda: UNet(1, (16, 32, 64), residual=True), 1, 1),
     "segmenting U-Net": (lambda: UNet(4, (8, 16, 32, 64)), 4, 1),
     "DnCNN": (DnCNN, 1, 1),
+    "Restormer": (Restormer, 1, 1),
     "EDSR": (EDSR, 1, 2),
+    "EDSR by four": (lambda: EDSR(4), 1, 4),
+    "SRResNet": (SRResNet, 1, 2),
+    "SRResNet by four": (lambda: SRResNet(4), 1, 4),
+    "RRDBNet": (RRDBNet, 1, 2),
+    "RRDBNet by four": (lambda: RRDBNet(4), 1, 4),
     "FCN": (lambda: FCN(4), 4, 1),
+    "deeply supervised U-Net": (lambda: DeepUNet(4), 4, 1),
 }
+PAIRS: tuple[Callable[[], nn.Module], ...] = (lambda: AdversarialPair(EDSR()), lambda: RelativisticPair(RRDBNet()))
+LARGEST = 200_000
 
 
 @pytest.fixture(params=SHIPPED, name="shipped")
@@ -27,10 +50,13 @@ def _shipped(request: pytest.FixtureRequest) -> tuple[nn.Module, int, int]:
 
 def test_the_list_above_is_complete() -> None:
     classes = {value for value in vars(networks).values() if inspect.isclass(value) and issubclass(value, nn.Module)}
-    assert classes == {type(build()) for build, _, _ in SHIPPED.values()} | {Discriminator, AdversarialPair}
+    assert classes == {type(build()) for build, _, _ in SHIPPED.values()} | {
+        Discriminator,
+        *(type(build()) for build in PAIRS),
+    }
 
 
-@pytest.mark.parametrize("build", [*(build for build, _, _ in SHIPPED.values()), AdversarialPair])
+@pytest.mark.parametrize("build", [*(build for build, _, _ in SHIPPED.values()), *PAIRS])
 def test_layers_keep_the_house_rules(build: Callable[[], nn.Module]) -> None:
     network = build()
     for module in network.modules():
@@ -38,6 +64,7 @@ def test_layers_keep_the_house_rules(build: Callable[[], nn.Module]) -> None:
         assert not getattr(module, "inplace", False)
         assert getattr(module, "padding_mode", "zeros") == "zeros"
     assert not list(network.buffers())
+    assert sum(parameter.numel() for parameter in network.parameters()) <= LARGEST
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (24, 40)])
@@ -57,7 +84,9 @@ def test_every_weight_learns(shipped: tuple[nn.Module, int, int]) -> None:
     network = shipped[0]
     for parameter in network.parameters():  # wake the layers that start at zero
         nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
-    network(torch.rand(2, 1, 16, 16)).pow(2).sum().backward()
+    images = torch.rand(2, 1, 16, 16)
+    outputs = network.scales(images) if isinstance(network, DeepUNet) else (network(images),)
+    torch.stack([scores.pow(2).sum() for scores in outputs]).sum().backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in network.parameters())
 
 
@@ -77,10 +106,18 @@ def test_every_weight_of_the_discriminator_learns() -> None:
 
 def test_residual_networks_start_as_the_identity_or_as_bicubic() -> None:
     image = torch.rand(1, 1, 16, 16)
-    for network in (seeded(SHIPPED["denoising U-Net"][0], 3), seeded(DnCNN, 3)):
+    for network in (seeded(SHIPPED["denoising U-Net"][0], 3), seeded(DnCNN, 3), seeded(Restormer, 3)):
         torch.testing.assert_close(network(image), image)
-    bicubic = nn.functional.interpolate(image, scale_factor=2, mode="bicubic", align_corners=False)
-    torch.testing.assert_close(seeded(EDSR, 3)(image), bicubic)
+    for factor in (2, 4):
+        bicubic = nn.functional.interpolate(image, scale_factor=factor, mode="bicubic", align_corners=False)
+        for kind in (EDSR, SRResNet, RRDBNet):
+            torch.testing.assert_close(seeded(partial(kind, factor), 3)(image), bicubic)
+
+
+@pytest.mark.parametrize("factor", [0, 1, 3, 6])
+def test_images_are_made_finer_by_powers_of_two_alone(factor: int) -> None:
+    with pytest.raises(ValueError, match="power of two"):
+        EDSR(factor)
 
 
 def test_the_seed_alone_decides_the_weights_and_the_global_generator_is_left_alone() -> None:

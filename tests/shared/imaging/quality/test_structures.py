@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shared.imaging.classical_superres import METHODS
+from shared.imaging.classical_superres import methods
 from shared.imaging.degrade import add_rician_noise
 from shared.imaging.lowres import low_resolution
 from shared.imaging.quality.structures import LEAST_CONTRAST, SIZES, Truth, consistency
@@ -114,7 +114,7 @@ def test_what_the_low_resolution_scan_could_not_see_it_cannot_contradict() -> No
 def test_zero_filling_repeats_what_was_measured_and_bicubic_does_not() -> None:
     images = study(64, 64, slices=1)
     truth, small = images.reference[0], low_resolution(images)[0]
-    filled, bicubic = (METHODS[name](images)[0] for name in ("zero_fill", "bicubic"))
+    filled, bicubic = (methods(2)[name](images)[0] for name in ("zero_fill", "bicubic"))
     assert consistency(filled, truth, small) < consistency(bicubic, truth, small)
 
 
