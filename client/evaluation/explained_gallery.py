@@ -111,8 +111,10 @@ def _panels(task: Task, model: Model, one: _Slice, window: float, sure: float) -
     channel = int(one.output[row, column]) if classes else 0
     found = attribution(model.network, inputs[one.index], (row, column), scale=scale, channel=channel)
     large = found.repeat(scale, axis=0).repeat(scale, axis=1)[: one.truth.shape[0], : one.truth.shape[1]]
-    full = max(float(np.percentile(np.abs(found), 99.8)), 1e-12)
-    yield Panel("error", "What the circle rests on", signed(large, full), marks=(mark,))
+    shares = np.sign(large) * np.sqrt(
+        np.abs(large) / max(float(np.abs(found).max()), 1e-12)
+    )  # else a dot is all there is
+    yield Panel("error", "What the circle rests on", signed(shares, 1.0), marks=(mark,))
 
 
 def asked(uncertainty: NDArray[np.float32], where: NDArray[np.bool_]) -> tuple[int, int]:

@@ -50,7 +50,8 @@ def _noise(sigma: float) -> Change:
 
 def _contrast(gamma: float) -> Change:
     def change(images: Images, _modality: str, _rng: np.random.Generator) -> Images:
-        return np.asarray(images.astype(np.float64) ** gamma, np.float32)
+        bent: Images = (images**gamma).astype(np.float32)
+        return bent
 
     return change
 
@@ -72,7 +73,7 @@ def _spikes(images: Images, _modality: str, rng: np.random.Generator) -> Images:
     rows, columns = np.mgrid[:height, :width]
     angle = rng.uniform(0, np.pi)
     wave = np.cos(2 * np.pi * 0.15 * (np.cos(angle) * rows + np.sin(angle) * columns) + rng.uniform(0, 2 * np.pi))
-    return np.abs(images + 0.05 * wave).astype(np.float32)
+    return np.abs(images + np.asarray(0.05 * wave, np.float32))
 
 
 _MR: Final = frozenset({"MR"})
