@@ -37,6 +37,7 @@ class Sure:
     """One way to get several answers, and how far their spread points to errors.
 
     Attributes:
+        model: Which model; the first where several answer together.
         method: Which model, and what its answers come from.
         main: Main figure of the mean of the answers.
         alone: The same of a single answer: of that model, or of the first where several answer.
@@ -47,6 +48,7 @@ class Sure:
         oracle: The best curve, mean over patients.
     """
 
+    model: str
     method: str
     main: Estimate
     alone: Estimate
@@ -235,6 +237,7 @@ class _Tally:
             return estimate([float(np.mean([getattr(one, name) for one in own])) for own in found.values()])
 
         return Sure(
+            label,
             method,
             self._main(self._means[method, label]),
             self._main(self._alone[label]),
@@ -313,6 +316,7 @@ def to_json(explained: Explained) -> dict[str, Any]:
                 "sites": list(part.sites),
                 "uncertainty": [
                     {
+                        "model": one.model,
                         "method": one.method,
                         "main": of(one.main),
                         "single_answer": of(one.alone),

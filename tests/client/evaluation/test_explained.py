@@ -16,6 +16,7 @@ from client.evaluation.explained_gallery import asked
 from client.evaluation.models import open_models
 from client.evaluation.page import render, write_report
 from client.evaluation.run import Report, evaluate
+from server.card_evaluation import read_evaluation
 from shared.errors import UsageError
 from shared.imaging.explain.robustness import KINDS, SIZES
 from shared.imaging.explain.shifts import SHIFTS
@@ -89,6 +90,13 @@ def test_the_page_shows_it_and_the_json_has_the_figures(report: Report, tmp_path
         for width, dark in ((1280, False), (390, True)):
             check_page(browser, path, width=width, dark=dark)
     assert "What the answers rest on" not in render(replace(report, explanation=None))
+
+
+def test_a_release_takes_the_figures_as_they_are_written(report: Report) -> None:
+    raw, digest = json.dumps(report.to_json()).encode(), report.models[0].digest
+    found = read_evaluation(raw, "figures.json", task="denoise", weights=digest)
+    assert (found.label, found.metric) == ("public-1", "psnr")
+    assert [line.value for lines in found.parts.values() for line in lines] == ["suppressed"]  # two patients
 
 
 def test_classes_are_explained_too(tmp_path: Path) -> None:
