@@ -11,6 +11,7 @@ invesalius-examples are under the GPL and must not be passed on with it. See doc
 """
 
 import argparse
+import io
 import json
 import math
 import shutil
@@ -50,6 +51,7 @@ from shared.imaging.superres import SuperResolution
 FILTERS = ("median", "tv", "nlm", "nlm_rician")
 WINDOW = 0.1  # of differences, as a share of the grey window
 NOISE = {"MR": 0.05, "CT": 0.065}  # added where a figure with a reference is wanted; 0.065 of the CT window is 26 HU
+SHOWN = ("brain-pd", "brain-flair", "ct-pancreas", "ct-neck", "mr-fine")  # of docs/real-images.md; BSD-type and MIT
 MOST = 512  # rows and columns of a picture
 
 
@@ -106,14 +108,14 @@ def fetch(data: Path) -> None:
         subprocess.run(["dpkg-deb", "-x", package.name, "invesalius.part"], cwd=data, check=True)
         (project,) = (data / "invesalius.part").rglob("Cranium.inv3")
         with tarfile.open(project) as archive:
-            archive.extractall(data / "invesalius.part", filter="data")  # noqa: S202  the filter keeps it inside
+            archive.extractall(data / "invesalius.part", filter="data")
         (data / "invesalius.part").rename(data / "invesalius")
     if not (data / "pydicom-data").exists():
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", ".", "pydicom-data==1.0.0"]
         subprocess.run(command, cwd=data, check=True)
         (wheel,) = data.glob("pydicom_data-*.whl")
         with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(data / "pydicom-data")
+            archive.extractall(data / "pydicom-data")  # noqa: S202  a wheel from the index; zipfile keeps it inside
 
 
 def cases(data: Path) -> Iterator[Case]:
@@ -129,7 +131,7 @@ def cases(data: Path) -> Iterator[Case]:
         ("ct-693", "CT, 5 mm, STANDARD kernel", more / "693_UNCR.dcm"),
         ("ct-pancreas", "CT abdomen", more / "explicit_VR-UN.dcm"),
         ("ct-neck", "CT neck, B30s kernel", more / "bad_sequence.dcm"),
-        ("mr-fine", "MR, matrix 1024", more / "MR2_UNCR.dcm"),
+        ("mr-fine", "MR shoulder, matrix 1024", more / "MR2_UNCR.dcm"),
         ("mr-abdomen", "MR abdomen, reformatted", more / "MR-SIEMENS-DICOM-WithOverlays.dcm"),
     ]
     for name, title, path in singles:
@@ -179,8 +181,8 @@ def figures(image: NDArray[np.float32], made: NDArray[np.float32]) -> dict[str, 
     """What can be said without a reference.
 
     ``flat``: noise of the flattest tenth of the windows; ``air``: of the corners; ``edges``: gradient of the output
-    over that of the input where the smoothed input has its steepest 2 %; ``structure``: mean absolute difference there over
-    that in flat tissue, 1 where only noise was taken away; ``shift``: the 99th percentile, within the body, of the
+    over that of the input where the smoothed input has its steepest 2 %; ``structure``: mean absolute difference there
+    over that in flat tissue, 1 where only noise was taken away; ``shift``: the 99th percentile, within the body, of the
     difference after a Gaussian of 8 pixels: grey levels that moved over whole regions.
     """
     smooth = ndimage.gaussian_filter(image, 1.0)
@@ -337,6 +339,18 @@ def write(found: Sequence[Mapping[str, Any]], out: Path, models: Mapping[str, Se
         found=found, models=models, style=style, style_hash=digest, window=WINDOW, noise=NOISE
     )
     (out / "index.html").write_text(text, "utf-8")
+    sheet(found, out / "sheet.png")
+
+
+def sheet(found: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """One small picture for docs/real-images.md, of images that may be passed on: detail of input, filter and model."""
+    edge, rows = 150, []
+    for one in found:
+        if one["case"].name in SHOWN:
+            close, away = one["denoise"][1].panels[:3], one["denoise"][2].panels[1:3]
+            pictures = [Image.open(io.BytesIO(panel.png)).convert("RGB") for panel in (*close, *away)]
+            rows.append(np.hstack([np.asarray(picture.resize((edge, edge))) for picture in pictures]))
+    Image.fromarray(np.vstack(rows)).save(path, optimize=True)
 
 
 STYLE = """
