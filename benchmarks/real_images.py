@@ -350,7 +350,7 @@ def sheet(found: Sequence[Mapping[str, Any]], path: Path) -> None:
             close, away = one["denoise"][1].panels[:3], one["denoise"][2].panels[1:3]
             pictures = [Image.open(io.BytesIO(panel.png)).convert("RGB") for panel in (*close, *away)]
             rows.append(np.hstack([np.asarray(picture.resize((edge, edge))) for picture in pictures]))
-    Image.fromarray(np.vstack(rows)).save(path, optimize=True)
+    Image.fromarray(np.vstack(rows)).quantize(96).save(path, optimize=True)
 
 
 STYLE = """

@@ -52,19 +52,14 @@ def evaluate(
     """
     if page.suffix != ".html":
         raise UsageError(f"{page} is no name for a page", hint="choose one that ends with .html")
-    digits = "".join(charter.split()).lower()
-    if digits and (not 32 <= len(digits) <= 64 or set(digits) - set("0123456789abcdef")):
-        raise UsageError("--charter must be 32 to 64 hexadecimal digits", hint="copy the SHA-256 whole")
+    digits = _digits(charter)
     from client.evaluation.data import node_of
     from client.evaluation.models import open_models
     from client.evaluation.page import write_report
     from client.evaluation.run import evaluate as evaluated
     from shared.files import write_json
 
-    if explain:
-        from shared.imaging.explain.saliency import captum
-
-        captum("attr")  # found missing before anything is read, not after
+    _require_captum(explain=explain)
     nodes = [node_of(path) for path in data]
     models = open_models([model, *(against or [])], task=task, charter=digits, quorum=quorum)
     with console.progress(quiet=as_json) as bar:
@@ -84,6 +79,21 @@ def evaluate(
         return
     _tell(report)
     console.say(f"page with images of patients, for this hospital alone: {page}; figures: {figures}")
+
+
+def _digits(charter: str) -> str:
+    digits = "".join(charter.split()).lower()
+    if digits and (not 32 <= len(digits) <= 64 or set(digits) - set("0123456789abcdef")):
+        raise UsageError("--charter must be 32 to 64 hexadecimal digits", hint="copy the SHA-256 whole")
+    return digits
+
+
+def _require_captum(*, explain: bool) -> None:
+    """See that it is there before anything is read, not after."""
+    if explain:
+        from shared.imaging.explain.saliency import captum
+
+        captum("attr")
 
 
 def _tell(report: "Report") -> None:

@@ -150,8 +150,8 @@ class Charter:
     def sha256(self) -> str:
         """Hash of the charter's content in canonical form (RFC 8785): layout and comments do not matter.
 
-        A coordinator, countries and networks count where they stand: without them a charter has the hash that it had
-        before charters could name them.
+        A coordinator, countries, networks and attacks in training count where they stand: without them a charter has
+        the hash that it had before charters could name them.
         """
         content = dataclasses.asdict(self)
         if self.coordinator is None:
@@ -160,8 +160,9 @@ class Charter:
             if member["country"] is None:
                 del member["country"]
         for task in content["tasks"]:
-            if task["network"] is None:
-                del task["network"]
+            for name in ("network", "adversarial"):
+                if task[name] is None:
+                    del task[name]
         return hashlib.sha256(canonical_json(content)).hexdigest()
 
     @functools.cached_property

@@ -53,6 +53,7 @@ class _TaskTable(_Strict):
     trained: Trained = TaskPlan.trained
     precision: Precision = TaskPlan.precision
     average: Annotated[float, Field(ge=0, lt=1)] = TaskPlan.average
+    adversarial: Annotated[float, Field(gt=0, le=0.1)] | None = TaskPlan.adversarial
 
 
 class _PrivacyTable(_Strict):

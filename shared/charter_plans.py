@@ -35,6 +35,8 @@ class TaskPlan:
         precision: ``float32``, or ``bfloat16`` for autocast at the hospitals.
         average: Decay of the exponential moving average of the coordinator's models that is evaluated and released;
             0 takes the last model. Post-processing: it costs no privacy.
+        adversarial: Every patch is changed against the network before it trains on it, each pixel by no more than this
+            share of the patch's range (:func:`client.training.gradients.against`); None for patches as they are.
     """
 
     name: str
@@ -52,6 +54,7 @@ class TaskPlan:
     trained: Trained = "all"
     precision: Precision = "float32"
     average: float = 0.0
+    adversarial: float | None = None
 
 
 @dataclass(frozen=True)
