@@ -18,6 +18,7 @@ from client.enhance_cli import mount as mount_enhance
 from client.ingest_cli import mount
 from client.join_cli import mount as mount_join
 from client.link_cli import mount as mount_link
+from client.personal_cli import mount as mount_personal
 from client.statement_cli import mount as mount_statement
 from client.subject_cli import mount as mount_rights
 from compliance.log import AuditLog
@@ -34,6 +35,7 @@ mount_link(app)
 mount_rights(app)
 mount_statement(app)
 mount_enhance(app)
+mount_personal(app)
 
 app.add_typer(budget_app, name="budget")
 app.add_typer(profile_app, name="profile")

@@ -82,11 +82,11 @@ def _opened(
     model: str, folder: Path | None, task: str | None, charter: str | None, quorum: int | None
 ) -> "tuple[Node | None, Model]":
     """The node, and the model, checked against the charter that was told or pinned."""
-    from client.enhance.model import open_model
+    from client.enhance.model import digits_of, open_model
     from client.node import Node
     from client.policy_file import DevicePlan, HospitalPolicy
 
-    digits, plan = _digits(charter), DevicePlan()
+    digits, plan = digits_of(charter), DevicePlan()
     own = Node.open(folder) if folder else None
     if own:
         own.require_real()
@@ -135,13 +135,6 @@ def _applied(
         return done, None
     with archive:
         return done, send(out, done.results(), archive, log=log, on_progress=shown("Sending"))
-
-
-def _digits(charter: str | None) -> str:
-    digits = "".join((charter or "").split()).lower()
-    if charter is not None and (not 32 <= len(digits) <= 64 or set(digits) - set("0123456789abcdef")):
-        raise UsageError("--charter must be 32 to 64 hexadecimal digits", hint="copy the SHA-256 whole")
-    return digits
 
 
 def _log_of(reports: Path, source: Path, out: Path) -> "AuditLog":

@@ -1,7 +1,8 @@
 """Taking a patient out of the files of a node: each step may be done again, so that one that broke off goes on.
 
 What is taken out: his de-identified files (``released/``), his cached images and his entry in the index of the cohort,
-identified files that wait (``held/`` with their records, ``spool/``), and the reports of his studies. The side of the
+identified files that wait (``held/`` with their records, ``spool/``), the reports of his studies, and the hospital's
+personal models that he was trained into. The side of the
 split that he was on is kept where he may come back (rectification, GDPR Art. 16), and not where he may not (Art. 17).
 """
 
@@ -16,6 +17,7 @@ from client.answers import ANSWERS
 from client.cohort_images import IMAGES
 from client.lineage import Lineage
 from client.node import HELD, Node
+from client.personal_models import forget as forget_personal
 from client.private_lines import Lines, Row, sweep_parts
 from client.splits import Split, gone
 from shared.errors import DataError
@@ -31,6 +33,7 @@ class Forgotten:
     """What was taken out, for the record: numbers alone.
 
     Attributes:
+        personal: Personal models that he was trained into.
         released: De-identified files.
         cached: Cached studies.
         held: Identified files that waited.
@@ -38,6 +41,7 @@ class Forgotten:
         unread: Identified files that wait and cannot be read, so that nobody knows whose they are.
     """
 
+    personal: int = 0
     released: int = 0
     cached: int = 0
     held: int = 0
@@ -66,6 +70,7 @@ def forget_patient(node: Node, patient: str, *, returns: bool) -> Forgotten:
         OutputError: Something cannot be removed.
         DataError: The index of the cohort is damaged.
     """
+    personal = forget_personal(node, patient)
     cached = _leave_index(node.folder / "cohort", patient, returns=returns)
     released = node.folder / "released" / patient
     files = sum(path.is_file() for path in released.rglob("*")) if released.is_dir() else 0
@@ -80,7 +85,7 @@ def forget_patient(node: Node, patient: str, *, returns: bool) -> Forgotten:
     if returns:
         _take_in_again(node.folder / "ingest.jsonl", digests)
     forget_answers(node)
-    return Forgotten(files, cached, held, len(digests), unread)
+    return Forgotten(personal, files, cached, held, len(digests), unread)
 
 
 def owner_of(data: bytes, node: Node) -> str:

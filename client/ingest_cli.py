@@ -111,7 +111,7 @@ def ingest_command(
         _repeat(take, every, overwrite=overwrite, as_json=as_json)
         return
     with ExitStack() as stack:
-        done = take(_Bar(stack, quiet=as_json).show)
+        done = take(Bar(stack, quiet=as_json).show)
     _tell(done, review_command(node, profile, determination), as_json=as_json)
 
 
@@ -140,7 +140,7 @@ def _taker(
     return take
 
 
-class _Bar:
+class Bar:
     """A progress bar that starts when it is told to: its thread must not be there when worker processes are made."""
 
     def __init__(self, stack: ExitStack, *, quiet: bool) -> None:

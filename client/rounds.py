@@ -234,7 +234,7 @@ class Rounds:
     def _bench(self, name: str) -> _Bench:
         node, charter, old = self.session.node, self.session.charter, self._benches.get(name)
         plan, where = charter.task(name), device(policy_of(node).device, virtual=node.virtual)
-        begins = (plan.start, plan.trained, charter.seed, where)
+        begins = (plan.network, plan.start, plan.trained, charter.seed, where)
         cohort = (*_state_of(node.folder / "cohort"), *moment(node))
         if old is not None and (old.begins, old.cohort) == (begins, cohort):
             return old

@@ -161,6 +161,8 @@ def erase_command(
         return
     out, after_all = done.taken_out, done.aftermath
     console.say(f"deleted: {out.cached} cached studies, {out.released} released files, {out.held} files that waited")
+    if out.personal:
+        console.say(f"deleted: {console.plural(out.personal, 'personal model')} that the patient was trained into")
     if out.unread:
         console.say(f"{console.plural(out.unread, 'file')} that wait could not be read: look whose they are yourself")
     runs = ", ".join(after_all.runs) or "none"

@@ -10,6 +10,7 @@ from client.eligible import judged
 from client.lineage import TRAIN, Lineage
 from client.manifest import current, index_digest
 from client.node import Node
+from client.personal_models import made_with
 from client.records import read_register, tombstone
 from client.rights import side_of, spent_on
 from client.splits import Split
@@ -66,6 +67,9 @@ class SubjectReport:
             "",
             "Models that were trained after the patient's first round (SHA-256)",
             *[f"  {one}" for one in body["models"] or ["none"]],
+            "",
+            "Models of this hospital's own, kept here, that the patient was trained into",
+            *[f"  {one}" for one in body["personal_models"] or ["none"]],
             "",
             "Recipients of what this hospital sent: masked sums and scores, never an image",
             *_rows(body["recipients"], "{name} ({role}) {country}"),
@@ -129,6 +133,7 @@ def _body(node: Node, patient: str, *, why: str) -> dict[str, Any]:
             for one in traces
         ],
         "models": list(lineage.after(traces)),
+        "personal_models": [folder.name for folder in made_with(node, patient)],
         "privacy": {
             "epsilon": spent.epsilon,
             "delta": spent.delta,

@@ -42,6 +42,7 @@ class Action(StrEnum):
     CHARTER_PIN = "charter.pin"
     LINK_CERTIFICATE = "link.certificate"
     INGEST = "ingest"
+    DATA_IMPORT = "data.import"
     DEIDENTIFY = "deidentify"
     REVIEW = "review"
     COHORT_BUILD = "cohort.build"
@@ -73,6 +74,7 @@ class Action(StrEnum):
     STATEMENT = "statement"
     MODEL_RELEASE = "model.release"
     ENHANCE = "enhance"
+    PERSONALISE = "personalise"
 
 
 class Outcome(StrEnum):

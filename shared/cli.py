@@ -32,6 +32,16 @@ def build() -> typer.Typer:
         "5 output cannot be written, 6 forbidden by policy, 7 privacy budget, 8 the other end failed, "
         "9 the record failed, 130 interrupted.",
     )
+    groups: dict[str, typer.Typer] = {}
+
+    def within(name: str) -> typer.Typer:
+        """The group ``name``; an empty one where the room that has it is not installed."""
+        if name not in groups:
+            groups[name] = typer.Typer(no_args_is_help=True)
+            groups[name].callback()(lambda: None)
+            app.add_typer(groups[name], name=name)
+        return groups[name]
+
     for point in sorted(entry_points(group="fedward.commands"), key=lambda entry: entry.name):
         try:
             group = point.load()
@@ -39,10 +49,14 @@ def build() -> typer.Typer:
             if error.name and "." in error.name and error.name.split(".")[0] in ROOMS:
                 raise  # a module of ours is missing: a fault, not another installation
             continue  # installed without that room, or without what only that room needs
+        outer, _, name = point.name.rpartition(".")
         if isinstance(group, typer.Typer):
-            app.add_typer(group, name=point.name)
+            app.add_typer(group, name=name)
+            groups[name] = group
+        elif outer:
+            within(outer).command(name=name)(group)
         else:
-            app.command(name=point.name)(group)
+            app.command(name=name)(group)
     return app
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client.training.personal import rate_of
 from compliance.log import Action
 from simulation import arms, tables
 from simulation.arms import Alone, AtHome, Hospital
@@ -48,7 +49,7 @@ def personalise(
             node=one.node,
             weights=federations[task.name, "federated"].weights,
             steps=task.rounds * task.local_steps,
-            lr=tables.PERSONAL_RATE * tables.ALONE_RATE[task.name],
+            lr=rate_of(task.name),
             seed=plan.charter.seed,
             out=plan.out / "personal" / task.name / f"{one.site}.safetensors",
         )

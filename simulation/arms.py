@@ -35,6 +35,7 @@ from shared.imaging.tasks import Task, get_task
 from shared.parsing import parse_json
 from shared.vector import Layout, Vector
 from shared.weights import load_weights, travelling
+from simulation.cpu import metered
 from simulation.pictures import class_picture, intensity_picture
 from simulation.record import Picture
 
@@ -144,7 +145,8 @@ def train_alone(job: Alone) -> Path:
     task = get_task(job.plan.name)
     network = prepared(task, job.plan, job.seed)
     sites = {node.name: Cohort.open(node / "cohort").load_split(Split.TRAIN) for node in job.nodes}
-    train_centrally(task, network, sites, steps=job.steps, batch=job.plan.batch, lr=job.lr, seed=job.seed)
+    with metered(job.out):
+        train_centrally(task, network, sites, steps=job.steps, batch=job.plan.batch, lr=job.lr, seed=job.seed)
     write_bytes(job.out, safetensors.torch.save(network.state_dict()))
     return job.out
 
@@ -169,7 +171,8 @@ def train_at_home(job: AtHome) -> Path:
     task = get_task(job.plan.name)
     network = load_network(task, job.weights)
     patients = Cohort.open(job.node / "cohort").load_split(Split.TRAIN)
-    personalise(task, network, patients, steps=job.steps, batch=job.plan.batch, lr=job.lr, seed=job.seed)
+    with metered(job.out):
+        personalise(task, network, patients, steps=job.steps, batch=job.plan.batch, lr=job.lr, seed=job.seed)
     write_bytes(job.out, safetensors.torch.save(network.state_dict()))
     return job.out
 

@@ -1,4 +1,4 @@
-"""``fedward data``: make the virtual hospitals' images."""
+"""``fedward data synthesize``: make the virtual hospitals' images."""
 
 import os
 from pathlib import Path
@@ -9,15 +9,7 @@ import typer
 from shared.console import emit_json, plural, progress, say
 from simulation.sites.specs import DEFAULT_SEED, choose_sites
 
-app = typer.Typer(help="Virtual hospitals: synthetic patients as real DICOM.", no_args_is_help=True)
 
-
-@app.callback()
-def data() -> None:
-    """Virtual hospitals: synthetic patients as real DICOM."""
-
-
-@app.command("synthesize")
 def synthesize_command(
     out: Annotated[Path, typer.Argument(help="Folder to make; an earlier result there is replaced.")],
     *,

@@ -17,6 +17,7 @@ from shared.files import write_bytes
 from shared.imaging.metrics import Sums, summarise
 from shared.parsing import parse_json
 from shared.secagg.parameters import MIN_MEMBERS, Thresholds, check_parameters, recommended
+from simulation.cpu import metered, noted
 from simulation.local_grid import LocalGrid, Seen
 from simulation.private import PrivateArm
 from simulation.record import Metrics
@@ -48,6 +49,7 @@ class Federated:
         traffic: All messages by Flower's type.
         aggregation: ``masked`` or ``plain``.
         charter: What its hospitals pinned.
+        cpu_seconds: Processor time of the coordinator and all hospitals, in all rounds; None where it was not measured.
         price: Which of the arms that show what privacy costs; None for the others.
     """
 
@@ -63,6 +65,7 @@ class Federated:
     traffic: Mapping[str, Traffic]
     aggregation: str
     charter: Charter
+    cpu_seconds: float | None
     price: PrivateArm | None = None
 
     @property
@@ -168,7 +171,8 @@ def federate(
             plain=charter.masking is None,
         )
         grid.select(nodes)
-        run_task(grid, settings, on_round=lambda record: on_round(record.round))
+        with metered(folder / WEIGHTS):
+            run_task(grid, settings, on_round=lambda record: on_round(record.round))
     return replace(_read(folder, run, charter), price=price)
 
 
@@ -205,6 +209,7 @@ def _read(folder: Path, run: str, charter: Charter) -> Federated:
         traffic=traffic,
         aggregation=history["aggregation"],
         charter=charter,
+        cpu_seconds=noted(folder / WEIGHTS),
     )
 
 

@@ -76,6 +76,7 @@ class ArmRecord:
         steps: Optimiser steps in all; None if unknown.
         seconds: Wall time of training; None if not measured.
         curve: Quality over rounds; empty where it was not followed.
+        cpu_seconds: Processor time of training, of all hospitals and models of the arm; None if not measured.
     """
 
     all_sites: Metrics
@@ -85,6 +86,7 @@ class ArmRecord:
     steps: int | None = None
     seconds: float | None = None
     curve: tuple[CurvePoint, ...] = ()
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True)

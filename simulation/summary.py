@@ -58,6 +58,8 @@ def _task(task: TaskRecord) -> dict[str, Any]:
             for key, part in (("own_site", arm.own_site), ("unseen", arm.unseen)):
                 if part is not None:
                     values[key] = _metrics(part)
+        if arm.cpu_seconds is not None:
+            values["cpu_seconds"] = arm.cpu_seconds
         summary[name] = values
     if task.sweep:
         summary["sweep"] = [

@@ -12,6 +12,7 @@ from shared.imaging.metrics import Sums, summarise
 from shared.imaging.tasks import Task, get_task
 from simulation import arms
 from simulation.arms import Hospital
+from simulation.cpu import noted
 from simulation.federation import Federated
 from simulation.record import ArmRecord, CurvePoint, Metrics, Picture, SweepPoint, TaskRecord
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 # Learning rate of ordinary training (Adam) where no federation is in the way, by task.
 ALONE_RATE = {"denoise": 2e-3, "superres": 2e-3, "superres_gan": 2e-3, "segment": 3e-3}
-
-PERSONAL_RATE = 0.5
-"""Of personalising, as a share of those; it takes the steps that a hospital alone would take."""
 
 CLASSES = {"segment": ("background", "cerebrospinal fluid", "grey matter", "white matter")}
 
@@ -60,6 +58,7 @@ class _Bench:
     members: Sequence[str]
     unseen: Sequence[str]
     models: Mapping[str, Scores]
+    cpu: Mapping[str, float]
     classical: Mapping[str, Scores]
     together: Mapping[str, Metrics]
 
@@ -67,6 +66,10 @@ class _Bench:
         """The scores of each hospital's own model of an arm of :data:`OWN`, by hospital; empty where it was not run."""
         names = {site: OWN[arm] + site for site in self.members}
         return {site: self.models[name] for site, name in names.items() if name in self.models}
+
+    def cost(self, *names: str) -> float | None:
+        """Processor time of some models together; None where one of them was not measured."""
+        return sum(self.cpu[name] for name in names) if set(names) <= set(self.cpu) else None
 
     def mean(self, scores: Scores, sites: Sequence[str]) -> dict[str, float]:
         """The mean over ``sites`` of each metric: every hospital counts alike, whatever its size."""
@@ -98,6 +101,11 @@ def build(
             members=[one.site for one in able[task.name] if one.member],
             unseen=[one.site for one in able[task.name] if not one.member],
             models={arm: _metrics(task.name, by_site) for (name, arm), by_site in sums.items() if name == task.name},
+            cpu={
+                arm: seconds
+                for (name, arm), weights in models.items()
+                if name == task.name and (seconds := noted(weights)) is not None
+            },
             classical={method: _metrics(task.name, by_site) for method, by_site in classical[task.name].items()},
             together=_together(
                 task.name,
@@ -204,7 +212,7 @@ def _arms(bench: _Bench, federations: Mapping[tuple[str, str], Federated]) -> di
     each = plan.rounds * plan.local_steps
     steps = each * len(bench.members)
     table: dict[str, ArmRecord] = {}
-    for arm in OWN:
+    for arm, before in OWN.items():
         if models := bench.own(arm):
             unseen = [bench.mean(scores, bench.unseen) for scores in models.values()] if bench.unseen else []
             table[arm] = ArmRecord(
@@ -214,6 +222,7 @@ def _arms(bench: _Bench, federations: Mapping[tuple[str, str], Federated]) -> di
                 # A personal model whose hospital gains nothing by it is trained once and not twice: not counted.
                 gradients=each * plan.batch * len(models) if arm == "local" else None,
                 steps=each * len(models) if arm == "local" else None,
+                cpu_seconds=bench.cost(*(before + site for site in models)),
             )
     for arm in TABLED:
         if arm not in bench.models:
@@ -228,6 +237,7 @@ def _arms(bench: _Bench, federations: Mapping[tuple[str, str], Federated]) -> di
             gradients=steps * plan.batch,
             steps=steps,
             seconds=run.seconds if run else None,
+            cpu_seconds=bench.cost(arm),
             curve=tuple(CurvePoint(number, values) for number, values in run.curve) if run else (),
         )
     return table
@@ -241,6 +251,7 @@ def _priced(bench: _Bench, arm: str, run: Federated | None) -> ArmRecord:
         steps=run.rounds * run.local_steps * len(bench.members) if run else 0,
         gradients=None if run else 0,
         seconds=run.seconds if run else None,
+        cpu_seconds=bench.cost(arm),
         curve=tuple(CurvePoint(number, values) for number, values in run.curve) if run else (),
     )
 

@@ -1,4 +1,4 @@
-"""The model that is applied: a release whose check holds, or one of the public starting points."""
+"""The model that is applied: a release whose check holds, a personal model, or one of the public starting points."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Final
 
 from torch import nn
 
+from client.personal_models import is_personal, open_personal
 from client.policy_file import DevicePlan
 from client.released import checked_release, network_with
 from client.training.device import device
@@ -60,6 +61,18 @@ class Model:
         return f"{self.name[:80]} ({told})".encode("ascii", "replace").decode()
 
 
+def digits_of(charter: str | None) -> str:
+    """The digits of ``--charter``, without spaces and in lower case; empty where it was not given.
+
+    Raises:
+        UsageError: It is no SHA-256, nor the first half of one or more.
+    """
+    digits = "".join((charter or "").split()).lower()
+    if charter is not None and (not 32 <= len(digits) <= 64 or set(digits) - set("0123456789abcdef")):
+        raise UsageError("--charter must be 32 to 64 hexadecimal digits", hint="copy the SHA-256 whole")
+    return digits
+
+
 def open_model(
     where: str,
     *,
@@ -71,7 +84,8 @@ def open_model(
     """The model ``where``, checked, on the device that ``plan`` names.
 
     Args:
-        where: The folder of a release, or the name of public weights; a folder of that name comes first.
+        where: The folder of a release or of a personal model, or the name of public weights; a folder of that name
+            comes first.
         task: Which of the public models; a release says so itself.
         charter: SHA-256 of the charter of the release, or its first 32 digits or more, as somebody else than the sender
             told it; empty leaves that comparison to the reader.
@@ -82,6 +96,8 @@ def open_model(
         UsageError: There is no such model, it is for another task, or the device is not there.
         RecordError: The release does not hold, or its weights are no weights of the task.
     """
+    if is_personal(Path(where)):
+        return _personal(Path(where), task, plan)
     if Path(where).exists() or where not in PUBLIC:
         return _released(Path(where), task, charter, quorum, plan)
     if task is None:
@@ -89,6 +105,14 @@ def open_model(
     chosen = get_task(task)
     network = _network(chosen, load_public(where, chosen.name), plan)
     return Model(where, chosen, network, PUBLIC[where][chosen.name])
+
+
+def _personal(folder: Path, task: str | None, plan: DevicePlan) -> Model:
+    about, state = open_personal(folder)
+    if task not in {None, about.task}:
+        raise UsageError(f"{folder} is a model for {about.task}, not for {task}", hint="leave out --task")
+    chosen = get_task(about.task)
+    return Model(f"{about.site}'s own of {about.base}", chosen, _network(chosen, state, plan), about.weights_sha256)
 
 
 def _released(folder: Path, task: str | None, charter: str, quorum: int | None, plan: DevicePlan) -> Model:

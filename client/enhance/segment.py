@@ -25,7 +25,7 @@ from client.enhance.slices import UnusableError
 from shared.imaging.images import CLASSES
 
 _ANATOMICAL: Final = codes.cid7150.AnatomicalStructure
-_NAMES: Final[Mapping[tuple[str, str], tuple[str, Code, Code]]] = {
+NAMES: Final[Mapping[tuple[str, str], tuple[str, Code, Code]]] = {
     (code.scheme_designator, code.value): (label, category, code)
     for label, category, code in (
         ("Cerebrospinal fluid", _ANATOMICAL, codes.cid7192.CerebrospinalFluid),
@@ -82,7 +82,7 @@ def segmentation(sources: Sequence[Dataset], classes: NDArray[np.uint8], story: 
 
 
 def _described(number: int, code: tuple[str, str], story: Story) -> SegmentDescription:
-    label, category, kind = _NAMES[code]
+    label, category, kind = NAMES[code]
     algorithm = AlgorithmIdentificationSequence(
         name=f"fedward {story.model.task.name}",
         family=codes.cid7162.ArtificialIntelligence,

@@ -112,7 +112,7 @@ def site_of(node: Node, log: AuditLog, task: Task, *, everybody: bool) -> Site:
     """
     cohort, lineage = node.cohort, Lineage(node)
     lineage.check()
-    trained = log.newest(Action.TRAIN, outcome=Mark.STARTED) is not None or any(
+    trained = log.newest(Action.TRAIN, Action.PERSONALISE, outcome=Mark.STARTED) is not None or any(
         part.kind == TRAIN for part in lineage.parts()
     )
     if everybody and trained:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from torch import nn
 
+from client.personal_models import is_personal, open_personal
 from client.released import checked_release, network_with
 from compliance.bundle_form import DESCRIBED, MANIFEST, WEIGHTS
 from compliance.bundle_model import read_weights
@@ -17,7 +18,7 @@ from shared.imaging.public import PUBLIC, load_public, weights_file
 from shared.imaging.tasks import Task, get_task
 from shared.parsing import parse_json
 
-RELEASE, RUN, PUBLISHED = "release", "run", "public"
+RELEASE, RUN, PUBLISHED, PERSONAL = "release", "run", "public", "personal"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Model:
         task: What it was trained for.
         network: With its weights, in evaluation mode.
         digest: SHA-256 of the file of its weights.
-        kind: :data:`RELEASE`, :data:`RUN` or :data:`PUBLISHED`.
+        kind: :data:`RELEASE`, :data:`RUN`, :data:`PUBLISHED` or :data:`PERSONAL`.
         sites: The hospitals that trained it.
         origin: Where it is from, in words.
         checks: What was checked of it, line by line; empty where nothing was.
@@ -45,7 +46,9 @@ class Model:
     checks: tuple[tuple[str, str, str], ...] = ()
 
 
-_HINT: Final = "name a release folder, the folder of a run's model, or a public model: " + ", ".join(PUBLIC)
+_HINT: Final = "name a release folder, the folder of a run's or a personal model, or a public model: " + ", ".join(
+    PUBLIC
+)
 
 
 def open_models(names: Sequence[str], *, task: str | None, charter: str, quorum: int | None) -> tuple[Model, ...]:
@@ -90,6 +93,8 @@ def _open(name: str, task: str | None, charter: str, quorum: int | None) -> Mode
         raise UsageError(f"there is no model {name}", hint=_HINT)
     if (folder / MANIFEST).exists():
         return _release(folder, charter, quorum)
+    if is_personal(folder):
+        return _personal(folder)
     if (folder / DESCRIBED).exists() and (folder / WEIGHTS).exists():
         return _run(folder)
     raise UsageError(f"{folder} holds no model", hint=_HINT)
@@ -125,6 +130,15 @@ def _release(folder: Path, charter: str, quorum: int | None) -> Model:
             *((one.verdict.value, one.what, one.detail) for one in report.findings if one.verdict is not Verdict.OK),
         ),
     )
+
+
+def _personal(folder: Path) -> Model:
+    about, state = open_personal(folder)
+    task = get_task(about.task)
+    origin = f"{about.site}'s own, {about.mix:.0%} of the way from {about.base} to training at home; {about.warning}"
+    label = f"personal {folder.resolve().name}"
+    network = network_with(task, state)
+    return Model(label, task, network, about.weights_sha256, PERSONAL, frozenset({about.site}), origin)
 
 
 def _run(folder: Path) -> Model:

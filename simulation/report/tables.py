@@ -153,6 +153,7 @@ def three_numbers(task: TaskRecord) -> Table:
                 *(_cell(metric, values[column].get(metric), tops[column]) for column in range(3)),
                 Cell(_optional(task.arms[name].gradients)),
                 Cell(_optional(task.arms[name].steps)),
+                Cell(_minutes(task.arms[name].cpu_seconds)),
             ),
             kind=charts.style(name),
         )
@@ -161,7 +162,14 @@ def three_numbers(task: TaskRecord) -> Table:
     return Table(
         caption=f"{task.title}: {words.metric_note(metric).title} at home, over all sites, and where nobody trained",
         corner="Training",
-        columns=("At its own site", "Over all sites", "At unseen sites", "Gradients computed", "Optimiser steps"),
+        columns=(
+            "At its own site",
+            "Over all sites",
+            "At unseen sites",
+            "Gradients computed",
+            "Optimiser steps",
+            "CPU minutes",
+        ),
         groups=(Group("", rows),),
     )
 
@@ -302,3 +310,7 @@ def _optional(value: int | None) -> str:
 
 def _unseen(site: str, unseen: Sequence[str]) -> str:
     return "never trained on" if site in unseen else ""
+
+
+def _minutes(seconds: float | None) -> str:
+    return words.NOTHING if seconds is None else f"{seconds / 60:.1f}"

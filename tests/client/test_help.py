@@ -5,10 +5,12 @@ from collections.abc import Iterator
 
 import click
 import pytest
+import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from client.cli import app
+from client.data_cli import app as data
 
 
 def commands(group: click.Command, *names: str) -> Iterator[list[str]]:
@@ -19,7 +21,8 @@ def commands(group: click.Command, *names: str) -> Iterator[list[str]]:
         yield list(names)
 
 
-ALL = [" ".join(names) for names in commands(get_command(app))]
+ALL = [(app, " ".join(names)) for names in commands(get_command(app))]
+ALL += [(data, " ".join(names)) for names in commands(get_command(data))]
 
 
 def squeezed(text: str) -> str:
@@ -42,9 +45,9 @@ def test_each_argument_is_explained(command: str, words: list[str]) -> None:
         assert one in told
 
 
-@pytest.mark.parametrize("command", ALL)
-def test_no_argument_is_without_help(command: str) -> None:
-    found: click.Command = get_command(app)
+@pytest.mark.parametrize(("group", "command"), ALL)
+def test_no_argument_is_without_help(group: typer.Typer, command: str) -> None:
+    found: click.Command = get_command(group)
     for name in command.split():
         assert isinstance(found, click.Group)
         found = found.commands[name]

@@ -2,6 +2,13 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
+
+import pytest
+import typer
+from typer.main import get_command
+
+from shared import cli
 
 
 def test_what_libraries_warn_of_does_not_reach_the_terminal() -> None:
@@ -25,3 +32,20 @@ def test_an_interrupt_while_the_command_is_still_being_put_together_is_one_line(
     assert done.returncode == 130
     assert done.stderr.count("\n") == 1
     assert "interrupted" in done.stderr
+
+
+def test_a_room_adds_a_command_to_the_group_of_another_and_has_one_of_its_own_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    group = typer.Typer()
+    group.callback()(lambda: None)
+    group.command("import")(lambda: None)
+
+    def names(*points: tuple[str, object]) -> list[str]:
+        made = [SimpleNamespace(name=name, load=lambda found=found: found) for name, found in points]
+        monkeypatch.setattr(cli, "entry_points", lambda group: made)
+        found = get_command(cli.build()).commands["data"]  # type: ignore[attr-defined]
+        return sorted(found.commands)
+
+    assert names(("data.synthesize", lambda: None)) == ["synthesize"]
+    assert names(("data.synthesize", lambda: None), ("data", group)) == ["import", "synthesize"]

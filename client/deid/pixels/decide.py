@@ -14,7 +14,7 @@ _GREY = {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"}
 _SCREEN = ("SCREEN", "CAPTURE")
 _DESCRIPTIONS = (0x0008103E, 0x00081030, 0x00181030)  # of the series, the study and the protocol
 # A low dose and a screening are no reason: what is meant are pictures of screens, of reports and of dose sheets.
-_SUSPECT_WORDS = re.compile(
+SUSPECT_WORDS = re.compile(
     r"screen ?(save|shot|dump)|capture|\breport|summary|dose (report|info|sheet|page|record)|annotat|\bresults?\b|"
     r"snapshot|key ?image|protocol page"
 )
@@ -44,7 +44,7 @@ HELD_FOR_A_PERSON = frozenset({
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66."
 _FACE = 0x00280302
 _HEAD_PLACES = (0x00180015, *_DESCRIPTIONS)
-_HEAD = re.compile(r"head|brain|skull|crani|cereb|face|facial|orbit|sinus|maxill|mandib|neuro|schaedel|schadel|kopf")
+HEAD = re.compile(r"head|brain|skull|crani|cereb|face|facial|orbit|sinus|maxill|mandib|neuro|schaedel|schadel|kopf")
 _HEAD_CODES = {b"69536005", b"12738006", b"89546000", b"89545001", b"T-D1100", b"T-A0100", b"T-D1200", b"T-11100"}
 _ANATOMY = 0x00082218
 _HEAD_MODALITIES = {"CT", "MR"}
@@ -86,7 +86,7 @@ def look(part10: Part10, *, everything: bool = False) -> Look | None:
         return Look("a colour picture in a class of grey ones, as reports and screens are")
     if text_of(dataset, _CONVERSION):
         return Look("its Conversion Type says that it did not come from the scanner")
-    if any(_SUSPECT_WORDS.search(_plain(dataset, tag)) for tag in _DESCRIPTIONS):
+    if any(SUSPECT_WORDS.search(_plain(dataset, tag)) for tag in _DESCRIPTIONS):
         return Look("its description speaks of a screen, a report or annotations")
     if _short(part10, _ALLOCATED) == 8 and text_of(dataset, _MODALITY) in {"CT", "MR", "PT"}:
         return Look("a scanner's image of 8 bits, as screens have")
@@ -101,7 +101,7 @@ def is_head(dataset: Dataset) -> bool:
         return True
     if text_of(dataset, _MODALITY) not in _HEAD_MODALITIES or _PIXEL_DATA not in dataset:
         return False
-    if any(_HEAD.search(_plain(dataset, tag)) for tag in _HEAD_PLACES):
+    if any(HEAD.search(_plain(dataset, tag)) for tag in _HEAD_PLACES):
         return True
     items = dataset.get(_ANATOMY, ("", []))[1]
     return isinstance(items, list) and any(text_of(item, 0x00080100).encode() in _HEAD_CODES for item in items)

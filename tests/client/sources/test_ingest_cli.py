@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from client.cli import app
 from client.ingest import Standing
-from client.ingest_cli import _Bar
+from client.ingest_cli import Bar
 from client.ingest_page import review_command
 from client.node import Node
 from client.sources.intake import header_of
@@ -173,7 +173,7 @@ def test_the_bar_promises_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("shared.console.progress", progress)
     with ExitStack() as stack:
-        shown = _Bar(stack, quiet=False)
+        shown = Bar(stack, quiet=False)
         shown.show(Standing(0, None, 0))
         shown.show(Standing(0, 4, 0))
         assert bar.tasks[0].description == "Studies; fetching the first"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.imaging.degrade import add_rician_noise, kspace_downsample, zero_fill
+from shared.imaging.degrade import add_fbp_noise, add_rician_noise, kspace_downsample, zero_fill
 from tests.shared.imaging.phantoms import band_limited
 
 
@@ -62,3 +62,16 @@ def test_the_second_moment_of_a_magnitude_is_shifted_by_twice_the_variance() -> 
     flat = np.full((1, 256, 256), 0.3, np.float32)
     noisy = add_rician_noise(flat, 0.1, np.random.default_rng(0))
     assert float((noisy.astype(np.float64) ** 2).mean()) == pytest.approx(0.3**2 + 2 * 0.1**2, rel=0.01)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (96, 50), (33, 71)])
+def test_back_projection_noise_has_its_sigma_no_bias_and_a_spectrum_that_rises(shape: tuple[int, int]) -> None:
+    images = np.full((40, *shape), 37.0, np.float32)
+    noise = add_fbp_noise(images, 25.0, np.random.default_rng(1)) - images
+    assert noise.std() == pytest.approx(25.0, rel=0.02)
+    assert abs(noise.mean(axis=(1, 2))).max() < 1e-3  # no power at frequency 0
+    power = (np.abs(np.fft.fft2(noise)) ** 2).mean(axis=0)
+    radius = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1])[None])
+    low, middle, high = (power[(radius > a) & (radius < b)].mean() for a, b in ((0, 0.04), (0.1, 0.2), (0.45, 0.6)))
+    assert middle > 3 * low
+    assert middle > 100 * high

@@ -65,6 +65,9 @@ def test_three_numbers_per_arm_and_one_model_for_all_is_at_home_everywhere() -> 
     assert rows["Local only"][:3] == ["33.62", "30.61", "30.14"]
     assert rows["Federated"][:3] == ["32.53", "32.53", "32.71"]
     assert rows["Public, tuned under DP, local noise"][3] == "\N{EN DASH}", "unknown work is no number"
+    assert rows["Federated"][5] == "\N{EN DASH}"
+    measured = replace(DENOISE, arms={"federated": replace(DENOISE.arms["federated"], cpu_seconds=90.0)})
+    assert tables.three_numbers(measured).groups[0].rows[0].cells[5].text == "1.5"
 
 
 def test_nothing_is_best_where_there_is_nothing_to_compare() -> None:

@@ -1,10 +1,15 @@
 import json
 from pathlib import Path
 
+import typer
 from typer.testing import CliRunner
 
 from shared.errors import UsageError
-from simulation.data_cli import app
+from simulation.data_cli import synthesize_command
+
+app = typer.Typer()
+app.callback()(lambda: None)  # a group, as it is in the command
+app.command("synthesize")(synthesize_command)
 
 SMALL = ["--patients", "1", "--size", "32", "--slices", "1", "--workers", "1"]
 
