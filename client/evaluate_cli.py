@@ -15,6 +15,7 @@ _MODEL = "A release folder, the folder of a run's model, or a public model such 
 _DATA = "Nodes of hospitals, or the cohorts in them."
 _CHARTER = "SHA-256 of the charter of releases, as a member told you: 32 digits or more."
 _QUORUM = "So many hospitals must have cosigned a release's checkpoint; 0: none. Default: over half."
+_EXPLAIN = "Also how sure the models are, which pixels an answer rests on, and what upsets them; needs captum."
 _ALL = "All patients, of hospitals that have trained on none of them."
 
 
@@ -34,6 +35,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Also the figures by group, for 'fedward node statement --quality'."),
     ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help=_EXPLAIN)] = False,
     charter: Annotated[str, typer.Option(metavar="SHA256", help=_CHARTER)] = "",
     quorum: Annotated[int | None, typer.Option(min=0, help=_QUORUM)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
@@ -50,15 +52,14 @@ def evaluate(
     """
     if page.suffix != ".html":
         raise UsageError(f"{page} is no name for a page", hint="choose one that ends with .html")
-    digits = "".join(charter.split()).lower()
-    if digits and (not 32 <= len(digits) <= 64 or set(digits) - set("0123456789abcdef")):
-        raise UsageError("--charter must be 32 to 64 hexadecimal digits", hint="copy the SHA-256 whole")
+    digits = _digits(charter)
     from client.evaluation.data import node_of
     from client.evaluation.models import open_models
     from client.evaluation.page import write_report
     from client.evaluation.run import evaluate as evaluated
     from shared.files import write_json
 
+    _require_captum(explain=explain)
     nodes = [node_of(path) for path in data]
     models = open_models([model, *(against or [])], task=task, charter=digits, quorum=quorum)
     with console.progress(quiet=as_json) as bar:
@@ -67,6 +68,7 @@ def evaluate(
             models,
             nodes,
             everybody=everybody,
+            explained=explain,
             on_progress=lambda done, total: bar.update(line, completed=done, total=total),
         )
     figures = write_report(report, page)
@@ -77,6 +79,21 @@ def evaluate(
         return
     _tell(report)
     console.say(f"page with images of patients, for this hospital alone: {page}; figures: {figures}")
+
+
+def _digits(charter: str) -> str:
+    digits = "".join(charter.split()).lower()
+    if digits and (not 32 <= len(digits) <= 64 or set(digits) - set("0123456789abcdef")):
+        raise UsageError("--charter must be 32 to 64 hexadecimal digits", hint="copy the SHA-256 whole")
+    return digits
+
+
+def _require_captum(*, explain: bool) -> None:
+    """See that it is there before anything is read, not after."""
+    if explain:
+        from shared.imaging.explain.saliency import captum
+
+        captum("attr")
 
 
 def _tell(report: "Report") -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from server.card_evaluation import Evaluation
 from shared.charter import Charter
 from shared.errors import UsageError
 from shared.page import visible
@@ -79,6 +80,7 @@ class Known:
         statements: Of the hospitals.
         history: ``history.json``.
         facts: What the provider says, by the keys of :data:`FACTS`.
+        evaluations: What the provider attaches of 'fedward evaluate'.
         title: Name of the task for people.
         metric: Name of its main metric.
     """
@@ -88,6 +90,7 @@ class Known:
     statements: Sequence[Statement]
     history: Mapping[str, Any]
     facts: Mapping[str, str] = field(default_factory=dict)
+    evaluations: Sequence[Evaluation] = ()
     title: str = ""
     metric: str = ""
 
@@ -130,6 +133,7 @@ def write_card(known: Known) -> tuple[str, tuple[str, ...]]:
         statements=known.statements,
         cells=known.cells,
         history=known.history,
+        evaluations=known.evaluations,
         title=known.title,
         metric=known.metric,
         given=partial(_given, known.facts, gaps),

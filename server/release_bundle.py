@@ -41,6 +41,7 @@ from compliance.log import Action, AuditLog, Entry, Outcome
 from compliance.note import write_note
 from compliance.place import Place, establish
 from server.card import Known, write_card
+from server.card_evaluation import MAX_FILE, read_evaluation
 from server.coordinator import Coordinator
 from server.release import ended_well, model_is_whole
 from server.release_folder import require_free, write_folder
@@ -74,6 +75,7 @@ class Order:
         endorsements: Files of witnesses' endorsements of their log keys, beside those that this coordinator has met.
         intended_use: Texts of the provider.
         facts: What else the provider says (:data:`server.card.FACTS`).
+        evaluations: Files of figures of 'fedward evaluate' for this model.
         version: Of the model; None for the run's name.
         replaces: Folder of the release that this one replaces.
         reason: Why.
@@ -86,6 +88,7 @@ class Order:
     endorsements: tuple[Path, ...] = ()
     intended_use: tuple[str, ...] = ()
     facts: Mapping[str, str] | None = None
+    evaluations: tuple[Path, ...] = ()
     version: str | None = None
     replaces: Path | None = None
     reason: str | None = None
@@ -323,8 +326,29 @@ def _card(
     source: Source, order: Order, statements: Sequence[Statement], facts: Mapping[str, Any]
 ) -> tuple[str, tuple[str, ...]]:
     task = get_task(source.task)
-    known = Known(facts, source.charter, statements, source.history, order.facts or {}, task.title, task.main_metric)
+    weights = str(source.described["weights_sha256"])
+    evaluations = [
+        read_evaluation(_bytes(path), str(path), task=source.task, weights=weights) for path in order.evaluations
+    ]
+    known = Known(
+        facts,
+        source.charter,
+        statements,
+        source.history,
+        order.facts or {},
+        evaluations,
+        task.title,
+        task.main_metric,
+    )
     return write_card(known)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(MAX_FILE + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="name a file of figures") from error
 
 
 def _version() -> str:

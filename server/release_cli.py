@@ -42,6 +42,10 @@ def release_command(
         Path | None,
         typer.Option(metavar="FILE.toml", help="What else the provider says for the card (docs/release.md)."),
     ] = None,
+    evaluation: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE.json", help="Figures of 'fedward evaluate' for this model, for the card."),
+    ] = None,
     version: Annotated[str | None, typer.Option(help="The model's version. Default: the name of the run.")] = None,
     replaces: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The release that this one replaces.")] = None,
     reason: Annotated[str | None, typer.Option(metavar="TEXT|FILE", help="Why there is this version.")] = None,
@@ -69,6 +73,7 @@ def release_command(
         endorsements=tuple(endorsement or ()),
         intended_use=tuple(_text(one, "--intended-use") for one in intended_use or ()),
         facts=read_facts(_read(facts), str(facts)) if facts else None,
+        evaluations=tuple(evaluation or ()),
         version=None if version is None else _version(version),
         replaces=replaces,
         reason=_text(reason, "--reason") if reason else None,

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 
-_LATER: Final = ("network", "weight_decay", "dropout", "zoom", "rotation", "input_noise", "foreground")
+_LATER: Final = ("network", "weight_decay", "dropout", "zoom", "rotation", "input_noise", "foreground", "adversarial")
 """Keys of a task that came after charters were pinned; None where a charter does not have them."""
 
 

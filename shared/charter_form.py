@@ -59,6 +59,7 @@ class _TaskTable(_Strict):
     rotation: Annotated[float, Field(gt=0, le=45)] | None = TaskPlan.rotation
     input_noise: Annotated[float, Field(gt=0, le=1)] | None = TaskPlan.input_noise
     foreground: Annotated[float, Field(gt=0, le=1)] | None = TaskPlan.foreground
+    adversarial: Annotated[float, Field(gt=0, le=0.1)] | None = TaskPlan.adversarial
 
 
 class _PrivacyTable(_Strict):

@@ -42,6 +42,8 @@ class TaskPlan:
         rotation: They are turned by up to so many degrees; None leaves them as they are.
         input_noise: Largest standard deviation of noise that is added to what the network sees; None adds none.
         foreground: Share of patches that are chosen for their foreground; None draws all alike.
+        adversarial: Every patch is changed against the network before it trains on it, each pixel by no more than this
+            share of the patch's range (:func:`client.training.gradients.against`); None for patches as they are.
     """
 
     name: str
@@ -65,6 +67,7 @@ class TaskPlan:
     rotation: float | None = None
     input_noise: float | None = None
     foreground: float | None = None
+    adversarial: float | None = None
 
 
 @dataclass(frozen=True)

@@ -176,9 +176,14 @@ def _network(plan: TaskPlan) -> str:
         "head": "only the last layer trains and travels",
     }[plan.trained]
     half = ", in bfloat16" if plan.precision == "bfloat16" else ""
+    hard = (
+        f", on patches that are changed against it by up to {100 * plan.adversarial:g} % of their range"
+        if plan.adversarial
+        else ""
+    )
     average = f"; the moving average of the models, decay {plan.average:g}, is released" if plan.average else ""
     which = f"the network {plan.network}" if plan.network else "the network"
-    return f"{which} {begins}, {part}{half}{average}{_craft(plan)}"
+    return f"{which} {begins}, {part}{half}{hard}{average}{_craft(plan)}"
 
 
 def _craft(plan: TaskPlan) -> str:

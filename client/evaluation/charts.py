@@ -51,6 +51,21 @@ class Curve:
     axis: tuple[tuple[Tick, Tick], ...]
 
 
+@dataclass(frozen=True)
+class Sparsification:
+    """The error that is left, over the share of pixels taken away.
+
+    Attributes:
+        points: By uncertainty, as a polyline takes them.
+        oracle: By the error itself.
+        axis: Ticks of both axes, as shares.
+    """
+
+    points: str
+    oracle: str
+    axis: tuple[tuple[Tick, Tick], ...]
+
+
 def scatter(name: str, pairs: Sequence[tuple[float, float]]) -> Scatter | None:
     """The main figure ``name`` of each patient under the classical method and the model; None without patients."""
     scale = MEASURES[name].scale
@@ -75,14 +90,7 @@ def scatter(name: str, pairs: Sequence[tuple[float, float]]) -> Scatter | None:
 
 def reliability(bins: Sequence[Bin | None]) -> Curve:
     """The curve of some bins."""
-    width = (RIGHT - LEFT) / len(bins)
-
-    def y(share: float) -> float:
-        return round(BOTTOM - (BOTTOM - TOP) * share, 1)
-
-    def x(share: float) -> float:
-        return round(LEFT + (RIGHT - LEFT) * share, 1)
-
+    width, x, y = (RIGHT - LEFT) / len(bins), _across, _up
     there = [(index, one) for index, one in enumerate(bins) if one is not None]
     return Curve(
         tuple(
@@ -96,7 +104,37 @@ def reliability(bins: Sequence[Bin | None]) -> Curve:
             for index, one in there
         ),
         " ".join(f"{x(one.confidence)},{y(one.accuracy)}" for _, one in there),
-        tuple((Tick(x(share), f"{share:g}"), Tick(y(share), f"{share:g}")) for share in (0, 0.25, 0.5, 0.75, 1.0)),
+        _shares(),
+    )
+
+
+def sparsification(curve: Sequence[float], oracle: Sequence[float]) -> Sparsification:
+    """A sparsification curve, and the best that can be; what lies above 1.25 is drawn there."""
+
+    def line(values: Sequence[float]) -> str:
+        top = 1.25
+        return " ".join(
+            f"{_across(index / len(values))},{_up(min(value, top) / top)}" for index, value in enumerate(values)
+        )
+
+    marks = tuple(
+        (Tick(_across(share), f"{share:g}"), Tick(_up(share), f"{share * 1.25:.2f}"))
+        for share in (0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    )
+    return Sparsification(line(curve), line(oracle), marks)
+
+
+def _up(share: float) -> float:
+    return round(BOTTOM - (BOTTOM - TOP) * share, 1)
+
+
+def _across(share: float) -> float:
+    return round(LEFT + (RIGHT - LEFT) * share, 1)
+
+
+def _shares() -> tuple[tuple[Tick, Tick], ...]:
+    return tuple(
+        (Tick(_across(share), f"{share:g}"), Tick(_up(share), f"{share:g}")) for share in (0, 0.25, 0.5, 0.75, 1.0)
     )
 
 

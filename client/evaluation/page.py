@@ -5,12 +5,14 @@ from importlib.resources import files
 from pathlib import Path
 
 from client.evaluation import charts, words
+from client.evaluation.explained import turns_of
 from client.evaluation.gallery import INVENTED
 from client.evaluation.report import UNTOUCHED, Part
 from client.evaluation.run import Report
 from shared import page
 from shared.files import write_bytes, write_json
 from shared.imaging import classical
+from shared.imaging.explain.robustness import KINDS, SIZES
 from shared.imaging.pictures import CLASS_COLOURS
 from shared.imaging.quality.bootstrap import RESAMPLES
 from shared.imaging.quality.calibration import BINS
@@ -45,6 +47,8 @@ def render(report: Report) -> str:
         title=classical.title,
         MEASURES=MEASURES,
         UNTOUCHED=UNTOUCHED,
+        KINDS=KINDS,
+        SIZES=SIZES,
         data_uri=_data_uri,
     )
     style, style_hash = page.style((files("client") / "templates" / "evaluate.css").read_text("utf-8"))
@@ -61,6 +65,8 @@ def render(report: Report) -> str:
         scatters=[charts.scatter(task.main_metric, part.patient_by_patient) for part in report.parts],
         curves=[{label: charts.reliability(curve) for label, curve in part.curve.items()} for part in report.parts],
         classes=_classes(report),
+        sparse=_sparse(report),
+        turns=turns_of(task),
         windows=sorted({picture.window for picture in report.pictures}),
         part_title=_part_title,
         resamples=RESAMPLES,
@@ -68,6 +74,14 @@ def render(report: Report) -> str:
         style=style,
         style_hash=style_hash,
     )
+
+
+def _sparse(report: Report) -> list[list[tuple[str, charts.Sparsification]]]:
+    """Sparsification curves of each part, with what they are of; empty where nobody asked or nothing was wrong."""
+    parts = report.explanation.figures.parts if report.explanation else ()
+    return [
+        [(one.method, charts.sparsification(one.curve, one.oracle)) for one in part.sure if one.curve] for part in parts
+    ]
 
 
 def _part_title(report: Report, part: Part) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 from client.evaluation import words
 from client.evaluation.data import Site, require_anybody, site_of
+from client.evaluation.explained import Explained, explain, to_json
+from client.evaluation.explained_gallery import Why, why
 from client.evaluation.gallery import Picture, gallery
 from client.evaluation.models import Model
 from client.evaluation.report import Chosen, Part, chosen, part_of, quality_cells
@@ -21,6 +23,23 @@ from compliance.log import Action, Entry, Outcome, Scalar
 from shared.errors import DataError, UsageError
 from shared.imaging.tasks import Task
 from shared.quality import Cell
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the page shows of ``--explain``.
+
+    Attributes:
+        figures: Uncertainty, attacks, shifts and receptive fields.
+        pictures: The slices of the report once more.
+        window: Where the colours of their differences are full.
+        sure: Where the colour of their uncertainty is full.
+    """
+
+    figures: Explained
+    pictures: tuple[Why, ...]
+    window: float
+    sure: float
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,7 @@ class Report:
         window: Where the colours of their differences are full.
         cells: Groups of the first part, for ``fedward node statement --quality``.
         made: When.
+        explanation: What the models' answers rest on; None where nobody asked.
     """
 
     task: Task
@@ -48,6 +68,7 @@ class Report:
     window: float
     cells: tuple[Cell, ...]
     made: datetime
+    explanation: Explanation | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All figures, without an image or a pseudonym."""
@@ -58,7 +79,8 @@ class Report:
             "patients": "all" if self.everybody else "held out",
             "left_out": {site.name: dict(site.left_out) for site in self.sites},
         }
-        return words.report_json(self.task, self.models, self.parts, about)
+        found = words.report_json(self.task, self.models, self.parts, about)
+        return found if self.explanation is None else found | {"explained": to_json(self.explanation.figures)}
 
 
 def evaluate(
@@ -66,6 +88,7 @@ def evaluate(
     nodes: Sequence[Node],
     *,
     everybody: bool = False,
+    explained: bool = False,
     on_progress: Progress = lambda _, __: None,
 ) -> Report:
     """Evaluate models on the test patients of some hospitals.
@@ -77,10 +100,11 @@ def evaluate(
         models: All of one task.
         nodes: The hospitals.
         everybody: Training patients too, at hospitals that have trained on none of them.
+        explained: Also what the models' answers rest on; the images are read a second time.
         on_progress: Called with the patients done and the patients in all.
 
     Raises:
-        UsageError: Two nodes are of one hospital, or ``everybody`` where there was training.
+        UsageError: Two nodes are of one hospital, or ``everybody`` where there was training; or captum is missing.
         DataError: There is nobody to evaluate on, or the cohort is damaged.
         RecordError: The audit log, the register or the lineage does not hold, or cannot be written.
     """
@@ -110,10 +134,15 @@ def evaluate(
         parts = tuple(part for part in found.values() if part is not None)
         picked = _picked(task, models[0].label, split)
         pictures, window = gallery(task, models, parts[0].best, picked, sites)
+        explanation = None
+        if explained:
+            figures = explain(task, models, parts, sites, on_progress)
+            explanation = Explanation(figures, *why(task, models, picked, pictures, sites))
         for detail, site in zip(details, (one for one in sites if one.patients), strict=True):
             detail["slices"] = sum(one.slices for one in scores if one.site == site.name)
     cells = quality_cells(task, parts[0], models[0].label, split[parts[0].trained])
-    return Report(task, tuple(models), sites, everybody, parts, pictures, window, tuple(cells), datetime.now(UTC))
+    made = datetime.now(UTC)
+    return Report(task, tuple(models), sites, everybody, parts, pictures, window, tuple(cells), made, explanation)
 
 
 def _part(task: Task, models: Sequence[Model], scores: Sequence[StudyScore], *, trained: bool) -> Part | None:

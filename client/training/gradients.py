@@ -1,8 +1,9 @@
 """Gradients of a batch: the one way in which training, ordinary or private, looks at images."""
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 import numpy as np
@@ -71,7 +72,13 @@ def trained(network: nn.Module) -> list[nn.Parameter]:
 
 
 def gradients(
-    task: Task, network: nn.Module, batch: Batch, *, precision: Precision = "float32", at_once: int = 0
+    task: Task,
+    network: nn.Module,
+    batch: Batch,
+    *,
+    precision: Precision = "float32",
+    at_once: int = 0,
+    adversarial: float | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The gradient of each of the task's objectives with respect to what that objective trains, and nothing else.
 
@@ -82,6 +89,7 @@ def gradients(
         precision: ``bfloat16`` runs the forward pass under autocast (its backward follows the types of the forward);
             parameters and gradients are float32 in any case.
         at_once: So many rows go through the network at a time; 0 for all.
+        adversarial: Rows are first changed :func:`against` the network, by so much; None leaves them.
 
     Returns:
         The loss of the first objective, detached, and one tensor for each of :func:`trained`: zeros where no
@@ -92,10 +100,10 @@ def gradients(
     """
     rows = len(batch[0])
     if not 0 < at_once < rows:
-        return _of_rows(task, network, batch, precision)
+        return _of_rows(task, network, batch, precision, adversarial)
     loss, total = torch.zeros(()), list[Tensor]()
     for inputs, targets in zip(*(torch.split(part, at_once) for part in batch), strict=True):
-        own, found = _of_rows(task, network, (inputs, targets), precision)
+        own, found = _of_rows(task, network, (inputs, targets), precision, adversarial)
         share = len(inputs) / rows
         loss = loss.to(own) + own * share
         if total:
@@ -106,13 +114,49 @@ def gradients(
     return loss, tuple(total)
 
 
-def _of_rows(task: Task, network: nn.Module, batch: Batch, precision: Precision) -> tuple[Tensor, tuple[Tensor, ...]]:
+def against(task: Task, network: nn.Module, batch: Batch, size: float, *, precision: Precision = "float32") -> Batch:
+    """The rows of a batch, each changed so that its loss grows: one step of the fast gradient sign method.
+
+    Goodfellow, Shlens and Szegedy 2015, arXiv:1412.6572; enough for training (Wong, Rice and Kolter 2020,
+    arXiv:2001.03994). Safe under patient-level privacy: a loss is a mean over rows that do not know of each other
+    (:meth:`shared.imaging.tasks.Task.loss`), so the sign of a row's gradient depends on that row and on the weights
+    that everybody knows. The changed row is one more augmentation of its patient, whose gradient is clipped
+    as any other.
+
+    Args:
+        task: Its first objective is what grows.
+        network: Nothing of it is changed.
+        batch: Where the network is.
+        size: Greatest change of a pixel, as a share of the range of its row.
+        precision: As in :func:`gradients`.
+    """
+    inputs, targets = batch
+    asked = inputs.detach().clone().requires_grad_()
+    with _arithmetic(precision, inputs.device):
+        loss = task.objectives(network, (asked, targets))[0].loss
+    if not loss.requires_grad:
+        return inputs, targets  # a loss that no pixel moves cannot be made to grow
+    (slope,) = torch.autograd.grad(loss.reshape(()), asked, allow_unused=True, materialize_grads=True)
+    low, high = inputs.flatten(1).aminmax(dim=1)
+    reach = size * (high - low).reshape(-1, *(1,) * (inputs.ndim - 1))
+    return (inputs + reach * slope.sign()).detach(), targets
+
+
+def _arithmetic(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+def _of_rows(
+    task: Task, network: nn.Module, batch: Batch, precision: Precision, adversarial: float | None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """As :func:`gradients`, of all rows at once."""
     parameters = trained(network)
     device = parameters[0].device
-    inputs, targets = batch
-    with torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext():
-        objectives = task.objectives(network, (inputs.to(device), targets.to(device)))
+    inputs, targets = (part.to(device) for part in batch)
+    if adversarial is not None:
+        inputs, targets = against(task, network, (inputs, targets), adversarial, precision=precision)
+    with _arithmetic(precision, device):
+        objectives = task.objectives(network, (inputs, targets))
     found: dict[nn.Parameter, Tensor] = {}
     for position, (loss, part) in enumerate(objectives, start=1):
         if loss.numel() != 1:
@@ -157,7 +201,7 @@ def accumulate_step(
         people: The patients of this site.
         chosen: Who was drawn, as indices into ``people``; may be empty.
         optimizer: Holds the bound and the way of clipping.
-        plan: Its precision and craft count here.
+        plan: Its precision, craft and whether patches are changed against the network count here.
         privacy: Its patches of a patient count here.
         rng: Chooses and alters patches, and what is dropped; costs no privacy.
         micro: How many patches at once; kept from step to step.
@@ -170,6 +214,7 @@ def accumulate_step(
     """
     size, drawn, before = micro or MicroBatch(), tuple(chosen), rng.bit_generator.state
     craft = Craft.of(plan)
+    look = partial(gradients, task, network, precision=plan.precision, adversarial=plan.adversarial)
 
     def step() -> int:
         optimizer.zero_grad()
@@ -178,7 +223,7 @@ def accumulate_step(
         for index in drawn:
             try:
                 batch = craft.draw(task, people[index], privacy.slices_per_patient, rng)
-                _, found = gradients(task, network, batch, precision=plan.precision, at_once=size.size)
+                _, found = look(batch, at_once=size.size)
             except torch.OutOfMemoryError:
                 raise  # tells of the machine, and would befall every patient
             except UNUSABLE:

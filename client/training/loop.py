@@ -23,7 +23,6 @@ from client.training.sampling import PatientSampler
 from client.training.secure_noise import NoiseSource, SecureNoise
 from client.training.stopping import EarlyStopping
 from shared.charter import PrivacyPlan, TaskPlan
-from shared.charter_plans import Precision
 from shared.errors import BudgetError, DataError, PolicyError, UsageError
 from shared.imaging.dropping import dropping
 from shared.imaging.images import PatientImages
@@ -241,7 +240,7 @@ def _ordinary_round(
     with dropping(network, craft.dropout, rng):
         for _ in range(plan.local_steps):
             batch = craft.batch(task, people, plan.batch, rng)
-            loss = _ordinary_step(task, network, optimizer, batch, pull, precision=plan.precision, micro=micro)
+            loss = _ordinary_step(task, network, optimizer, batch, pull, plan=plan, micro=micro)
             loss_sum += plan.batch * loss
     seconds, samples = time.perf_counter() - began, plan.local_steps * plan.batch
     return TrainOutcome(loss_sum, samples, plan.local_steps, seconds, len(people), micro_batch=micro.size)
@@ -254,13 +253,16 @@ def _ordinary_step(
     batch: Batch,
     pull: Callable[[], None] | None = None,
     *,
-    precision: Precision = "float32",
+    plan: TaskPlan | None = None,
     micro: MicroBatch | None = None,
 ) -> float:
     parameters, size = trained(network), micro or MicroBatch()
-    loss, found = size.fit(
-        len(batch[0]), lambda: gradients(task, network, batch, precision=precision, at_once=size.size)
-    )
+    precision, adversarial = (plan.precision, plan.adversarial) if plan else (TaskPlan.precision, None)
+
+    def work() -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        return gradients(task, network, batch, precision=precision, at_once=size.size, adversarial=adversarial)
+
+    loss, found = size.fit(len(batch[0]), work)
     for parameter, gradient in zip(parameters, found, strict=True):
         parameter.grad = gradient
     # Of all objectives together, as in a private step: the two differ by their privacy alone.

@@ -1,5 +1,7 @@
 """The model card: Annex IV's headings, every gap by name, and no word of ours where text comes from outside."""
 
+import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -186,3 +188,70 @@ def test_a_file_of_facts_that_is_none_is_refused_in_words(raw: bytes) -> None:
     with pytest.raises(UsageError) as met:
         read_facts(raw, "facts.toml")
     assert met.value.hint
+
+
+# --- an evaluation that the provider attaches -------------------------------------------------------------------------
+
+
+def evaluation(weights: str, *, patients: int = 12, task: str = "toy") -> dict[str, object]:
+    """The part of the figures of ``fedward evaluate`` that a card shows."""
+    one = {"mean": 30.5, "low": 30.0, "high": 31.0, "patients": patients}
+    tried = {"change": "pgd", "title": "10 steps", "size": 0.02, "figures": {"m": one}}
+    sure = {"model": "m", "method": "m, 8 views", "spearman": one | {"mean": 0.4}, "ause": None, "ause_random": None}
+    sites = ["X1", "`X2`"]
+    part = {"hospitals": "no model was trained there", "sites": sites, "patients": patients, "best_classical": "nlm"}
+    part["methods"] = {"m": {"psnr": one}, "nlm": {"psnr": one | {"mean": 29.0}}}
+    why = {"sites": sites, "uncertainty": [sure], "attacks": [tried], "shifts": [tried | {"title": "Unchanged"}, tried]}
+    models = [{"label": "m", "weights_sha256": weights}]
+    report = {"v": 1, "made": "2026-11-23T12:00:00+00:00", "task": task, "main": "psnr", "models": models}
+    return report | {"parts": [part], "explained": {"parts": [why]}}
+
+
+def weights_of(ended: Ended, tmp_path: Path) -> tuple[str, str]:
+    """SHA-256 of the weights that are released, and their task."""
+    ended.release(tmp_path / "plain")
+    manifest = json.loads((tmp_path / "plain" / "manifest.json").read_text())
+    return manifest["files"]["model.safetensors"]["sha256"], manifest["task"]
+
+
+def test_what_was_measured_stands_in_the_card_with_the_file_that_has_it(ended: Ended, tmp_path: Path) -> None:
+    weights, task = weights_of(ended, tmp_path)
+    path = tmp_path / "figures.json"
+    path.write_text(json.dumps(evaluation(weights, task=task)))
+    text = card(ended, tmp_path / "out", evaluations=(path,))
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in text
+    assert "At X1, \\`X2\\` (no model was trained there):" in text.replace("\\(", "(").replace("\\)", ")")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "| 12 |" in line]
+    assert [row.split("|")[3].strip() for row in rows] == [
+        *(
+            md("30.5 (30 to 31)"),
+            md("29 (30 to 31)"),
+            md("0.4 (30 to 31)"),
+            md("30.5 (30 to 31)"),
+            md("30.5 (30 to 31)"),
+        ),
+    ]
+
+
+def test_few_patients_are_suppressed_in_the_card(ended: Ended, tmp_path: Path) -> None:
+    weights, task = weights_of(ended, tmp_path)
+    path = tmp_path / "figures.json"
+    path.write_text(json.dumps(evaluation(weights, patients=9, task=task)))
+    text = card(ended, tmp_path / "out", evaluations=(path,))
+    assert "| every figure | fewer than 10 | suppressed |" in text
+    assert "30.5" not in text
+
+
+@pytest.mark.parametrize("wrong", ["weights", "task", "form", "json", "missing"])
+def test_a_file_that_is_not_of_this_model_is_refused(ended: Ended, tmp_path: Path, wrong: str) -> None:
+    weights, task = weights_of(ended, tmp_path)
+    made = evaluation("0" * 64 if wrong == "weights" else weights, task="other" if wrong == "task" else task)
+    if wrong == "form":
+        del made["parts"]
+    path = tmp_path / "figures.json"
+    if wrong != "missing":
+        path.write_text("no" if wrong == "json" else json.dumps(made))
+    with pytest.raises(UsageError) as error:
+        ended.release(tmp_path / "out", evaluations=(path,))
+    assert error.value.hint
+    assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss
 
 from client.training.device import device
-from client.training.gradients import accumulate_step, gradients, trained
+from client.training.gradients import accumulate_step, against, gradients, trained
 from client.training.loop import _private_round, train_round
 from client.training.patient_dp import Clipping, PatientDPOptimizer
 from client.training.secure_noise import SecureNoise
@@ -345,3 +345,62 @@ def test_what_a_step_adds_to_the_sum_of_a_real_network_is_normal_with_the_promis
     assert abs(noise.mean()) < 5 / math.sqrt(len(noise))
     assert stats.kstest(noise, "norm").pvalue > 1e-6
     assert abs(stats.kurtosis(noise)) < 5 * math.sqrt(24 / len(noise))
+
+
+# --- patches changed against the network ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_changed_patch_stays_within_its_bound_and_is_harder(name: str) -> None:
+    task, network = get_task(name), awake(get_task(name).network(0))
+    batch = task.draw(people(1, size=64)[0], 3, np.random.default_rng(0))
+    before = weights(network)
+    changed, targets = against(task, network, batch, 0.01)
+    moved = (changed - batch[0]).abs().flatten(1).amax(dim=1)
+    reach = 0.01 * (batch[0].flatten(1).amax(dim=1) - batch[0].flatten(1).amin(dim=1))
+    assert torch.allclose(moved, reach, rtol=1e-3)
+    assert torch.equal(targets, batch[1])
+    assert not changed.requires_grad
+    losses = [float(task.objectives(network, one)[0].loss.detach()) for one in (batch, (changed, targets))]
+    assert losses[1] > losses[0]
+    assert torch.equal(before, weights(network))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_how_a_patch_is_changed_depends_on_that_patch_alone(name: str) -> None:
+    task, network = get_task(name), awake(get_task(name).network(0))
+    inputs, targets = task.draw(people(1, size=64)[0], 3, np.random.default_rng(0))
+    together, _ = against(task, network, (inputs, targets), 0.01)
+    spoilt = inputs.clone()
+    spoilt[1:] = math.nan
+    for others in (inputs[:1], spoilt):
+        alone, _ = against(task, network, (others, targets[: len(others)]), 0.01)
+        # Where a slope is almost nothing, its sign may be that of a rounding error.
+        assert float((alone[0] == together[0]).double().mean()) > 0.99
+
+
+@pytest.mark.parametrize("clipping", Clipping)
+def test_changed_patches_leave_the_bound_on_a_patient(clipping: Clipping) -> None:
+    task, patients = get_task("denoise"), people(3, slices=2, size=64)
+    network, privacy = awake(task.network(3)), replace(PRIVACY, clip=CLIP)
+    plan, sums = TaskPlan("denoise", rounds=1, local_steps=1, adversarial=0.02), []
+    for chosen in ([0, 1], [0]):
+        optimizer, rng = optimizer_for(network, clipping=clipping.value), np.random.default_rng(1)
+        accumulate_step(task, network, patients, chosen, optimizer, plan=plan, privacy=privacy, rng=rng)
+        sums.append((optimizer.lattice_sum * optimizer.unit).numpy())
+    assert 0 < np.linalg.norm(sums[0] - sums[1]) <= CLIP * (1 + 1e-9)
+    plain = optimizer_for(network, clipping=clipping.value)
+    easier = replace(plan, adversarial=None)
+    rng = np.random.default_rng(1)
+    accumulate_step(task, network, patients, [0], plain, plan=easier, privacy=privacy, rng=rng)
+    assert not np.allclose((plain.lattice_sum * plain.unit).numpy(), sums[1])
+
+
+def test_an_ordinary_round_trains_on_changed_patches_where_the_charter_says_so() -> None:
+    task, patients = ToyTask(), people(3)
+    found = []
+    for size in (None, 0.05):
+        network = task.network(0)
+        train_round(task, network, patients, replace(PLAN, adversarial=size), round_number=1, privacy=None, seed=1)
+        found.append(weights(network))
+    assert not torch.equal(*found)

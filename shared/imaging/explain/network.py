@@ -1,0 +1,100 @@
+"""A network over whole slices as something that gradients can go through, on the scale of what it predicts."""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shared.errors import UsageError
+from shared.imaging import inference
+from shared.imaging.images import StudyImages
+from shared.imaging.inference import MULTIPLE
+from shared.imaging.tasks import Task
+
+Forward = Callable[[Tensor], Tensor]
+"""Inputs ``[n, 1, h, w]`` to outputs ``[n, channels, scale h, scale w]``."""
+
+
+def scale_of(inputs: NDArray[np.float32], truth: NDArray[np.generic]) -> int:
+    """Pixels of the truth ``[n, H, W]`` to one of the inputs ``[n, h, w]``, along rows and columns."""
+    return -(-int(truth.shape[1]) // int(inputs.shape[1]))
+
+
+def inputs_of(task: Task, study: StudyImages) -> NDArray[np.float32]:
+    """What the network sees of a study, ``[n, h, w]``.
+
+    Raises:
+        UsageError: The task shows its network more than one slice at a time.
+    """
+    inputs = task.inputs(study)
+    if inputs.ndim != 3:
+        raise UsageError(
+            f"a network for {task.name} sees more than one slice at a time, which is not explained yet",
+            hint="leave out --explain",
+        )
+    return inputs
+
+
+def forward_of(network: nn.Module, *, scale: int = 1) -> Forward:
+    """The network in evaluation mode over slices of any size, padded and cropped as :func:`inference.run` does.
+
+    Gradients go through it; the network is left in evaluation mode.
+    """
+    network.eval()
+
+    def forward(images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        padded = F.pad(images, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
+        outputs: Tensor = network(padded)
+        return outputs[..., : height * scale, : width * scale]
+
+    return forward
+
+
+def outputs(
+    network: nn.Module, images: NDArray[np.float32], *, size: tuple[int, int], classes: bool
+) -> NDArray[np.float32]:
+    """What a network makes of slices: images in [0, 1], or the probability of each class.
+
+    Args:
+        network: Left in the mode in which it came.
+        images: ``[n, h, w]``.
+        size: Rows and columns of the truth.
+        classes: Whether the outputs are scores of classes.
+
+    Returns:
+        ``[n, 1, H, W]`` or ``[n, classes, H, W]``.
+    """
+    scale = -(-size[0] // images.shape[1])
+    made = inference.run(network, images, scale=scale)[:, :, : size[0], : size[1]]
+    if not classes:
+        return np.clip(made, 0.0, 1.0)
+    probabilities: NDArray[np.float32] = torch.from_numpy(made).softmax(dim=1).numpy()
+    return probabilities
+
+
+def tensor_of(network: nn.Module, images: NDArray[np.float32]) -> Tensor:
+    """Slices ``[n, h, w]`` as inputs ``[n, 1, h, w]`` where the network is."""
+    found = torch.from_numpy(np.ascontiguousarray(images, np.float32))[:, None]
+    device = next((parameter.device for parameter in network.parameters()), found.device)
+    return found.to(device)
+
+
+@contextlib.contextmanager
+def only_inputs(network: nn.Module) -> Iterator[None]:
+    """Within the block no parameter of the network asks for a gradient, and captum does not say that inputs now do."""
+    asked = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Input Tensor .* did not already require gradients", UserWarning)
+            yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
