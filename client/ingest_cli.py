@@ -77,6 +77,9 @@ def ingest_command(
     determination: Annotated[
         Path | None, typer.Option(help="Expert determination (JSON), where the profile needs one.")
     ] = None,
+    unpaired: Annotated[
+        bool, typer.Option("--unpaired", help="Take studies without a reference series into the cohort too.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes that de-identify.")] = 1,
     every: Annotated[
         str | None,
@@ -106,6 +109,7 @@ def ingest_command(
         (profile, determination),
         workers=workers,
         overwrite=overwrite,
+        unpaired=unpaired,
     )
     if every is not None:
         _repeat(take, every, overwrite=overwrite, as_json=as_json)
@@ -123,6 +127,7 @@ def _taker(
     *,
     workers: int,
     overwrite: bool,
+    unpaired: bool,
 ) -> Callable[[Callable[["Standing"], None] | None], "Ingested"]:
     """One pass; all that its options name is read when it begins."""
     from client.deid import Profile
@@ -135,7 +140,16 @@ def _taker(
     def take(tell: Callable[["Standing"], None] | None) -> "Ingested":
         chosen = Profile.load(profile[0], determination=profile[1])
         wanted, where = selection(), source()
-        return ingest(node, where, wanted, profile=chosen, workers=workers, overwrite=overwrite, on_progress=tell)
+        return ingest(
+            node,
+            where,
+            wanted,
+            profile=chosen,
+            workers=workers,
+            overwrite=overwrite,
+            unpaired=unpaired,
+            on_progress=tell,
+        )
 
     return take
 

@@ -75,6 +75,12 @@ class Charter:
             )
         if self.privacy.mode == "distributed":
             self._check_distributed()
+        for plan in self.tasks:
+            if (plan.start == "release") != (plan.release is not None):
+                raise CharterError(
+                    f"{plan.name}: start = 'release' and the key release belong together",
+                    hint="release is the SHA-256 of the manifest of the release to start from",
+                )
 
     def _check_distributed(self) -> None:
         """Shared noise protects the sum of one clipped step, and nothing less or more than that."""
@@ -150,8 +156,8 @@ class Charter:
     def sha256(self) -> str:
         """Hash of the charter's content in canonical form (RFC 8785): layout and comments do not matter.
 
-        A coordinator, countries and networks count where they stand: without them a charter has the hash that it had
-        before charters could name them.
+        A coordinator, countries, networks and releases count where they stand: without them a charter has the hash that
+        it had before charters could name them.
         """
         content = dataclasses.asdict(self)
         if self.coordinator is None:
@@ -160,8 +166,9 @@ class Charter:
             if member["country"] is None:
                 del member["country"]
         for task in content["tasks"]:
-            if task["network"] is None:
-                del task["network"]
+            for name in ("network", "release"):
+                if task[name] is None:
+                    del task[name]
         return hashlib.sha256(canonical_json(content)).hexdigest()
 
     @functools.cached_property

@@ -53,6 +53,7 @@ class _TaskTable(_Strict):
     trained: Trained = TaskPlan.trained
     precision: Precision = TaskPlan.precision
     average: Annotated[float, Field(ge=0, lt=1)] = TaskPlan.average
+    release: _Hex32 | None = TaskPlan.release
 
 
 class _PrivacyTable(_Strict):

@@ -32,8 +32,8 @@ class SuperResolution(OneLoss):
     networks: Networks = MappingProxyType({"edsr": EDSR})
 
     def eligible(self, study: StudyImages) -> bool:
-        """MR only: k-space truncation is not how CT loses resolution."""
-        return study.modality in self.modalities
+        """MR with a reference only: k-space truncation is not how CT loses resolution."""
+        return study.modality in self.modalities and study.paired
 
     def draw(self, patient: PatientImages, count: int, rng: np.random.Generator) -> Batch:
         """Patches ``[count, 1, 24, 24]`` of low and ``[count, 1, 48, 48]`` of full resolution."""

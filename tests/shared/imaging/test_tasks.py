@@ -17,21 +17,23 @@ from shared.imaging.tasks import Task, get_task, register, summarise, task_names
 from shared.weights import weights_of
 from tests.shared.imaging.phantoms import patient, study
 
+SHIPPED = ("denoise", "denoise_volume", "denoise_self", "superres", "superres_gan", "segment", "masked")
+
 
 @pytest.fixture(autouse=True)
 def _shipped_tasks_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tests register tasks of their own, as a user of the registry may."""
-    shipped = {name: get_task(name) for name in ("denoise", "superres", "superres_gan", "segment")}
+    shipped = {name: get_task(name) for name in SHIPPED}
     monkeypatch.setattr(tasks, "_tasks", shipped)
 
 
-@pytest.fixture(params=["denoise", "superres", "superres_gan", "segment"], name="task")
+@pytest.fixture(params=SHIPPED, name="task")
 def _task(request: pytest.FixtureRequest) -> Task:
     return get_task(request.param)
 
 
 def test_the_tasks_in_the_order_of_tables() -> None:
-    assert task_names() == ("denoise", "superres", "superres_gan", "segment")
+    assert task_names() == SHIPPED
     assert [get_task(name).name for name in task_names()] == list(task_names())
 
 
@@ -42,7 +44,7 @@ def test_a_typo_is_answered_with_the_nearest_name() -> None:
     assert caught.value.hint == "did you mean segment?"
     with pytest.raises(UsageError) as caught:
         get_task("xyz")
-    assert caught.value.hint == "known tasks: denoise, superres, superres_gan, segment"
+    assert caught.value.hint == "known tasks: " + ", ".join(SHIPPED)
 
 
 def test_no_two_tasks_share_a_name() -> None:
@@ -70,7 +72,7 @@ def test_draws_depend_on_the_generator_alone(task: Task) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert not torch.equal(first[0], third[0])
     assert first[0].dtype == torch.float32
-    assert first[0].shape[:2] == (4, 1)
+    assert first[0].shape[:2] == (4, 5 if task.name == "denoise_volume" else 1)
 
 
 def test_patches_have_one_size_whatever_the_size_of_the_images(task: Task) -> None:
@@ -160,9 +162,12 @@ def test_who_is_eligible_for_what() -> None:
     }
     assert eligible == {
         "denoise": [True, True, True],
+        "denoise_volume": [True, True, True],
+        "denoise_self": [True, True, True],
         "superres": [True, False, True],
         "superres_gan": [True, False, True],
         "segment": [True, False, False],
+        "masked": [True, True, True],
     }
 
 
