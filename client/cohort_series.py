@@ -47,7 +47,8 @@ def longest(instances: Sequence[Instance]) -> list[Instance]:
         if str(one.header.get("Modality", "")) in EFFORT and all(one.header.get(name) for name in _SLICE):
             series[str(one.header.SeriesInstanceUID)].append(one)
     stacks = [members for _, members in sorted(series.items()) if len({_plane(one) for one in members}) == 1]
-    return sorted(max(stacks, key=len), key=_position) if stacks else []
+    most = max((len(members) for members in stacks), default=0)
+    return sorted(next((members for members in stacks if len(members) == most), []), key=_position)
 
 
 def _plane(one: Instance) -> object:

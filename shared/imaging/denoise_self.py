@@ -7,7 +7,7 @@ noise, as long as the noise of neighbouring pixels is independent and has mean z
 - The noise of MR magnitudes is Rician and has no mean of zero: dark tissue and air come out too bright. It is corrected
   afterwards, as for non-local means (:func:`~shared.imaging.classical_denoise.remove_rician_bias`).
 - Noise of neighbours that is alike is learnt as anatomy and stays. In MR k-space that is not filled to the edge does
-  that, in CT the reconstruction kernel. docs/self-supervision.md has what it costs, and what was tried instead.
+  that, in CT the reconstruction kernel. docs/sequences.md has what it costs, and what was tried instead.
 """
 
 from types import MappingProxyType

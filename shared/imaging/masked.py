@@ -2,7 +2,7 @@
 
 Context encoders (Pathak et al. 2016, arXiv:1604.07379) fill in a hole, masked autoencoders (He et al. 2022,
 arXiv:2111.06377) many patches. The network is the U-Net of the segmentation but for its last layer, on the same
-standardised intensities: a charter of that task may start from a release of this one (docs/transfer.md).
+standardised intensities: a charter of that task may start from a release of this one (docs/sequences.md).
 """
 
 from collections.abc import Mapping
