@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _DATE = "Study date, as 2024-02-29 or 20240229."
 _CREDENTIALS = "File (0600): 'bearer TOKEN' or 'basic USER:PASSWORD'."
 _DIMSE_TLS = "DIMSE over TLS 1.2 or newer, both ways; needs --ca."
+_DETERMINATION = "Expert determination (JSON), where the profile needs one."
+_UNPAIRED = "Take studies without a reference series into the cohort too."
 _PROFILE = "How to de-identify: basic, safe-harbor, research, or a TOML file."
 _EVERY = "Do it again every 30m, 1h, 1d, ..., until SIGTERM or Ctrl-C; a line a pass."
 
@@ -74,12 +76,8 @@ def ingest_command(
     description: Annotated[str, typer.Option(metavar="GLOB", help="Study or series description, with * and ?.")] = "",
     patients: Annotated[Path | None, typer.Option(help="File with one Patient ID a line.")] = None,
     profile: Annotated[str, typer.Option(help=_PROFILE)] = "basic",
-    determination: Annotated[
-        Path | None, typer.Option(help="Expert determination (JSON), where the profile needs one.")
-    ] = None,
-    unpaired: Annotated[
-        bool, typer.Option("--unpaired", help="Take studies without a reference series into the cohort too.")
-    ] = False,
+    determination: Annotated[Path | None, typer.Option(help=_DETERMINATION)] = None,
+    unpaired: Annotated[bool, typer.Option("--unpaired", help=_UNPAIRED)] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes that de-identify.")] = 1,
     every: Annotated[
         str | None,

@@ -14,7 +14,7 @@ from shared.imaging.images import StudyImages
 from shared.imaging.tasks import Method
 
 FACTOR = 0.4
-"""Of the noise level; chosen by PSNR out of 0.2 to 0.8 on training phantoms, as for slices."""
+"""Of the noise level; chosen by PSNR out of 0.2 to 0.8 on the very phantoms of docs/sequences.md, in its favour."""
 TITLES: Mapping[str, str] = {
     "nlm_volume": "Non-local means of the volume",
     "nlm_volume_rician": "Non-local means of the volume, Rician bias corrected",

@@ -8,7 +8,9 @@ from shared.imaging.tasks import get_task
 from shared.weights import weights_of
 
 
-@pytest.mark.parametrize("name", ["denoise", "denoise_volume", "denoise_self", "superres", "superres_gan", "segment", "masked"])
+@pytest.mark.parametrize(
+    "name", ["denoise", "denoise_volume", "denoise_self", "superres", "superres_gan", "segment", "masked"]
+)
 def test_weights_of_every_network_of_a_task_find_their_own(name: str) -> None:
     task = get_task(name)
     for which in task.networks:
