@@ -30,7 +30,7 @@ class DenoiseVolume(Denoise):
     networks: Networks = MappingProxyType(
         {
             "unet25d": UNet25D,
-            "unet25d_3": lambda: UNet25D(3),
+            "unet25d_5": lambda: UNet25D(5),
             "convgru": ConvGRU,
             "convgru_causal": lambda: ConvGRU(causal=True),
         }

@@ -18,7 +18,7 @@ class UNet25D(UNet):
         widths: As those of :class:`~shared.imaging.networks.unet.UNet`.
     """
 
-    def __init__(self, slices: int = 5, widths: tuple[int, ...] = (16, 32, 64)) -> None:
+    def __init__(self, slices: int = 3, widths: tuple[int, ...] = (16, 32, 64)) -> None:
         super().__init__(1, widths)
         self.slices = slices
         self.encode[0] = DoubleConv(slices, widths[0])

@@ -36,7 +36,7 @@ def series(sites: Path, modality: str) -> Path:
 
 @pytest.mark.parametrize("modality", ["MR", "CT"])
 @pytest.mark.parametrize(
-    ("task", "network"), [("denoise_volume", "unet25d"), ("denoise_volume", "convgru"), ("denoise_self", "dncnn")]
+    ("task", "network"), [("denoise_volume", "unet25d_5"), ("denoise_volume", "convgru"), ("denoise_self", "dncnn")]
 )
 def test_a_series_comes_out_as_the_task_itself_would_have_it(
     sites: Path, tmp_path: Path, modality: str, task: str, network: str
