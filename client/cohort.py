@@ -19,10 +19,10 @@ import numpy as np
 import pydicom
 import safetensors.numpy
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from client.cohort_images import let_go, sweep
+from client.cohort_series import EFFORT, Instance, longest, pair_of
 from client.splits import Split as Split  # noqa: PLC0414  # where most look for it
 from client.splits import assigned, gone, left
 from compliance.log import Action, AuditLog, Entry, Outcome
@@ -32,7 +32,6 @@ from shared.imaging.images import CLASSES, PatientImages, StudyImages
 from shared.parsing import parse_json
 
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
-EFFORT = {"MR": "NumberOfAverages", "CT": "Exposure"}
 CT_WINDOW = (-160.0, 240.0)  # Hounsfield units: the usual abdominal window (level 40, width 400)
 MR_PERCENTILE = 99.5
 HEADER_TAGS = [
@@ -40,13 +39,15 @@ HEADER_TAGS = [
     *("Modality", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"),
     *EFFORT.values(),
 ]
-
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class StudyEntry:
-    """One cached study: its file below ``images/``, that file's hash, what it holds, and what it was made from."""
+    """One cached study: its file below ``images/``, that file's hash, what it holds, and what it was made from.
+
+    ``paired`` says whether it has a reference series; the index leaves it out where it has.
+    """
 
     file: str
     modality: str
@@ -57,6 +58,7 @@ class StudyEntry:
     labelled: bool
     source: str
     sha256: str
+    paired: bool = True
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,10 @@ class Cohort:
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise DataError(f"the cached images {path} were changed since", hint="build the cohort again")
         arrays = safetensors.numpy.load(data)
-        return StudyImages(entry.modality, arrays["noisy"], arrays["reference"], arrays.get("label"), entry.spacing)
+        noisy = arrays["noisy"]
+        return StudyImages(
+            entry.modality, noisy, arrays.get("reference", noisy[:0]), arrays.get("label"), entry.spacing
+        )
 
 
 def build_cohort(
@@ -138,6 +143,7 @@ def build_cohort(
     holdout: float = 0.25,
     on_progress: Progress | None = None,
     barred: Callable[[str], bool] = lambda _: False,
+    unpaired: bool = False,
 ) -> Cohort:
     """Index the de-identified files below ``released`` and cache their images in ``folder``.
 
@@ -150,6 +156,7 @@ def build_cohort(
         holdout: Share of patients kept for evaluation, at least one of three or more.
         on_progress: Called with the studies done and the studies in all.
         barred: Whether somebody (by pseudonym) must not be taken in, since he was erased.
+        unpaired: Take in studies without a reference series too, for tasks that need none. What is taken in stays.
 
     Raises:
         DataError: No study has a pair of series that can be used; the message says why.
@@ -161,7 +168,7 @@ def build_cohort(
         kept: dict[str, list[StudyEntry]] = defaultdict(list)
         left_out: dict[str, int] = defaultdict(int)
         for number, ((patient, study), instances) in enumerate(sorted(studies.items()), start=1):
-            outcome = _cache_study(folder, study, instances, known)
+            outcome = _cache_study(folder, study, instances, known, unpaired=unpaired)
             if isinstance(outcome, str):
                 left_out[outcome] += 1
             else:
@@ -172,7 +179,8 @@ def build_cohort(
             reasons = "; ".join(f"{reason} ({count})" for reason, count in sorted(left_out.items()))
             raise DataError(
                 f"no study below {released} can be used: {reasons or 'there are no DICOM images'}",
-                hint="a study needs two series of the same slices that differ in averages (MR) or exposure (CT)",
+                hint="a study needs two series of the same slices that differ in averages (MR) or exposure (CT), or "
+                "'fedward node ingest --unpaired'",
             )
         before = gone(folder) | {entry.key: entry.split for entry in known}
         splits = assigned(sorted(kept), before, holdout)
@@ -202,10 +210,14 @@ def _entry(row: Mapping[str, object]) -> PatientEntry:
 
 def _index(cohort: Cohort) -> dict[str, object]:
     patients = [
-        {"key": entry.key, "split": entry.split.value, "studies": [vars(study) for study in entry.studies]}
+        {"key": entry.key, "split": entry.split.value, "studies": [_row(study) for study in entry.studies]}
         for entry in cohort.entries
     ]
     return {"version": 1, "patients": patients, "left_out": dict(cohort.left_out)}
+
+
+def _row(study: StudyEntry) -> dict[str, object]:
+    return {name: value for name, value in vars(study).items() if name != "paired" or not value}
 
 
 def _known(folder: Path) -> tuple[PatientEntry, ...]:
@@ -219,26 +231,20 @@ def _files(entries: Iterable[PatientEntry]) -> set[str]:
 # --- reading DICOM ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Instance:
-    path: Path
-    header: Dataset
-
-
-def _scan(released: Path) -> dict[tuple[str, str], list[_Instance]]:
+def _scan(released: Path) -> dict[tuple[str, str], list[Instance]]:
     """Headers of all files, grouped by patient and study."""
-    studies: dict[tuple[str, str], list[_Instance]] = defaultdict(list)
+    studies: dict[tuple[str, str], list[Instance]] = defaultdict(list)
     for path in sorted(released.rglob("*.dcm")):
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
-            studies[str(header.PatientID), str(header.StudyInstanceUID)].append(_Instance(path, header))
+            studies[str(header.PatientID), str(header.StudyInstanceUID)].append(Instance(path, header))
         except (InvalidDicomError, AttributeError, OSError, EOFError) as error:
             raise DataError(f"{path} is not a released DICOM file", hint="de-identify it again") from error
     return studies
 
 
 def _cache_study(
-    folder: Path, study: str, instances: Sequence[_Instance], known: Iterable[PatientEntry]
+    folder: Path, study: str, instances: Sequence[Instance], known: Iterable[PatientEntry], *, unpaired: bool
 ) -> StudyEntry | str:
     """The index entry of a study, cached anew unless it was before; or the reason why it cannot be used."""
     source = hashlib.sha256("|".join(sorted(str(one.header.SOPInstanceUID) for one in instances)).encode()).hexdigest()
@@ -249,14 +255,20 @@ def _cache_study(
         for cached in entry.studies:
             if cached.source == source and cached.file == name and _sha256(path) == cached.sha256:
                 return cached
-    pair = _pair(instances)
+    pair = pair_of(instances)
     if isinstance(pair, str):
-        return pair
+        alone = longest(instances) if unpaired else []
+        if not alone:
+            return pair
+        pair = alone, []
     low, high = pair
     modality = str(low[0].header.Modality)
-    noisy, reference = scaled(modality, _pixels(low), _pixels(high))
-    arrays: dict[str, NDArray[np.generic]] = {"noisy": noisy, "reference": reference}
-    label = _label(instances, high)
+    values = _pixels(low)
+    noisy, reference = scaled(modality, values, _pixels(high) if high else values[:0])
+    arrays: dict[str, NDArray[np.generic]] = {"noisy": noisy}
+    if high:
+        arrays["reference"] = reference
+    label = _label(instances, high or low)
     if label is not None:
         arrays["label"] = label
     data = safetensors.numpy.save(arrays)
@@ -273,6 +285,7 @@ def _cache_study(
         label is not None,
         source,
         hashlib.sha256(data).hexdigest(),
+        bool(high),
     )
 
 
@@ -283,49 +296,7 @@ def _sha256(path: Path) -> str:
         return ""
 
 
-def _pair(instances: Sequence[_Instance]) -> tuple[list[_Instance], list[_Instance]] | str:
-    """The two series of the same slices with the least and the most effort, each in slice order."""
-    series: dict[str, list[_Instance]] = defaultdict(list)
-    for one in instances:
-        if str(one.header.get("Modality", "")) in EFFORT and "ImagePositionPatient" in one.header:
-            series[str(one.header.SeriesInstanceUID)].append(one)
-    if not series:
-        return "no MR or CT series with slice positions"
-    alike: dict[object, list[list[_Instance]]] = defaultdict(list)
-    for members in series.values():
-        ordered = sorted(members, key=_position)
-        alike[_geometry(ordered)].append(ordered)
-    for group in alike.values():
-        ranked = sorted((_effort(one), number) for number, one in enumerate(group) if _effort(one) is not None)
-        if len(ranked) > 1 and ranked[0][0] != ranked[-1][0]:
-            return group[ranked[0][1]], group[ranked[-1][1]]
-    return "no two series of the same slices that differ in acquisition effort"
-
-
-def _position(one: _Instance) -> float:
-    """Distance along the slice normal (PS3.3 C.7.6.2.1.1), mm."""
-    orientation = np.asarray(one.header.ImageOrientationPatient, float)
-    return float(np.cross(orientation[:3], orientation[3:]) @ np.asarray(one.header.ImagePositionPatient, float))
-
-
-def _geometry(ordered: Sequence[_Instance]) -> object:
-    first = ordered[0].header
-    return (
-        str(first.get("FrameOfReferenceUID", "")),
-        str(first.Modality),
-        int(first.Rows),
-        int(first.Columns),
-        tuple(round(_position(one), 2) for one in ordered),
-    )
-
-
-def _effort(ordered: Sequence[_Instance]) -> float | None:
-    header = ordered[0].header
-    value = header.get(EFFORT[str(header.Modality)])
-    return None if value in (None, "") else float(value)
-
-
-def _pixels(ordered: Sequence[_Instance]) -> NDArray[np.float32]:
+def _pixels(ordered: Sequence[Instance]) -> NDArray[np.float32]:
     """Stored values through the modality's rescale (PS3.3 C.11.1), float32 ``[n, rows, columns]``."""
     slices = []
     for one in ordered:
@@ -354,7 +325,7 @@ def in_window(image: NDArray[np.float32], ends: tuple[float, float]) -> NDArray[
     return np.asarray(np.clip((image - low) / (high - low), 0, 1), np.float32)
 
 
-def _label(instances: Sequence[_Instance], ordered: Sequence[_Instance]) -> NDArray[np.uint8] | None:
+def _label(instances: Sequence[Instance], ordered: Sequence[Instance]) -> NDArray[np.uint8] | None:
     """The classes of the slices in ``ordered`` from a SEG object that refers to them, or None.
 
     A segment becomes the class of its coded type (:data:`shared.imaging.images.CLASSES`); other segments are left out.

@@ -152,6 +152,7 @@ def ingest(
     patience: Patience | None = None,
     workers: int = 1,
     overwrite: bool = False,
+    unpaired: bool = False,
     on_progress: Progress | None = None,
 ) -> Ingested:
     """Take the selected studies of ``source`` into the node, and build its cohort.
@@ -164,6 +165,7 @@ def ingest(
         patience: How long to try again where the other end does not answer.
         workers: Processes that de-identify, besides this one.
         overwrite: Whether what was taken in under another profile may be taken in anew, and replaced.
+        unpaired: Whether studies without a reference series come into the cohort too.
         on_progress: Told how far it is, for the first time when all processes were started.
 
     Raises:
@@ -198,7 +200,7 @@ def ingest(
             _count_kept(run)
             run.tally.seconds = round(time.monotonic() - started, 3)
             report = _write_report(run, complete=complete)
-        cohort = build_cohort(run.released, node.folder / "cohort", log=log, barred=door.barred)
+        cohort = build_cohort(run.released, node.folder / "cohort", log=log, barred=door.barred, unpaired=unpaired)
         door.close(cohort)
         return Ingested(run.tally, report, cohort)
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _DATE = "Study date, as 2024-02-29 or 20240229."
 _CREDENTIALS = "File (0600): 'bearer TOKEN' or 'basic USER:PASSWORD'."
 _DIMSE_TLS = "DIMSE over TLS 1.2 or newer, both ways; needs --ca."
+_DETERMINATION = "Expert determination (JSON), where the profile needs one."
+_UNPAIRED = "Take studies without a reference series into the cohort too."
 _PROFILE = "How to de-identify: basic, safe-harbor, research, or a TOML file."
 _EVERY = "Do it again every 30m, 1h, 1d, ..., until SIGTERM or Ctrl-C; a line a pass."
 
@@ -74,9 +76,8 @@ def ingest_command(
     description: Annotated[str, typer.Option(metavar="GLOB", help="Study or series description, with * and ?.")] = "",
     patients: Annotated[Path | None, typer.Option(help="File with one Patient ID a line.")] = None,
     profile: Annotated[str, typer.Option(help=_PROFILE)] = "basic",
-    determination: Annotated[
-        Path | None, typer.Option(help="Expert determination (JSON), where the profile needs one.")
-    ] = None,
+    determination: Annotated[Path | None, typer.Option(help=_DETERMINATION)] = None,
+    unpaired: Annotated[bool, typer.Option("--unpaired", help=_UNPAIRED)] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes that de-identify.")] = 1,
     every: Annotated[
         str | None,
@@ -106,6 +107,7 @@ def ingest_command(
         (profile, determination),
         workers=workers,
         overwrite=overwrite,
+        unpaired=unpaired,
     )
     if every is not None:
         _repeat(take, every, overwrite=overwrite, as_json=as_json)
@@ -123,6 +125,7 @@ def _taker(
     *,
     workers: int,
     overwrite: bool,
+    unpaired: bool,
 ) -> Callable[[Callable[["Standing"], None] | None], "Ingested"]:
     """One pass; all that its options name is read when it begins."""
     from client.deid import Profile
@@ -135,7 +138,16 @@ def _taker(
     def take(tell: Callable[["Standing"], None] | None) -> "Ingested":
         chosen = Profile.load(profile[0], determination=profile[1])
         wanted, where = selection(), source()
-        return ingest(node, where, wanted, profile=chosen, workers=workers, overwrite=overwrite, on_progress=tell)
+        return ingest(
+            node,
+            where,
+            wanted,
+            profile=chosen,
+            workers=workers,
+            overwrite=overwrite,
+            unpaired=unpaired,
+            on_progress=tell,
+        )
 
     return take
 

@@ -90,11 +90,11 @@ class Look:
     @functools.cached_property
     def model_bytes(self) -> int:
         """Bytes of the largest model of the pinned charter."""
-        from shared.imaging.start import prepared  # noqa: PLC0415  # torch: seconds
+        from shared.imaging.start import shaped  # noqa: PLC0415  # torch: seconds
         from shared.imaging.tasks import get_task  # noqa: PLC0415
 
         charter = self.charter
-        networks = (prepared(get_task(plan.name), plan, charter.seed) for plan in charter.tasks)
+        networks = (shaped(get_task(plan.name), plan, charter.seed) for plan in charter.tasks)
         return max(4 * sum(parameter.numel() for parameter in network.parameters()) for network in networks)
 
 
@@ -243,6 +243,18 @@ def _release(look: Look) -> Answer:
     masking = look.charter.masking
     agreed = "listed in the charter" if masking and masking.apps else "the charter lists none, so any release will do"
     return f"{digest()[:16]}..., {agreed}"
+
+
+@check("start", needs=("charter",))
+def _start(look: Look) -> Answer:
+    from compliance.bundle_start import start_weights  # noqa: PLC0415  # safetensors and the whole check of a release
+
+    plans = [plan for plan in look.charter.tasks if plan.release is not None]
+    for plan in plans:
+        start_weights(plan, look.node.folder)
+    if not plans:
+        return "no task starts from a release"
+    return f"the releases that {', '.join(plan.name for plan in plans)} start from are here, and hold"
 
 
 @check("policy", needs=("charter",))

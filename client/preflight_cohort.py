@@ -33,4 +33,4 @@ def _blank(entry: StudyEntry) -> StudyImages:
     shape = (entry.slices, entry.height, entry.width)
     empty = np.broadcast_to(np.float32(0), shape)
     label = np.broadcast_to(np.uint8(0), shape) if entry.labelled else None
-    return StudyImages(entry.modality, empty, empty, label, entry.spacing)
+    return StudyImages(entry.modality, empty, empty if entry.paired else empty[:0], label, entry.spacing)

@@ -26,6 +26,7 @@ from client.training.device import computing, device
 from client.training.loop import TrainOutcome, price, train_round, usable
 from client.training.shared_sum import shared_sum
 from client.witnessing import check_shown, checkpoint_for, require_witnessed
+from compliance.bundle_start import start_weights
 from compliance.log import Action, Outcome, Scalar
 from compliance.trail import Occasion
 from shared.charter import Charter, PrivacyPlan, TaskPlan
@@ -234,7 +235,7 @@ class Rounds:
     def _bench(self, name: str) -> _Bench:
         node, charter, old = self.session.node, self.session.charter, self._benches.get(name)
         plan, where = charter.task(name), device(policy_of(node).device, virtual=node.virtual)
-        begins = (plan.network, plan.start, plan.trained, charter.seed, where)
+        begins = (plan.network, plan.start, plan.release, plan.trained, charter.seed, where)
         cohort = (*_state_of(node.folder / "cohort"), *moment(node))
         if old is not None and (old.begins, old.cohort) == (begins, cohort):
             return old
@@ -242,7 +243,7 @@ class Rounds:
         if old is not None and old.begins == begins:
             network = old.network
         else:  # the hospital may have pinned another charter
-            network = prepared(task, plan, charter.seed).to(where)
+            network = prepared(task, plan, charter.seed, release=start_weights(plan, node.folder)).to(where)
         train, held_out = (
             (old.train, old.held_out) if old is not None and old.cohort == cohort else self._patients(task)
         )

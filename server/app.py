@@ -14,6 +14,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from torch import nn
 
+from compliance.bundle_start import start_weights
 from compliance.log import Action, AuditLog, Entry, Outcome
 from server.checkpoint import CHECKPOINT, KEPT, Checkpoint
 from server.exchange import Exchange
@@ -58,6 +59,7 @@ class Settings:
         resume: Whether to go on with a run that was kept so, and to leave out tasks that are finished; keeps a
             checkpoint too.
         publish: Gives the newest checkpoint of the audit log, which every round shows the sites; None: none is shown.
+        home: The coordinator's folder, whose releases a charter may start from; None where it has none.
     """
 
     charter: Path
@@ -71,6 +73,7 @@ class Settings:
     checkpoint: bool = False
     resume: bool = False
     publish: Callable[[], str] | None = None
+    home: Path | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Settings":
@@ -290,7 +293,9 @@ def site_names(grid: Grid, members: Collection[str] | None = None) -> dict[int, 
 
 
 def _network(charter: Charter, settings: Settings) -> nn.Module:
-    return prepared(get_task(settings.task or ""), charter.task(settings.task or ""), charter.seed)
+    plan = charter.task(settings.task or "")
+    release = start_weights(plan, settings.home) if settings.home else None
+    return prepared(get_task(plan.name), plan, charter.seed, release=release)
 
 
 def _initial(charter: Charter, settings: Settings) -> State:

@@ -83,6 +83,7 @@ def train(coordinator: Coordinator, run: RunFolder, job: Work) -> None:
         checkpoint=True,
         resume=run.resumed,
         publish=lambda: published(coordinator),
+        home=coordinator.folder,
     )
     current = [""]
 

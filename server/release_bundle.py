@@ -53,7 +53,7 @@ from shared.charter import Charter
 from shared.errors import DataError, PolicyError, RecordError, UsageError
 from shared.files import canonical_json
 from shared.imaging.metrics import summarise
-from shared.imaging.start import prepared
+from shared.imaging.start import shaped
 from shared.imaging.tasks import Sums, get_task
 from shared.parsing import parse_json
 from shared.statement import Statement
@@ -244,7 +244,7 @@ def _layout(
     Raises:
         DataError: They are not.
     """
-    layout = Layout.of(travelling(prepared(get_task(task), charter.task(task), charter.seed)))
+    layout = Layout.of(travelling(shaped(get_task(task), charter.task(task), charter.seed)))
     found = read_weights(weights)
     trained = layout.flatten({slot.name: found[slot.name] for slot in layout.slots if slot.name in found})
     if not history["rounds"] or not layout.digest(trained) == described["model"] == history["rounds"][-1]["model"]:

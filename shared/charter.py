@@ -34,7 +34,17 @@ __all__ = [
 ]
 
 
-_LATER: Final = ("network", "weight_decay", "dropout", "zoom", "rotation", "input_noise", "foreground", "adversarial")
+_LATER: Final = (
+    "network",
+    "weight_decay",
+    "dropout",
+    "zoom",
+    "rotation",
+    "input_noise",
+    "foreground",
+    "adversarial",
+    "release",
+)
 """Keys of a task that came after charters were pinned; None where a charter does not have them."""
 
 
@@ -79,6 +89,12 @@ class Charter:
             )
         if self.privacy.mode == "distributed":
             self._check_distributed()
+        for plan in self.tasks:
+            if (plan.start == "release") != (plan.release is not None):
+                raise CharterError(
+                    f"{plan.name}: start = 'release' and the key release belong together",
+                    hint="release is the SHA-256 of the manifest of the release to start from",
+                )
 
     def _check_distributed(self) -> None:
         """Shared noise protects the sum of one clipped step, and nothing less or more than that."""

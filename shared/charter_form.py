@@ -60,6 +60,7 @@ class _TaskTable(_Strict):
     input_noise: Annotated[float, Field(gt=0, le=1)] | None = TaskPlan.input_noise
     foreground: Annotated[float, Field(gt=0, le=1)] | None = TaskPlan.foreground
     adversarial: Annotated[float, Field(gt=0, le=0.1)] | None = TaskPlan.adversarial
+    release: _Hex32 | None = TaskPlan.release
 
 
 class _PrivacyTable(_Strict):

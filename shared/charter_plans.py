@@ -6,7 +6,7 @@ from typing import Literal
 PrivacyMode = Literal["off", "patient", "distributed"]
 Clipping = Literal["automatic", "flat"]
 Scores = Literal["masked", "open"]
-Start = Literal["fresh", "public-1"]
+Start = Literal["fresh", "public-1", "release"]
 Trained = Literal["all", "biases_norms_head", "head"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -29,7 +29,9 @@ class TaskPlan:
         evaluate_every: Hospitals evaluate on their held-out patients every so many rounds, and after the last.
         network: Which of the task's networks; None for its first one (:attr:`shared.imaging.tasks.Task.networks`).
         start: ``fresh`` for random weights from the charter's seed, or the name of public weights that are part of the
-            release at both ends (:mod:`shared.imaging.public`).
+            release at both ends (:mod:`shared.imaging.public`), or ``release`` for those of :attr:`release`.
+        release: SHA-256 of the manifest of a released model that every party holds, where it starts from one; None
+            elsewhere. Layers that match by name and shape are taken from it; the others begin at random.
         trained: Which parameters train, and travel: ``all``; ``biases_norms_head``: biases, the affine parameters of
             normalisation and the last layer; ``head``: the last layer.
         precision: ``float32``, or ``bfloat16`` for autocast at the hospitals.
@@ -68,6 +70,7 @@ class TaskPlan:
     input_noise: float | None = None
     foreground: float | None = None
     adversarial: float | None = None
+    release: str | None = None
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,10 @@ def _task(plan: TaskPlan) -> str:
 
 def _network(plan: TaskPlan) -> str:
     """What the network begins as, what of it trains and travels, and how it is computed and released."""
-    begins = "begins at random weights" if plan.start == "fresh" else f"begins at the public weights {plan.start}"
+    begins = {
+        "fresh": "begins at random weights",
+        "release": f"begins at what it shares with the release {(plan.release or '')[:16]}..., which every party holds",
+    }.get(plan.start, f"begins at the public weights {plan.start}")
     part = {
         "all": "all of its parameters train and travel",
         "biases_norms_head": "only biases, the affine parameters of normalisation and the last layer train and travel",

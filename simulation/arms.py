@@ -258,10 +258,11 @@ def picture(task_name: str, weights: Path, node: Path, site: str, classical: str
     whole = patients[0].studies[0]
     middle = len(whole) // 2
     study = _one_slice(whole, middle)
+    here = slice(middle, middle + 1)
     caption = f"A held-out patient of {site}, slice {middle + 1} of {len(whole)}"
     made = {
-        classical: task.classical()[classical](study),
-        "federated": task.predict(load_network(task, weights), study),
+        classical: task.classical()[classical](whole)[here],
+        "federated": task.predict(load_network(task, weights), whole)[here],
     }
     scores = {name: summarise(task_name, task.score(image, study)) for name, image in made.items()}
     classics = [(classical, made[classical][0], scores[classical])]
@@ -269,7 +270,7 @@ def picture(task_name: str, weights: Path, node: Path, site: str, classical: str
     truth = task.truth(study)[0]
     if task.main_metric == "miou":
         return class_picture(site, caption, image=study.noisy[0], classical=classics, ours=ours, truth=truth)
-    shown = task.inputs(study)
+    shown = task.shown(whole)[here]
     inputs = summarise(task_name, task.score(shown, study)) if shown.shape == study.reference.shape else {}
     return intensity_picture(site, caption, inputs=(shown[0], inputs), classical=classics, ours=ours, truth=truth)
 

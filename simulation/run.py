@@ -25,7 +25,7 @@ from rich.progress import Progress, TaskID
 
 from compliance.log import Action, AuditLog, Entry, Outcome
 from shared.charter import Charter, PrivacyPlan, TaskPlan
-from shared.errors import FedwardError, OutputError, UsageError
+from shared.errors import CharterError, FedwardError, OutputError, UsageError
 from shared.files import canonical_json, output_errors, write_json
 from shared.imaging.tasks import get_task
 from shared.parsing import parse_json
@@ -91,6 +91,14 @@ class Plan:
     epsilons: tuple[float, ...] = ()
     repeats: int = 1
     engine: str = "local"
+
+    def __post_init__(self) -> None:
+        for task in self.charter.tasks:
+            if task.start == "release":
+                raise CharterError(
+                    f"{task.name} starts from a release, which no virtual hospital holds",
+                    hint="start it fresh or from public weights in a simulation",
+                )
 
     @property
     def digest(self) -> str:

@@ -34,6 +34,8 @@ FORM: Final = "1"
 SERIES_OFFSET: Final = 9000
 _STEPS: Final[Mapping[str, tuple[str, Code]]] = {
     "denoise": ("denoised", codes.cid7203.Smoothing),
+    "denoise_volume": ("denoised with neighbours", codes.cid7203.Smoothing),
+    "denoise_self": ("denoised", codes.cid7203.Smoothing),
     "superres": ("super-resolved x2", codes.cid7203.SpatialResampling),
     "superres_gan": ("super-resolved x2 (GAN)", codes.cid7203.SpatialResampling),
     "superres4": ("super-resolved x4", codes.cid7203.SpatialResampling),

@@ -20,7 +20,7 @@ from client.cohort import in_window, window
 from client.deid.known import UNREADABLE
 from client.enhance import tiles
 from client.enhance.derive import Story, derived, encode, refer, refine, set_pixels
-from client.enhance.found import Found, Image, Record, Stack, Status, find, fixed_scale
+from client.enhance.found import Found, Image, Record, Stack, Status, apart, find
 from client.enhance.model import Model
 from client.enhance.multiframe import derive_frames
 from client.enhance.segment import segmentation
@@ -28,11 +28,14 @@ from client.enhance.slices import ENHANCED, Frames, Stored, UnusableError, back,
 from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
 from shared.errors import DataError, OutputError, UsageError
 from shared.files import private_folder, write_bytes, write_json
+from shared.imaging.denoise import Denoise
 from shared.imaging.images import StudyImages
 
 NAME: Final = "enhance.json"
 PRIVATE: Final = 0o600
 
+Unit = NDArray[np.float32]
+"""Slices in [0, 1], or what a network is given of each of them."""
 Progress = Callable[[int, int], None]
 """Called with the number of images done and the number of images in all."""
 
@@ -175,7 +178,7 @@ class _Job:
 
     def __init__(self, stack: Stack, model: Model, folder: Path) -> None:
         self._stack, self.model, self._folder = stack, model, folder
-        together = "" if fixed_scale(stack.modality) and not model.segments else stack.digest
+        together = "" if apart(stack.modality, model) else stack.digest
         self._story = Story(model, together, datetime.now(UTC))
         self.left = tuple(one for one in stack.images if not self._target(one).exists())
 
@@ -217,7 +220,8 @@ class _Job:
         """Write what is left, given the frames of every image of the stack."""
         values = np.concatenate([one.values for _, one in sources])
         ends = window(self._stack.modality, values)
-        inputs = self._inputs(in_window(values, ends))
+        unit = in_window(values, ends)
+        inputs = self._inputs(unit)
         del values
         if self.model.segments:
             yield from self._segment(inputs)
@@ -226,26 +230,27 @@ class _Job:
         for image, source in sources:
             stop = start + len(source.stored)
             if image in self.left:
-                yield self._write(image, source, inputs[start:stop], ends)
+                yield self._write(image, source, unit[start:stop], inputs[start:stop], ends)
             start = stop
 
-    def _inputs(self, unit: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _inputs(self, unit: Unit) -> Unit:
         """What the network sees; super-resolution sees the image as it is, and not what training made coarse."""
         if self.model.factor > 1:
             return unit
         return self.model.task.inputs(StudyImages(self._stack.modality, unit, unit, None, (1.0, 1.0)))
 
-    def _pixels(self, source: Frames, inputs: NDArray[np.float32], ends: tuple[float, float]) -> Stored:
+    def _pixels(self, source: Frames, unit: Unit, inputs: Unit, ends: tuple[float, float]) -> Stored:
         """What the network makes of the frames of an image, as stored values."""
-        factor = self.model.factor
-        count, rows, columns = inputs.shape
-        result = np.empty((count, factor * rows, factor * columns), source.stored.dtype)
+        factor, task, modality = self.model.factor, self.model.task, self._stack.modality
+        rows, columns = unit.shape[1:]
+        result = np.empty((len(unit), factor * rows, factor * columns), source.stored.dtype)
         for part, made in tiles.outputs(self.model.network, inputs, scale=factor):
-            result[part] = back(source.of(part), np.clip(made[:, 0], 0.0, 1.0), ends)
+            images = task.finished(made, unit[part], modality) if isinstance(task, Denoise) else made[:, 0]
+            result[part] = back(source.of(part), np.clip(images, 0.0, 1.0), ends)
         return result
 
-    def _write(self, image: Image, frames: Frames, inputs: NDArray[np.float32], ends: tuple[float, float]) -> Record:
-        pixels, factor = self._pixels(frames, inputs, ends), self.model.factor
+    def _write(self, image: Image, frames: Frames, unit: Unit, inputs: Unit, ends: tuple[float, float]) -> Record:
+        pixels, factor = self._pixels(frames, unit, inputs, ends), self.model.factor
         try:
             source = read(image.path)
             made = derived(source, self._story, factor=factor)

@@ -143,14 +143,17 @@ def find(source: Path, model: Model) -> Found:
     return Found({study: stacks for study, stacks in studies.items() if stacks}, records)
 
 
-def fixed_scale(modality: str) -> bool:
-    """Whether a slice is scaled alike whatever else is in its series (:func:`client.cohort.window`)."""
-    return modality == "CT"
+def apart(modality: str, model: Model) -> bool:
+    """Whether the result of a slice is the same whatever else is in its series.
+
+    CT has one scale for all (:func:`client.cohort.window`); and the model must see one slice at a time.
+    """
+    return modality == "CT" and not model.segments and not model.neighbours
 
 
 def _parts(stack: Stack, model: Model, records: list[Record]) -> Iterator[Stack]:
     """The stack; a large one slice by slice where slices do not depend on each other; nothing where it is too large."""
-    if fixed_scale(stack.modality) and not model.segments:
+    if apart(stack.modality, model):
         yield from (Stack((one,), stack.modality) for one in stack.images)
     elif stack.pixels <= MOST_PIXELS:
         yield stack

@@ -12,6 +12,7 @@ from client.released import checked_release, network_with
 from client.training.device import device
 from shared.errors import UsageError
 from shared.imaging.denoise import Denoise
+from shared.imaging.denoise_volume import DenoiseVolume
 from shared.imaging.public import PUBLIC, load_public
 from shared.imaging.segment import Segment
 from shared.imaging.superres import SuperResolution
@@ -53,6 +54,11 @@ class Model:
     def segments(self) -> bool:
         """Whether the result is a segmentation and no image."""
         return isinstance(self.task, Segment)
+
+    @property
+    def neighbours(self) -> bool:
+        """Whether the result of a slice depends on other slices of its series, beyond their common scale."""
+        return isinstance(self.task, DenoiseVolume)
 
     def called(self) -> str:
         """Which model it is, for headers: ASCII, at most 100 characters."""

@@ -32,8 +32,8 @@ def outputs(
     """The network's outputs for ``images``, a part of the slices after the other.
 
     Args:
-        network: ``[n, 1, h, w]`` to ``[n, channels, scale h, scale w]``.
-        images: ``[n, h, w]`` float32.
+        network: ``[n, 1, h, w]`` to ``[n, channels, scale h, scale w]``; or ``[n, k, h, w]``.
+        images: ``[n, h, w]`` float32, or ``[n, k, h, w]`` for a network that takes k channels.
         scale: Output pixels to one input pixel.
         budget: Output pixels at once; an image with more is worked on in tiles.
         side: Output rows and columns of a tile, before it is rounded to what the network can halve.
@@ -41,7 +41,7 @@ def outputs(
     Yields:
         Which slices, and ``[m, channels, scale h, scale w]``.
     """
-    count, height, width = images.shape
+    count, (height, width) = len(images), images.shape[-2:]
     pixels = height * width * scale**2
     if pixels > budget:
         for index in range(count):
@@ -54,13 +54,13 @@ def outputs(
 
 
 def _tiled(network: nn.Module, image: NDArray[np.float32], scale: int, side: int) -> NDArray[np.float32]:
-    """One image ``[h, w]`` in tiles: ``[1, channels, scale h, scale w]``."""
-    height, width = image.shape
+    """One image ``[h, w]`` or ``[k, h, w]`` in tiles: ``[1, channels, scale h, scale w]``."""
+    height, width = image.shape[-2:]
     total: NDArray[np.float32] | None = None
     weights = np.zeros((scale * height, scale * width), np.float32)
     for rows in _spans(height, side):
         for columns in _spans(width, side):
-            made = inference.run(network, image[None, rows, columns], scale=scale)[0]
+            made = inference.run(network, image[None, ..., rows, columns], scale=scale)[0]
             if total is None:
                 total = np.zeros((len(made), *weights.shape), np.float32)
             place = tuple(slice(scale * one.start, scale * one.stop) for one in (rows, columns))

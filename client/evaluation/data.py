@@ -138,7 +138,7 @@ def studies_of(site: Site, patient: str, task: Task) -> Iterator[tuple[StudyImag
     entry = next(one for one in site.cohort.entries if one.key == patient)
     facts = _facts(site.node.folder / "released" / patient)
     for listed, study in zip(entry.studies, site.cohort.load(patient).studies, strict=True):
-        if task.eligible(study):
+        if task.eligible(study) and task.judged(study):
             yield study, facts.get(listed.source, Facts())
 
 

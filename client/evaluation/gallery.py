@@ -173,7 +173,7 @@ def _images(
 ) -> tuple[tuple[Panel, ...], tuple[Panel, ...]]:
     index, truth = shown.chosen.slice, task.truth(shown.study)[shown.chosen.slice]
     scored = shown.chosen.score.scored
-    inputs = task.inputs(shown.study)[index]
+    inputs = task.shown(shown.study)[index]
     panels, errors, lost = [Panel("input", "Input", grayscale(inputs, size=truth.shape))], list[Panel](), list[Mark]()
     if inputs.shape == truth.shape:
         errors.append(Panel("error", "Input", signed(inputs - truth, window), note=_LESS))

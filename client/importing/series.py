@@ -12,7 +12,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from client.cohort import EFFORT
+from client.cohort_series import EFFORT
 from client.deid.known import UNREADABLE
 from client.enhance.found import fault
 from client.enhance.slices import NO_MAGNITUDE, SINGLE, UnusableError, frames, read

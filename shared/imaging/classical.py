@@ -2,9 +2,21 @@
 
 from collections.abc import Mapping
 
-from shared.imaging import classical_denoise, classical_segment, classical_superres
+from shared.imaging import (
+    classical_denoise,
+    classical_masked,
+    classical_segment,
+    classical_superres,
+    classical_volume,
+)
 
-TITLES: Mapping[str, str] = {**classical_denoise.TITLES, **classical_superres.TITLES, **classical_segment.TITLES}
+TITLES: Mapping[str, str] = {
+    **classical_denoise.TITLES,
+    **classical_volume.TITLES,
+    **classical_superres.TITLES,
+    **classical_segment.TITLES,
+    **classical_masked.TITLES,
+}
 
 
 def title(method: str) -> str:

@@ -33,8 +33,8 @@ class Denoise(OneLoss):
     )
 
     def eligible(self, study: StudyImages) -> bool:
-        """Any MR or CT study: every study has both series."""
-        return study.modality in self.modalities
+        """MR or CT studies with both series."""
+        return study.modality in self.modalities and study.paired
 
     def draw(self, patient: PatientImages, count: int, rng: np.random.Generator) -> Batch:
         """Noisy and reference patches, ``[count, 1, 48, 48]`` each."""
@@ -54,7 +54,18 @@ class Denoise(OneLoss):
 
     def predict(self, network: nn.Module, study: StudyImages) -> NDArray[np.float32]:
         """Denoised slices in [0, 1]."""
-        return np.clip(inference.run(network, self.inputs(study))[:, 0], 0.0, 1.0)
+        return self.finished(inference.run(network, self.inputs(study)), study.noisy, study.modality)
+
+    def finished(self, outputs: NDArray[np.float32], noisy: NDArray[np.float32], modality: str) -> NDArray[np.float32]:
+        """Images in [0, 1] of a network's outputs.
+
+        Args:
+            outputs: ``[n, 1, h, w]``.
+            noisy: The same slices as they were acquired, ``[n, h, w]``.
+            modality: ``MR`` or ``CT``.
+        """
+        del noisy, modality
+        return np.clip(outputs[:, 0], 0.0, 1.0)
 
     def truth(self, study: StudyImages) -> NDArray[np.float32]:
         """The reference series."""

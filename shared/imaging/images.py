@@ -22,7 +22,8 @@ class StudyImages:
     Attributes:
         modality: ``MR`` or ``CT`` (DICOM Modality, C.7.3.1.1.1).
         noisy: The fast or low-dose series, float32 ``[n, height, width]`` in [0, 1].
-        reference: The high-quality series of the same slices, same shape and scale.
+        reference: The high-quality series of the same slices, same shape and scale; or ``[0, height, width]``, no
+            slice at all, where only one series was acquired.
         label: Class of each pixel, uint8 ``[n, height, width]``, 0 is background; None where nobody segmented it.
         spacing: Distance of pixel centres between rows and between columns, mm.
     """
@@ -35,12 +36,18 @@ class StudyImages:
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together."""
-        shapes = {self.noisy.shape, self.reference.shape} | ({self.label.shape} if self.label is not None else set())
+        reference = self.reference.shape if self.paired else (len(self.noisy), *self.reference.shape[1:])
+        shapes = {self.noisy.shape, reference} | ({self.label.shape} if self.label is not None else set())
         if len(shapes) != 1 or self.noisy.ndim != 3:
             raise ValueError(f"the series of one study must be [n, height, width] alike, not {sorted(shapes)}")
 
     def __len__(self) -> int:
         return len(self.noisy)
+
+    @property
+    def paired(self) -> bool:
+        """Whether there is a reference."""
+        return len(self.reference) > 0
 
 
 @dataclass(frozen=True)

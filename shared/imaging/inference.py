@@ -17,22 +17,21 @@ def run(network: nn.Module, images: NDArray[np.float32], *, scale: int = 1) -> N
     mode and is left in the mode in which it came; it runs where its parameters are.
 
     Args:
-        network: ``[n, 1, h, w]`` to ``[n, channels, scale h, scale w]``.
-        images: ``[n, h, w]``.
+        network: ``[n, 1, h, w]`` to ``[n, channels, scale h, scale w]``; or ``[n, k, h, w]``.
+        images: ``[n, h, w]``, or ``[n, k, h, w]`` for a network that takes k channels.
         scale: Output pixels to one input pixel.
 
     Returns:
         ``[n, channels, scale h, scale w]``.
     """
-    _, height, width = images.shape
-    padded = np.pad(images, ((0, 0), (0, -height % MULTIPLE), (0, -width % MULTIPLE)), mode="edge")
-    tensor = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))[:, None]
-    device = next((parameter.device for parameter in network.parameters()), tensor.device)
+    height, width = images.shape[-2:]
+    channels = images if images.ndim == 4 else images[:, None]
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     training = network.training
     network.eval()
     try:
         with torch.inference_mode():
-            outputs = _outputs(network, tensor, device)
+            outputs = _outputs(network, channels, device)
     finally:
         network.train(training)
     # A network may be made to burst for some images alone: what is no number would tell which. 0 is as good as any.
@@ -42,13 +41,21 @@ def run(network: nn.Module, images: NDArray[np.float32], *, scale: int = 1) -> N
     return numbers
 
 
-def _outputs(network: nn.Module, images: torch.Tensor, device: torch.device) -> torch.Tensor:
+def _outputs(network: nn.Module, images: NDArray[np.float32], device: torch.device) -> torch.Tensor:
     """A few slices at a time, and fewer where the device's memory does not hold them."""
     at_once = BATCH
     while True:
+        parts = (images[start : start + at_once] for start in range(0, len(images), at_once))
         try:
-            return torch.cat([network(part.to(device)).cpu() for part in torch.split(images, at_once)])
+            return torch.cat([network(_padded(part).to(device)).cpu() for part in parts])
         except torch.OutOfMemoryError:
             if at_once == 1:
                 raise
         at_once //= 2  # after the block: until then the error holds on to what filled the memory
+
+
+def _padded(images: NDArray[np.float32]) -> torch.Tensor:
+    """``[n, k, h, w]`` with its borders repeated; of a few slices at a time, since k slices may be views of each."""
+    height, width = images.shape[-2:]
+    padded = np.pad(images, ((0, 0), (0, 0), (0, -height % MULTIPLE), (0, -width % MULTIPLE)), mode="edge")
+    return torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))

@@ -1,4 +1,6 @@
-"""The network that a task begins with: random or public weights, and what of it trains."""
+"""The network that a task begins with: random or public weights, or those of a release, and what of it trains."""
+
+from dataclasses import replace
 
 from torch import nn
 
@@ -11,7 +13,7 @@ from shared.vector import State
 from shared.weights import load_weights, weights_of
 
 
-def prepared(task: Task, plan: TaskPlan, seed: int) -> nn.Module:
+def prepared(task: Task, plan: TaskPlan, seed: int, *, release: State | None = None) -> nn.Module:
     """The network of ``task`` as every party has it before the first round.
 
     Frozen parameters (``plan.trained``) never travel: both ends take them from here.
@@ -20,14 +22,19 @@ def prepared(task: Task, plan: TaskPlan, seed: int) -> nn.Module:
         task: The task.
         plan: How it begins and what trains.
         seed: Seed of random weights.
+        release: The weights of ``plan.release``, which whoever holds it has checked
+            (:func:`compliance.bundle_start.start_weights`).
 
     Raises:
         UsageError: The task has no such network.
-        CharterError: There are no public weights for the task, or for this network of it.
+        CharterError: There are no public weights for the task, or for this network of it; or the release is not there,
+            or has nothing for this network.
         FedwardError: The public weights of this installation are damaged.
     """
     network = task.network(seed, plan.network)
-    if plan.start != "fresh":
+    if plan.start == "release":
+        _transfer(network, task, plan, release)
+    elif plan.start != "fresh":
         public = load_public(plan.start, task.name)
         if _shapes(public) != _shapes(weights_of(network)):
             raise CharterError(
@@ -37,6 +44,32 @@ def prepared(task: Task, plan: TaskPlan, seed: int) -> nn.Module:
         load_weights(network, public)
     freeze(network, plan.trained)
     return network
+
+
+def shaped(task: Task, plan: TaskPlan, seed: int) -> nn.Module:
+    """A network like that of :func:`prepared`, whose shapes and frozen parts count and whose weights do not."""
+    return prepared(task, plan if plan.start != "release" else replace(plan, start="fresh", release=None), seed)
+
+
+def _transfer(network: nn.Module, task: Task, plan: TaskPlan, release: State | None) -> None:
+    """Load what matches by name and shape (Yosinski et al. 2014, arXiv:1411.1792); the rest keeps its random weights.
+
+    The last layer of a network for another number of classes begins anew in this way.
+    """
+    if release is None:
+        raise CharterError(
+            f"the task {task.name} starts from the release {plan.release}, which is not at hand here",
+            hint="virtual hospitals hold no releases: start fresh, or in a federation of nodes",
+        )
+    own = weights_of(network)
+    wanted, given = _shapes(own), _shapes(release)
+    shared = {name: release[name] for name, shape in wanted.items() if given.get(name) == shape}
+    if not shared:
+        raise CharterError(
+            f"the release {plan.release} shares no layer with the network of the task {task.name}",
+            hint="it was trained for another network: choose another release or another network",
+        )
+    load_weights(network, {**own, **shared})
 
 
 def _shapes(state: State) -> dict[str, tuple[int, ...]]:

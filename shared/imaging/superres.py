@@ -37,8 +37,8 @@ class SuperResolution(OneLoss):
     patch: int = 24
 
     def eligible(self, study: StudyImages) -> bool:
-        """MR only: k-space truncation is not how CT loses resolution."""
-        return study.modality in self.modalities
+        """MR with a reference only: k-space truncation is not how CT loses resolution."""
+        return study.modality in self.modalities and study.paired
 
     def draw(self, patient: PatientImages, count: int, rng: np.random.Generator) -> Batch:
         """Patches of low resolution, ``[count, 1, patch, patch]``, and of full resolution, ``factor`` times as wide."""

@@ -35,7 +35,7 @@ __all__ = [
     "task_names",
 ]
 
-# Inputs [n, 1, h, w] float32, and what the network should have made of them.
+# Inputs [n, k, h, w] float32 (k is 1 but where a task says otherwise), and what the network should have made of them.
 Batch = tuple[Tensor, Tensor]
 # Images [n, h, w] float32 in [0, 1], or classes [n, h, w] uint8.
 Predictions = NDArray[Any]
@@ -53,7 +53,17 @@ class Objective(NamedTuple):
 
 
 # One module a task, in the order of tables.
-_MODULES = ("denoise", "superres", "superres_gan", "superres4", "superres4_gan", "segment")
+_MODULES = (
+    "denoise",
+    "denoise_volume",
+    "denoise_self",
+    "superres",
+    "superres_gan",
+    "superres4",
+    "superres4_gan",
+    "segment",
+    "masked",
+)
 
 
 class Task(Protocol):
@@ -83,7 +93,10 @@ class Task(Protocol):
         """
 
     def eligible(self, study: StudyImages) -> bool:
-        """Whether the study has the modality, and the labels where they are needed."""
+        """Whether the study has the modality, and the reference and the labels where they are needed."""
+
+    def judged(self, study: StudyImages) -> bool:
+        """Whether an eligible study has what predictions are judged by; its score is all zeros where it has not."""
 
     def draw(self, patient: PatientImages, count: int, rng: np.random.Generator) -> Batch:
         """``count`` augmented patches of one patient, of one size whatever the size of the images.
@@ -105,7 +118,10 @@ class Task(Protocol):
         """
 
     def inputs(self, study: StudyImages) -> NDArray[np.float32]:
-        """What the network sees of a study, ``[n, h, w]``."""
+        """What the network sees of a study, ``[n, h, w]``; ``[n, k, h, w]`` where it sees k images of each slice."""
+
+    def shown(self, study: StudyImages) -> NDArray[np.float32]:
+        """What people are shown of that, ``[n, h, w]``."""
 
     def predict(self, network: nn.Module, study: StudyImages) -> Predictions:
         """What the network makes of a study of any size; the network's mode is left as it was."""
@@ -138,6 +154,19 @@ class OneLoss:
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """As :meth:`Task.loss`."""
         raise NotImplementedError
+
+    def judged(self, study: StudyImages) -> bool:
+        """What can be learnt from can be judged by."""
+        del study
+        return True
+
+    def inputs(self, study: StudyImages) -> NDArray[np.float32]:
+        """As :meth:`Task.inputs`."""
+        raise NotImplementedError
+
+    def shown(self, study: StudyImages) -> NDArray[np.float32]:
+        """All of it."""
+        return self.inputs(study)
 
     def objectives(self, network: nn.Module, batch: Batch) -> tuple[Objective, ...]:
         """The loss of the network's outputs; of float32 ones, since sums over pixels need its precision."""

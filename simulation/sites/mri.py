@@ -224,6 +224,7 @@ def simulate_mr(
     slices: int,
     fov: float,
     visit: int = 0,
+    move: Move | None = None,
 ) -> Acquisition:
     """One MR study of a head.
 
@@ -236,8 +237,10 @@ def simulate_mr(
         slices: How many.
         fov: Side of the image, mm.
         visit: 0 for the first study, 1 and 2 for follow-ups.
+        move: How the patient lies; None for as at the first visit, and at follow-ups at random.
     """
-    move = Move.draw(rng) if visit else Move.none()
+    if move is None:
+        move = Move.draw(rng) if visit else Move.none()
     heights = np.round(head.lowest + protocol.gap * np.arange(slices), 3)
     within = (np.arange(SUBSLICES) - (SUBSLICES - 1) / 2) * protocol.thickness / SUBSLICES
     scanner = slice_points(pixels, fov, (heights[:, None] + within).ravel())

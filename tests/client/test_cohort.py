@@ -217,3 +217,42 @@ def test_classes_follow_the_coded_type_of_a_segment_and_not_its_number(
             assert before.label is not None
             assert after.label is not None
             assert np.array_equal(after.label, np.array([0, 2, 1, 3])[before.label])
+
+
+# --- studies without a reference --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lone(released: Path, tmp_path: Path) -> Path:
+    """The released files; of one patient without the series of the greater effort."""
+    folder = shutil.copytree(released, tmp_path / "lone")
+    chosen = min(path for path in folder.iterdir() if path.is_dir())
+    headers = {path: pydicom.dcmread(path, stop_before_pixels=True) for path in chosen.rglob("*.dcm")}
+    efforts = {path: float(one.get("NumberOfAverages") or one.get("Exposure") or 0) for path, one in headers.items()}
+    for path, effort in efforts.items():
+        alike = [efforts[p] for p, one in headers.items() if one.StudyInstanceUID == headers[path].StudyInstanceUID]
+        if effort > min(one for one in alike if one > 0):
+            path.unlink()
+    return folder
+
+
+def test_a_study_without_a_reference_is_left_out_unless_it_is_asked_for(
+    lone: Path, tmp_path: Path, log: AuditLog
+) -> None:
+    plain = build_cohort(lone, tmp_path / "plain", log=log)
+    assert sum(plain.left_out.values()) > 0
+    whole = build_cohort(lone, tmp_path / "whole", log=log, unpaired=True)
+    assert not whole.left_out
+    rows = [(entry.key, study) for entry in whole.entries for study in entry.studies]
+    single = {key for key, study in rows if not study.paired}
+    assert len(single) == 1
+    assert len(whole.entries) == len(plain.entries) + 1
+    loaded = whole.load(single.pop())
+    for images in loaded.studies:
+        assert not images.paired
+        assert images.noisy.shape[0] == 3
+        assert images.noisy.std() > 0.05
+    text = (tmp_path / "plain" / "index.json").read_text()
+    assert "paired" not in text
+    assert Cohort.open(tmp_path / "whole").entries == whole.entries
+    assert build_cohort(lone, tmp_path / "whole", log=log).entries == whole.entries

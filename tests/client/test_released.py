@@ -4,11 +4,11 @@ import pytest
 
 from client.released import network_with
 from shared.errors import DataError
-from shared.imaging.tasks import get_task
+from shared.imaging.tasks import get_task, task_names
 from shared.weights import weights_of
 
 
-@pytest.mark.parametrize("name", ["denoise", "superres", "superres_gan", "superres4", "superres4_gan", "segment"])
+@pytest.mark.parametrize("name", task_names())
 def test_weights_of_every_network_of_a_task_find_their_own(name: str) -> None:
     task = get_task(name)
     for which in task.networks:

@@ -333,3 +333,18 @@ def test_a_missing_or_binary_file_is_one_line(tmp_path) -> None:
     (tmp_path / "x.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CharterError, match="cannot read the charter"):
         Charter.load(tmp_path / "x.toml")
+
+
+def test_a_release_to_start_from_counts_in_the_hash_and_none_does_not() -> None:
+    base = Charter.parse(TEXT)
+    assert "release" not in base.to_toml()
+    started = Charter.parse(TEXT + f'start = "release"\nrelease = "{"a" * 64}"\n')
+    other = Charter.parse(TEXT + f'start = "release"\nrelease = "{"b" * 64}"\n')
+    assert len({base.sha256, started.sha256, other.sha256}) == 3
+    assert Charter.parse(started.to_toml()) == started
+
+
+@pytest.mark.parametrize("keys", ['start = "release"', f'release = "{"a" * 64}"', 'start = "release"\nrelease = "x"'])
+def test_a_start_from_a_release_says_which_one(keys: str) -> None:
+    with pytest.raises(CharterError, match="release"):
+        Charter.parse(TEXT + keys + "\n")

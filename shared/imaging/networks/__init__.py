@@ -1,6 +1,7 @@
 """The networks, one idea a file; all of them small enough for a hospital's processor."""
 
 from shared.imaging.networks.blocks import seeded
+from shared.imaging.networks.convgru import ConvGRU
 from shared.imaging.networks.discriminator import AdversarialPair, Discriminator, RelativisticPair
 from shared.imaging.networks.dncnn import DnCNN
 from shared.imaging.networks.edsr import EDSR
@@ -9,11 +10,13 @@ from shared.imaging.networks.restormer import Restormer
 from shared.imaging.networks.rrdb import RRDBNet
 from shared.imaging.networks.srresnet import SRResNet
 from shared.imaging.networks.unet import DeepUNet, UNet
+from shared.imaging.networks.unet25d import UNet25D
 
 __all__ = [
     "EDSR",
     "FCN",
     "AdversarialPair",
+    "ConvGRU",
     "DeepUNet",
     "Discriminator",
     "DnCNN",
@@ -22,5 +25,6 @@ __all__ = [
     "Restormer",
     "SRResNet",
     "UNet",
+    "UNet25D",
     "seeded",
 ]

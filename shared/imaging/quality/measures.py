@@ -178,7 +178,7 @@ class Judge:
 
     def __init__(self, task: Task, study: StudyImages, slice_distance: float | None = None) -> None:
         self._task, self._study, self._distance = task, study, slice_distance
-        self._inputs = task.inputs(study)
+        self._inputs = task.shown(study)
         self._truth = task.truth(study)
         self._looked: list[Truth] | None = None
 

@@ -1,11 +1,13 @@
 """Who is looked at, what is recorded before, and what the report says."""
 
+import hashlib
 import json
 import stat
 import tomllib
 from pathlib import Path
 
 import pytest
+import safetensors.numpy
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -39,6 +41,25 @@ def public() -> tuple[Model, ...]:
 def report(tmp_path_factory: pytest.TempPathFactory, public: tuple[Model, ...]) -> Report:
     root = tmp_path_factory.mktemp("report")
     return evaluate(public, [make(root / "H1", held_out=6, headers=True)])
+
+
+@pytest.mark.parametrize("name", ["denoise_volume", "denoise_self", "masked"])
+def test_tasks_of_neighbours_of_noise_alone_and_of_hidden_parts_have_a_report(tmp_path: Path, name: str) -> None:
+    task, node = get_task(name), make(tmp_path / "H1", held_out=2)
+    lone = node.cohort.entries[0]
+    index = json.loads((node.folder / "cohort" / "index.json").read_bytes())
+    index["patients"][0]["studies"][0]["paired"] = False
+    path = node.folder / "cohort" / "images" / lone.studies[0].file
+    arrays = safetensors.numpy.load(path.read_bytes())
+    path.write_bytes(safetensors.numpy.save({"noisy": arrays["noisy"]}))
+    index["patients"][0]["studies"][0]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (node.folder / "cohort" / "index.json").write_text(json.dumps(index))
+    model = Model(name, task, task.network(0).eval(), "0" * 64, "public", frozenset(), "a test")
+    found = evaluate((model,), [node])
+    assert found.parts[0].patients == (2 if name == "masked" else 1)  # who has no reference is not judged by one
+    assert {name, *task.classical()} <= set(found.parts[0].methods)
+    assert found.pictures
+    assert task.title in render(found)
 
 
 # --- who is looked at -------------------------------------------------------------------------------------------------

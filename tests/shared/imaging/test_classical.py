@@ -26,6 +26,9 @@ def test_the_methods_of_each_task_in_the_order_of_tables_with_titles() -> None:
         "noisy", "histogram_equalisation", "clahe", "mean", "median", "gaussian", "butterworth", "wiener", "nlm",
         "nlm_rician", "tv",
     ]  # fmt: skip
+    assert keys["denoise_self"] == keys["denoise"]
+    assert keys["denoise_volume"] == [*keys["denoise"], "nlm_volume", "nlm_volume_rician"]
+    assert keys["masked"] == ["masked", "interpolated"]
     assert keys["superres"] == ["bicubic", "lanczos", "zero_fill"]
     assert keys["segment"] == ["multi_otsu", "gmm", "gmm_brain"]
     assert set(classical.TITLES) == {key for methods in keys.values() for key in methods}

@@ -13,6 +13,7 @@ from shared.imaging.networks import (
     EDSR,
     FCN,
     AdversarialPair,
+    ConvGRU,
     DeepUNet,
     Discriminator,
     DnCNN,
@@ -21,6 +22,7 @@ from shared.imaging.networks import (
     RRDBNet,
     SRResNet,
     UNet,
+    UNet25D,
     seeded,
 )
 
@@ -37,9 +39,18 @@ SHIPPED: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "RRDBNet by four": (lambda: RRDBNet(4), 1, 4),
     "FCN": (lambda: FCN(4), 4, 1),
     "deeply supervised U-Net": (lambda: DeepUNet(4), 4, 1),
+    "2.5-D U-Net": (UNet25D, 1, 1),
+    "2.5-D U-Net of five slices": (lambda: UNet25D(5), 1, 1),
+    "ConvGRU": (ConvGRU, 1, 1),
+    "causal ConvGRU": (lambda: ConvGRU(causal=True), 1, 1),
 }
 PAIRS: tuple[Callable[[], nn.Module], ...] = (lambda: AdversarialPair(EDSR()), lambda: RelativisticPair(RRDBNet()))
 LARGEST = 200_000
+
+
+def images(network: nn.Module, count: int, height: int, width: int) -> torch.Tensor:
+    """Random inputs: five slices each for the networks that see neighbours, else one."""
+    return torch.rand(count, 5 if isinstance(network, UNet25D | ConvGRU) else 1, height, width)
 
 
 @pytest.fixture(params=SHIPPED, name="shipped")
@@ -70,22 +81,22 @@ def test_layers_keep_the_house_rules(build: Callable[[], nn.Module]) -> None:
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (24, 40)])
 def test_shapes(shipped: tuple[nn.Module, int, int], height: int, width: int) -> None:
     network, channels, scale = shipped
-    assert network(torch.rand(2, 1, height, width)).shape == (2, channels, scale * height, scale * width)
+    assert network(images(network, 2, height, width)).shape == (2, channels, scale * height, scale * width)
 
 
 def test_the_rows_of_a_batch_do_not_meet(shipped: tuple[nn.Module, int, int]) -> None:
     network = shipped[0].train()
-    images = torch.rand(3, 1, 16, 16)
-    alone = network(images[:1])
-    torch.testing.assert_close(network(images)[:1], alone, atol=1e-5, rtol=1e-4)
+    inputs = images(network, 3, 16, 16)
+    alone = network(inputs[:1])
+    torch.testing.assert_close(network(inputs)[:1], alone, atol=1e-5, rtol=1e-4)
 
 
 def test_every_weight_learns(shipped: tuple[nn.Module, int, int]) -> None:
     network = shipped[0]
     for parameter in network.parameters():  # wake the layers that start at zero
         nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
-    images = torch.rand(2, 1, 16, 16)
-    outputs = network.scales(images) if isinstance(network, DeepUNet) else (network(images),)
+    given = images(network, 2, 16, 16)
+    outputs = network.scales(given) if isinstance(network, DeepUNet) else (network(given),)
     torch.stack([scores.pow(2).sum() for scores in outputs]).sum().backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in network.parameters())
 
@@ -93,9 +104,9 @@ def test_every_weight_learns(shipped: tuple[nn.Module, int, int]) -> None:
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (48, 48), (51, 33)])
 def test_the_discriminator_gives_each_image_one_score_whoever_is_beside_it(height: int, width: int) -> None:
     network = seeded(Discriminator, 0)
-    images = torch.rand(3, 1, height, width)
-    assert network(images).shape == (3,)
-    torch.testing.assert_close(network(images)[:1], network(images[:1]))
+    inputs = torch.rand(3, 1, height, width)
+    assert network(inputs).shape == (3,)
+    torch.testing.assert_close(network(inputs)[:1], network(inputs[:1]))
 
 
 def test_every_weight_of_the_discriminator_learns() -> None:
@@ -118,6 +129,28 @@ def test_residual_networks_start_as_the_identity_or_as_bicubic() -> None:
 def test_images_are_made_finer_by_powers_of_two_alone(factor: int) -> None:
     with pytest.raises(ValueError, match="power of two"):
         EDSR(factor)
+
+
+@pytest.mark.parametrize(
+    ("build", "seen"),
+    [
+        (UNet25D, {1, 2, 3}),
+        (lambda: UNet25D(5), {0, 1, 2, 3, 4}),
+        (ConvGRU, {0, 1, 2, 3, 4}),
+        (lambda: ConvGRU(causal=True), {0, 1, 2}),
+    ],
+)
+def test_networks_of_neighbours_start_as_the_middle_slice_and_see_those_that_they_should(
+    build: Callable[[], nn.Module], seen: set[int]
+) -> None:
+    network = seeded(build, 3)
+    stack = torch.rand(1, 5, 16, 16, requires_grad=True)
+    torch.testing.assert_close(network(stack), stack[:, 2:3])
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad(network(stack).pow(2).sum(), stack)
+    assert {index for index in range(5) if bool(gradient[0, index].any())} == seen
+    assert sum(parameter.numel() for parameter in network.parameters()) <= 200_000
 
 
 def test_the_seed_alone_decides_the_weights_and_the_global_generator_is_left_alone() -> None:

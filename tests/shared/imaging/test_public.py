@@ -33,7 +33,7 @@ def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_charters_can_name_these_and_no_other() -> None:
-    assert set(get_args(Start)) == {"fresh", *PUBLIC}
+    assert set(get_args(Start)) == {"fresh", "release", *PUBLIC}
 
 
 @pytest.mark.parametrize(("name", "task"), EVERY)

@@ -17,7 +17,17 @@ from shared.imaging.tasks import Task, get_task, register, summarise, task_names
 from shared.weights import weights_of
 from tests.shared.imaging.phantoms import patient, study
 
-SHIPPED = ("denoise", "superres", "superres_gan", "superres4", "superres4_gan", "segment")
+SHIPPED = (
+    "denoise",
+    "denoise_volume",
+    "denoise_self",
+    "superres",
+    "superres_gan",
+    "superres4",
+    "superres4_gan",
+    "segment",
+    "masked",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +82,7 @@ def test_draws_depend_on_the_generator_alone(task: Task) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert not torch.equal(first[0], third[0])
     assert first[0].dtype == torch.float32
-    assert first[0].shape[:2] == (4, 1)
+    assert first[0].shape[:2] == (4, 5 if task.name == "denoise_volume" else 1)
 
 
 def test_patches_have_one_size_whatever_the_size_of_the_images(task: Task) -> None:
@@ -160,11 +170,14 @@ def test_who_is_eligible_for_what() -> None:
     }
     assert eligible == {
         "denoise": [True, True, True],
+        "denoise_volume": [True, True, True],
+        "denoise_self": [True, True, True],
         "superres": [True, False, True],
         "superres_gan": [True, False, True],
         "superres4": [True, False, True],
         "superres4_gan": [True, False, True],
         "segment": [True, False, False],
+        "masked": [True, True, True],
     }
 
 
