@@ -13,7 +13,7 @@ from client.export.graph import channels_in, parameters
 from shared.errors import UsageError
 from shared.imaging.images import PatientImages
 from shared.imaging.inference import MULTIPLE
-from shared.imaging.networks import EDSR, FCN, DnCNN, UNet, seeded
+from shared.imaging.networks import EDSR, FCN, DnCNN, UNet, UNet25D, seeded
 from shared.imaging.networks.blocks import DoubleConv
 from shared.imaging.quality.measures import is_image_task
 from shared.imaging.tasks import Task
@@ -25,8 +25,8 @@ RATIOS: Final = (0.1, 0.75)
 TEMPERATURE: Final = 2.0
 BATCH: Final = 8
 TUNING_RATE, STUDENT_RATE = 1e-3, 2e-3
-_SHUFFLED: Final = "expand"
-"""The layer before a pixel shuffle, whose channels are pixels: they go together in fours."""
+_SHUFFLED: Final = frozenset({"expand", "further"})
+"""The layers before a pixel shuffle, whose channels are pixels: they go together in fours."""
 
 
 def check_ratio(ratio: float) -> None:
@@ -56,7 +56,7 @@ def pruned(network: nn.Module, ratio: float) -> nn.Module:
     result = copy.deepcopy(network).requires_grad_(True)
     example = torch.zeros(1, channels_in(network), 8 * MULTIPLE, 8 * MULTIPLE)
     layers = {name: one for name, one in result.named_modules() if isinstance(one, nn.Conv2d)}
-    kept = [one for name, one in layers.items() if (HEADS | {_SHUFFLED}) & set(name.split("."))]
+    kept = [one for name, one in layers.items() if (HEADS | _SHUFFLED) & set(name.split("."))]
     try:
         importance = torch_pruning.importance.GroupMagnitudeImportance(p=1)
         torch_pruning.pruner.BasePruner(
@@ -82,6 +82,9 @@ def student_of(network: nn.Module, seed: int) -> nn.Module:
         return max(4, width // 2)
 
     match network:
+        case UNet25D():
+            wide = tuple(half(one.second.out_channels) for one in network.encode if isinstance(one, DoubleConv))
+            return seeded(lambda: UNet25D(network.slices, wide), seed)
         case UNet():
             wide = tuple(half(one.second.out_channels) for one in network.encode if isinstance(one, DoubleConv))
             outputs, residual = network.head.out_channels, network.residual
@@ -95,7 +98,7 @@ def student_of(network: nn.Module, seed: int) -> nn.Module:
             return seeded(lambda: DnCNN(depth, width), seed)
         case EDSR():
             blocks, width = max(1, len(network.body) // 2), half(network.lift.out_channels)
-            return seeded(lambda: EDSR(width, blocks), seed)
+            return seeded(lambda: EDSR(network.factor, width, blocks), seed)
     raise UsageError(f"there is no smaller {type(network).__name__} to teach", hint="leave out --distil")
 
 

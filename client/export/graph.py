@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shared.errors import FedwardError
+from shared.imaging.denoise_volume import SLICES
 from shared.imaging.inference import MULTIPLE
-from shared.imaging.networks import AdversarialPair
+from shared.imaging.networks import AdversarialPair, ConvGRU, UNet25D
 
 OPSET: Final = 17
 INPUT, OUTPUT = "image", "result"
@@ -67,6 +68,8 @@ def deployed(network: nn.Module) -> nn.Module:
 
 def channels_in(network: nn.Module) -> int:
     """How many channels the network's images have."""
+    if isinstance(network, UNet25D | ConvGRU):
+        return SLICES
     first = next((one for one in network.modules() if isinstance(one, nn.Conv2d)), None)
     return first.in_channels if first is not None else 1
 

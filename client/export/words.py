@@ -8,6 +8,7 @@ from client.evaluation.models import PERSONAL, PUBLISHED, UNKNOWN, Model
 from client.export.run import FLOAT, INT8, PRUNED, STUDENT, Export, Variant, deciding, scale_of
 from client.export.speed import Timing
 from shared.imaging.denoise import Denoise
+from shared.imaging.denoise_volume import SLICES, DenoiseVolume
 from shared.imaging.inference import MULTIPLE
 from shared.imaging.segment import CLASSES, LIMIT, Segment
 from shared.imaging.superres import SuperResolution
@@ -43,7 +44,12 @@ _NO_PRIVACY: Final = "no differential privacy: it may tell of the patients that 
 
 def input_of(task: Task) -> str:
     """What a caller must put in."""
-    shape = f"float32 [n, 1, h, w], h and w multiples of {MULTIPLE} (repeat the border, cut it off afterwards)"
+    slices = SLICES if isinstance(task, DenoiseVolume) else 1
+    between = f"; each slice in the middle of its {SLICES - 1} neighbours" if slices > 1 else ""
+    shape = (
+        f"float32 [n, {slices}, h, w]{between}, h and w multiples of {MULTIPLE} "
+        "(repeat the border, cut it off afterwards)"
+    )
     if isinstance(task, Segment):
         return (
             f"{shape}; {_GREY}, then less the median of the head, over its interquartile range / 1.349, "
@@ -59,7 +65,7 @@ def output_of(task: Task) -> str:
     if isinstance(task, Segment):
         return "float32 [n, classes, h, w]: scores; the class of a pixel is the one with the largest"
     if isinstance(task, SuperResolution):
-        return "float32 [n, 1, 2h, 2w]: grey values; clip to [0, 1]"
+        return f"float32 [n, 1, {task.factor}h, {task.factor}w]: grey values; clip to [0, 1]"
     if isinstance(task, Denoise):
         return "float32 [n, 1, h, w]: grey values; clip to [0, 1]"
     return "float32, as the task has it"

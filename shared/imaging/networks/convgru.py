@@ -50,20 +50,20 @@ class ConvGRU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[n, k, h, w]``, ``k`` odd, height and width even, to ``[n, 1, h, w]``; it starts as the middle slice."""
-        count, slices, height, width = x.shape
+        _, slices, height, width = x.shape
         middle = slices // 2
         used = x if len(self.cells) > 1 else x[:, : middle + 1]
         fine = self.lift(used.reshape(-1, 1, height, width))
-        coarse = self.deepen(F.max_pool2d(fine, 2)).unflatten(0, (count, used.shape[1]))
+        coarse = self.deepen(F.max_pool2d(fine, 2)).unflatten(0, (-1, used.shape[1]))
         forth = range(middle + 1)
         back = range(slices - 1, middle - 1, -1)
         states = []
         for cell, order in zip(self.cells, (forth, back), strict=False):
-            state = torch.zeros_like(coarse[:, 0])
+            state = coarse[:, order[0]].clamp(0, 0)  # not zeros_like, whose size an exported graph would keep
             for index in order:
                 state = cell(coarse[:, index], state)
             states.append(state)
         up = F.interpolate(self.narrow(torch.cat(states, dim=1)), scale_factor=2.0, mode="nearest")
-        own = fine.unflatten(0, (count, used.shape[1]))[:, middle]
+        own = fine.unflatten(0, (-1, used.shape[1]))[:, middle]
         noise: Tensor = self.head(self.merge(torch.cat([up, own], dim=1)))
         return x[:, middle : middle + 1] - noise
