@@ -70,7 +70,7 @@ def export(
     check_folder(out)
     node = None if data is None else node_of(data)
     wishes = Wishes(int8, prune, distil, steps, rounds, force)
-    opened = _opened(model, task, digits, quorum, at_a_node=node is not None)
+    opened = _opened(model, task, digits, quorum, node)
     found, record = _made(opened, wishes, out, node, own=own, quiet=as_json)
     if as_json:
         console.emit_json(record)
@@ -95,13 +95,13 @@ def _require_libraries(*more: str) -> None:
             raise UsageError(f"{name} is not installed", hint="pip install 'fedward[client,export]'")
 
 
-def _opened(name: str, task: str | None, charter: str, quorum: int | None, *, at_a_node: bool) -> "Model":
+def _opened(name: str, task: str | None, charter: str, quorum: int | None, node: "Node | None") -> "Model":
     from client.evaluation.models import PERSONAL, open_models
 
     (model,) = open_models([name], task=task, charter=charter, quorum=quorum)
-    if model.kind == PERSONAL and not at_a_node:
+    if model.kind == PERSONAL and (node is None or node.site not in model.sites):
         raise UsageError(
-            f"{name} is a personal model, which is exported at its hospital alone",
+            f"{name} is a personal model of {', '.join(model.sites)}, which is exported at its hospital alone",
             hint="name that hospital's node with --data, whose log will have it",
         )
     return model

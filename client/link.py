@@ -49,7 +49,9 @@ from shared.wire import Refusal, RefusalCode
 HANDLER: Final = "client.link_work:work"
 PRELOAD: Final = (
     *("client.app", "client.rounds", "client.policy", "client.budget", "client.training.accountants"),
-    *("shared.imaging.denoise", "shared.imaging.segment", "shared.imaging.superres4_gan"),  # brings the other three
+    # These bring the other tasks.
+    *("shared.imaging.denoise_volume", "shared.imaging.denoise_self", "shared.imaging.masked"),
+    "shared.imaging.superres4_gan",
     # What those libraries themselves put off until it is first used: a child would do it again for every message.
     *("torch._dynamo", "torch.profiler._cupti_monitor", "skimage.metrics", "skimage.filters", "encodings.utf_16_be"),
     "cryptography.hazmat.backends.openssl.backend",

@@ -4,7 +4,8 @@
 hospital's own; optional), ``audit/`` (``log.jsonl``; ``tiles/``, ``checkpoints/``, ``checkpoint`` and
 ``endorsement.json``, what was published of it; ``witness/`` and ``known/``, what was seen of the others), ``cohort/``,
 ``privacy/``, ``sums/``, ``rights/`` (0700; lawful basis, consents, lineage, manifest, requests), ``incidents/``,
-``imports/`` (0700; where data sets of others are from), ``masks/`` (0700; the ledger of secure aggregation),
+``imports/`` (0700; where data sets of others are from), ``personal/`` (0700; the hospital's own models), ``releases/``
+(released models that a charter may start from), ``masks/`` (0700; the ledger of secure aggregation),
 ``answers/`` (0700; the newest masked answers), ``held/`` (0700; files of an ingest that wait for a person), ``link/``
 (0700; the certificates of the connection to the coordinator, its state, its lock and the message under way); and the
 locks ``session.lock`` and ``ingest.lock``.

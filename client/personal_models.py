@@ -6,6 +6,7 @@ is erased or rectified the whole model is deleted (GDPR Art. 16, 17): made again
 """
 
 import hashlib
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from shared.vector import State
 
 FOLDER: Final = "personal"
 ABOUT: Final = "personal.json"
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 WARNING: Final = "trained without differential privacy on this hospital's patients: it must not leave the hospital"
 
 
@@ -72,9 +74,9 @@ def place_of(node: Node, name: str) -> Path:
     Raises:
         UsageError: The name is no name, or there is one of that name.
     """
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no name for a model", hint="use up to 64 letters, digits, dots, - and _")
     folder = node.folder / FOLDER / name
-    if not name or Path(name).name != name or name.startswith("."):
-        raise UsageError(f"{name!r} is no name for a model", hint="use letters, digits, - and _")
     if folder.exists():
         raise UsageError(f"there is a personal model {folder}", hint="choose another --name, or delete the folder")
     return folder

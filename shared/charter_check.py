@@ -85,6 +85,13 @@ def _cautions(charter: Charter) -> Iterator[Caution]:
             "no_differential_privacy",
             "privacy is off: nothing bounds what the sums and the model tell about one patient",
         )
+    released = [plan.name for plan in charter.tasks if plan.release is not None]
+    if released and charter.privacy.mode != "off":
+        yield Caution(
+            "start_not_covered",
+            f"{', '.join(released)} starts from a release: epsilon covers what is trained from there, and not what the "
+            "release learnt; its card says under which privacy, and perhaps on the same patients",
+        )
     if charter.min_patients < HOLDING_OUT:
         yield Caution(
             "nobody_held_out",

@@ -21,6 +21,7 @@ from client.node import Node
 from client.records import read_register
 from compliance.log import Action, Entry, Outcome, Scalar
 from shared.errors import DataError, UsageError
+from shared.imaging.explain.network import require_plain
 from shared.imaging.tasks import Task
 from shared.quality import Cell
 
@@ -104,11 +105,14 @@ def evaluate(
         on_progress: Called with the patients done and the patients in all.
 
     Raises:
-        UsageError: Two nodes are of one hospital, or ``everybody`` where there was training; or captum is missing.
+        UsageError: Two nodes are of one hospital, or ``everybody`` where there was training; or captum is missing,
+            or models for this task cannot be explained.
         DataError: There is nobody to evaluate on, or the cohort is damaged.
         RecordError: The audit log, the register or the lineage does not hold, or cannot be written.
     """
     task = models[0].task
+    if explained:
+        require_plain(task)
     if len({node.site for node in nodes}) != len(nodes):
         raise UsageError("two of the data sets are of one hospital", hint="name each node once")
     with ExitStack() as stack:
@@ -126,7 +130,7 @@ def evaluate(
         if not scores:
             raise DataError(
                 f"no study of these patients can be used for the task {task.name}",
-                hint=f"it needs {' or '.join(sorted(task.modalities))}, and labels to segment",
+                hint=f"it needs {' or '.join(sorted(task.modalities))}, and labels to segment or else a reference",
             )
         home = {name for model in models for name in model.sites}
         split = {trained: [one for one in scores if (one.site in home) == trained] for trained in (True, False)}

@@ -150,11 +150,11 @@ def patients(task: Task, chosen: Chosen, instead: People | None) -> People:
         DataError: A cached file is gone or damaged, or no study can be used.
     """
     site = chosen.site
-    held = usable(task, [site.cohort.load(key) for key in site.patients])
+    held = _judged(task, usable(task, [site.cohort.load(key) for key in site.patients]))
     if not held:
         raise DataError(
             f"no study of the test patients can be used for the task {task.name}",
-            hint=f"it needs {' or '.join(sorted(task.modalities))}, and labels to segment",
+            hint=f"it needs {' or '.join(sorted(task.modalities))}, and labels to segment or else a reference series",
         )
     tried = f"test patients of {site.name}"
     if instead is not None:
@@ -163,3 +163,9 @@ def patients(task: Task, chosen: Chosen, instead: People | None) -> People:
     if not fit:
         raise DataError(f"no study of the training patients can be used for {task.name}", hint="take phantoms")
     return People(tuple(fit), tuple(held), f"training patients of {site.name}", tried, patients=True)
+
+
+def _judged(task: Task, people: list[PatientImages]) -> list[PatientImages]:
+    """Those studies that say how good a network is, and who has one."""
+    kept = [replace(one, studies=tuple(filter(task.judged, one.studies))) for one in people]
+    return [one for one in kept if one.studies]

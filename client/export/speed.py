@@ -68,31 +68,33 @@ def works(
     """One slice of ``side`` by ``side`` that comes out, under every runtime: ``name/runtime/where``.
 
     Args:
-        networks: In torch.
+        networks: In torch, one at least.
         graphs: In ONNX Runtime.
         scale: Pixels out to one pixel in.
         side: Multiple of ``8 scale``.
     """
     found: dict[str, Work] = {}
 
-    def images(network: nn.Module | None) -> torch.Tensor:
-        channels = channels_in(network) if network is not None else 1
+    # An eight-bit graph has no network of its own; all that comes out of one model takes the same images.
+    channels = channels_in(next(iter(networks.values())))
+
+    def images() -> torch.Tensor:
         rng = np.random.default_rng(1)
         return torch.from_numpy(rng.random((1, channels, side // scale, side // scale), dtype=np.float32))
 
     for threads in THREADS:
         where = f"{threads} thread{'s' * (threads > 1)}"
         for name, network in networks.items():
-            found[f"{name}/torch/{where}"] = _in_torch(network, images(network), threads)
+            found[f"{name}/torch/{where}"] = _in_torch(network, images(), threads)
         for name, graph in graphs.items():
-            session, image = OnnxNetwork(graph, threads=threads), images(networks.get(name))
+            session, image = OnnxNetwork(graph, threads=threads), images()
             found[f"{name}/ONNX Runtime/{where}"] = lambda session=session, image=image: session(image)  # type: ignore[misc]
     if torch.cuda.is_available():
         for name, network in networks.items():
-            found[f"{name}/torch/GPU"] = _on_gpu(network, images(network))
+            found[f"{name}/torch/GPU"] = _on_gpu(network, images())
     if gpu_here():
         for name, graph in graphs.items():
-            session, image = OnnxNetwork(graph, gpu=True), images(networks.get(name))
+            session, image = OnnxNetwork(graph, gpu=True), images()
             found[f"{name}/ONNX Runtime/GPU"] = lambda session=session, image=image: session(image)  # type: ignore[misc]
     return found
 

@@ -8,6 +8,7 @@ from client.evaluation.models import PERSONAL, PUBLISHED, UNKNOWN, Model
 from client.export.run import FLOAT, INT8, PRUNED, STUDENT, Export, Variant, deciding, scale_of
 from client.export.speed import Timing
 from shared.imaging.denoise import Denoise
+from shared.imaging.denoise_self import DenoiseSelf
 from shared.imaging.denoise_volume import SLICES, DenoiseVolume
 from shared.imaging.inference import MULTIPLE
 from shared.imaging.segment import CLASSES, LIMIT, Segment
@@ -67,7 +68,12 @@ def output_of(task: Task) -> str:
     if isinstance(task, SuperResolution):
         return f"float32 [n, 1, {task.factor}h, {task.factor}w]: grey values; clip to [0, 1]"
     if isinstance(task, Denoise):
-        return "float32 [n, 1, h, w]: grey values; clip to [0, 1]"
+        bias = (
+            "; of MR the bias of the noise is still in them: the square root of x^2 - 2 sigma^2, sigma of the air"
+            if isinstance(task, DenoiseSelf)
+            else ""
+        )
+        return f"float32 [n, 1, h, w]: grey values; clip to [0, 1]{bias}"
     return "float32, as the task has it"
 
 

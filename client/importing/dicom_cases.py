@@ -71,6 +71,12 @@ class DicomCase:
         """See :class:`client.importing.content.Case`."""
         for path in self.files:
             contained(path, self.root)
+        try:
+            return self._content()
+        except UNREADABLE as error:  # pydicom reads a number when it is asked for, wherever that is
+            raise UnusableError("a value of its headers cannot be understood") from error
+
+    def _content(self) -> Content:
         series = [Series.of(uid, members) for uid, members in sorted(headers_of(self.images).items())]
         if len(self.labels) > 1:
             raise UnusableError(f"{len(self.labels)} segmentations or structure sets: keep the one that counts")
@@ -81,14 +87,14 @@ class DicomCase:
         if label is not None:
             classes, became = _classes(label, self.labels[0], reference, self.settings.labels[reference.modality])
         values = reference.values()
-        notes = (*rounded(reference.modality, values), f"series {reference.uid[-12:]} of {len(series)}")
+        notes = (*rounded(reference.modality, values), f"one of {len(series)} series")
         given = noisy.values() if noisy else None
         facts = _facts(reference.headers[0], self.settings)
         return Content(reference.modality, values, given, classes, reference.grid, became, facts, notes)
 
 
 def _facts(header: Dataset, settings: Settings) -> dict[str, Any]:
-    facts = {name: header[name].value for name in CARRIED if name in header and header[name].value not in (None, "")}
+    facts = {name: value for name in CARRIED if (value := _carried(header, name)) not in (None, "")}
     words = " ".join(str(header.get(name, "")) for name in _DESCRIPTIONS).lower()
     if settings.body_part or not str(facts.get("BodyPartExamined", "")).strip():
         facts["BodyPartExamined"] = settings.part(SINGLE[str(header.SOPClassUID)])
@@ -97,6 +103,16 @@ def _facts(header: Dataset, settings: Settings) -> dict[str, Any]:
     if SUSPECT_WORDS.search(words) or int(header.BitsAllocated) == 8:
         facts["ConversionType"] = "DI"  # what it says of itself stays behind: its pixels are searched for text
     return facts
+
+
+def _carried(header: Dataset, name: str) -> Any:
+    """The value of an attribute; None where there is none that could be written again."""
+    try:
+        value = header.get(name)
+        setattr(Dataset(), name, value)
+    except UNREADABLE:
+        return None
+    return value
 
 
 def _label_of(path: Path) -> Dataset:

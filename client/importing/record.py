@@ -22,6 +22,7 @@ from shared.parsing import parse_json
 FOLDER: Final = "imports"
 FORMAT: Final = 1
 _LONGEST: Final = 1 << 20
+_UNTOLD: Final = "not kept here: the reason may name a file or a folder, and they may name somebody"
 _KEYS: Final = {"format", "dataset", "url", "terms", "settings", "imports", "cases", "problems"}
 
 
@@ -161,7 +162,10 @@ def write_record(path: Path, before: Provenance | None, settings: Settings, term
                 {"time": _now(), "fedward": release(), "who": terms.who, "studies": len(looked.ready)},
             ],
             "cases": [cases[digest] for digest in sorted(cases)],
-            "problems": [{"where": one.where if named else "", "reason": one.reason} for one in looked.problems],
+            "problems": [
+                {"where": one.where if named else "", "reason": one.reason if named else _UNTOLD}
+                for one in looked.problems
+            ],
         }
     )
     private_folder(path.parent)

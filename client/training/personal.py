@@ -87,7 +87,7 @@ def personalise(
         on_step: Called with the steps done, of at most twice ``steps``.
 
     Raises:
-        DataError: Fewer than two patients have a study that the task can use.
+        DataError: Fewer than two patients have a study that the task can use, or none has one to judge by.
     """
     people = usable(task, patients)
     if len(people) < 2:
@@ -96,7 +96,15 @@ def personalise(
             hint="use the federated model as it is",
         )
     order = np.random.default_rng([seed, 1]).permutation(len(people))
-    count = max(1, round(KEPT_BACK * len(people)))
+    # Those by whom nothing can be judged are trained on, and decide nothing.
+    order = np.array(sorted(order, key=lambda i: not any(map(task.judged, people[i].studies))))
+    able = sum(any(map(task.judged, one.studies)) for one in people)
+    if not able:
+        raise DataError(
+            f"personalising for {task.name} takes a patient with a reference, who says what is better",
+            hint="use the federated model as it is",
+        )
+    count = min(max(1, round(KEPT_BACK * len(people))), able)
     kept, others = [people[i] for i in order[:count]], [people[i] for i in order[count:]]
     stopping = EarlyStopping(task, kept, every=look_every) if look_every else None
     train = functools.partial(train_centrally, task, steps=steps, batch=batch, lr=lr, seed=seed, craft=craft)

@@ -18,7 +18,9 @@ from shared.imaging.trained import HEADS
 
 @contextmanager
 def dropping(network: nn.Module, share: float, rng: np.random.Generator) -> Iterator[None]:
-    """Within the block, ``network`` drops channels before its last layer, or before each of several.
+    """Within the block, ``network`` drops channels before its last layer, or before each of several, while it trains.
+
+    In evaluation mode it drops nothing and throws no coin: whoever looks at it on the way sees the network itself.
 
     Args:
         network: Its last layer, at any depth, is called as :data:`shared.imaging.trained.HEADS` says.
@@ -38,7 +40,9 @@ def dropping(network: nn.Module, share: float, rng: np.random.Generator) -> Iter
     if share and not last:
         raise ValueError(f"a {type(network).__name__} has no layer called {' or '.join(sorted(HEADS))}")
 
-    def drop(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def drop(layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if not layer.training:
+            return arguments
         (features,) = arguments
         kept = torch.from_numpy(rng.random(tuple(features.shape[:2])) >= share).to(features.device, features.dtype)
         return (features * kept.view(*kept.shape, *[1] * (features.ndim - 2)) / (1 - share),)

@@ -257,6 +257,17 @@ def test_a_charter_that_leaves_nothing_to_say_has_no_warning() -> None:
     assert "Warnings" not in {one.title for one in explain(rules)}
 
 
+def test_a_start_that_no_epsilon_covers_is_named() -> None:
+    def begun(rules: Charter) -> Charter:
+        return dataclasses.replace(
+            rules, tasks=tuple(dataclasses.replace(one, start="release", release="0" * 64) for one in rules.tasks)
+        )
+
+    private = charter(privacy={"mode": "patient"})
+    assert named(begun(private)) == named(private) | {"start_not_covered"}
+    assert named(begun(charter())) == named(charter())
+
+
 def test_privacy_that_is_off_masks_that_are_not_there_and_no_collusion_are_named() -> None:
     assert "no_differential_privacy" in named(charter())
     assert {"readable_updates", "no_differential_privacy"} == named(toy.charter(min_patients=3))

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from shared.errors import UsageError
 from shared.imaging import inference
+from shared.imaging.denoise_self import DenoiseSelf
+from shared.imaging.denoise_volume import DenoiseVolume
 from shared.imaging.images import StudyImages
 from shared.imaging.inference import MULTIPLE
+from shared.imaging.masked import Masked
 from shared.imaging.tasks import Task
 
 Forward = Callable[[Tensor], Tensor]
@@ -23,6 +26,16 @@ Forward = Callable[[Tensor], Tensor]
 def scale_of(inputs: NDArray[np.float32], truth: NDArray[np.generic]) -> int:
     """Pixels of the truth ``[n, H, W]`` to one of the inputs ``[n, h, w]``, along rows and columns."""
     return -(-int(truth.shape[1]) // int(inputs.shape[1]))
+
+
+def require_plain(task: Task) -> None:
+    """See that what a task gives is what its network makes of one slice: all else here rests on that.
+
+    Raises:
+        UsageError: Its network sees more than one slice, or its answers are corrected or put together afterwards.
+    """
+    if isinstance(task, DenoiseVolume | DenoiseSelf | Masked):
+        raise UsageError(f"models for {task.name} are not explained yet", hint="leave out --explain")
 
 
 def inputs_of(task: Task, study: StudyImages) -> NDArray[np.float32]:

@@ -45,11 +45,11 @@ HOSTILE: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
 }
 
 
-def small(batch: Batch) -> Batch:
+def small(batch: Batch, edge: int) -> Batch:
     """The first corner of each patch."""
     inputs, targets = batch
     scale = targets.shape[-1] // inputs.shape[-1]
-    return inputs[..., :EDGE, :EDGE], targets[..., : EDGE * scale, : EDGE * scale]
+    return inputs[..., :edge, :edge], targets[..., : edge * scale, : edge * scale]
 
 
 def awake(network: nn.Module) -> nn.Module:
@@ -67,9 +67,10 @@ def _case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tu
     name, which = request.param
     task = get_task(name)
     draw = task.draw
+    edge = 2 * EDGE if name == "masked" else EDGE  # of its cells of 8 pixels half are hidden, and only they count
 
     def repeatable(patient: PatientImages, count: int, _: np.random.Generator) -> Batch:
-        return small(draw(patient, count, np.random.default_rng(list(patient.key.encode()))))
+        return small(draw(patient, count, np.random.default_rng(list(patient.key.encode()))), edge)
 
     monkeypatch.setattr(task, "draw", repeatable)
     return task, awake(task.network(1, which))

@@ -20,6 +20,7 @@ from server.card_evaluation import read_evaluation
 from shared.errors import UsageError
 from shared.imaging.explain.robustness import KINDS, SIZES
 from shared.imaging.explain.shifts import SHIFTS
+from shared.imaging.tasks import get_task
 from tests.browser import check_page, chromium
 from tests.client.evaluation.hospital import make
 from tests.client.opened import opened
@@ -111,6 +112,16 @@ def test_classes_are_explained_too(tmp_path: Path) -> None:
     assert [one.title for one in report.explanation.pictures[0].panels] == [
         *("Input", "public-1", "Uncertainty", "Wrong pixels", "What the circle rests on"),
     ]
+
+
+@pytest.mark.parametrize("name", ["denoise_volume", "denoise_self", "masked"])
+def test_answers_that_are_not_the_networks_own_are_refused_before_anything_is_read(name: str, tmp_path: Path) -> None:
+    (model,) = open_models(["public-1"], task="denoise", charter="", quorum=None)
+    task, node = get_task(name), make(tmp_path / "H1")
+    with opened() as seen, pytest.raises(UsageError, match="not explained yet"):
+        evaluate([replace(model, task=task, network=task.network(0))], [node], explained=True)
+    assert not any("PSEUDONYM" in one for one in seen)
+    assert not (node.folder / "audit" / "log.jsonl").exists()
 
 
 def test_what_is_asked_about_is_the_least_sure_place_within_the_body() -> None:

@@ -246,6 +246,14 @@ def test_a_personal_model_is_exported_at_its_hospital_with_a_warning(run: Run, t
     assert detail["personal"] is True
 
 
+def test_a_personal_model_is_not_exported_at_another_hospital(run: Run, tmp_path: Path) -> None:
+    other = make(tmp_path / "H2", site="H2")
+    error = failed(run(personal(make(tmp_path / "H1")), "--data", other.folder))
+    assert isinstance(error, UsageError)
+    assert "a personal model of H1" in error.message
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_that_was_trained_without_privacy_says_so(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

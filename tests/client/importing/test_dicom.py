@@ -284,10 +284,40 @@ def test_an_oblique_scan_with_a_structure_set_becomes_classes(node: Node, tmp_pa
     assert np.allclose(places, sorted(grid.position(number)[2] for number in range(3)), atol=1e-4)
 
 
+def test_the_record_tells_no_reason_that_may_name_somebody(node: Node, tmp_path: Path) -> None:
+    """Files and folders of a hospital's own DICOM are named after patients, and the record outlives an erasure."""
+    root, grid = tmp_path / "rt", turned((7, -12, 31))
+    scan(root / "a", grid)
+    (root / "b").mkdir()
+    (root / "b" / "Doe^Jane.dcm").write_bytes(next((root / "a").glob("*.dcm")).read_bytes())
+    done = take(node, root)
+    assert [one.where for one in done.looked.problems] == ["b/Doe^Jane.dcm"]
+    shutil.copytree(root / "a", root / "Roe^Rick")
+    assert any("Roe^Rick" in one.reason for one in take(node, root).looked.problems)
+    for secret in (b"Doe", b"Roe", SERIES[-12:].encode()):
+        assert secret not in done.record.read_bytes()
+
+
 def spell(path: Path, before: bytes, after: bytes) -> None:
     data = path.read_bytes()
     assert before in data
     path.write_bytes(data.replace(before, after))
+
+
+def test_a_number_that_is_none_stays_behind(node: Node, tmp_path: Path) -> None:
+    scan(tmp_path / "rt", turned((7, -12, 31)), MagneticFieldStrength=7.125)
+    for path in (tmp_path / "rt").iterdir():
+        spell(path, b"7.125 ", b"7,125 ")
+    assert not take(node, tmp_path / "rt").looked.problems
+    assert not any(b"7,125" in path.read_bytes() for path in (node.folder / "released").rglob("*.dcm"))
+
+
+def test_a_place_that_is_no_number_is_one_line(tmp_path: Path) -> None:
+    grid = turned((7, -12, 31))
+    scan(tmp_path / "rt", Grid((1, *grid.shape[1:]), grid.matrix), SliceThickness=7.125)
+    spell(tmp_path / "rt" / "0.dcm", b"7.125 ", b"7,125 ")
+    found = look(tmp_path / "rt", made.settings("dicom"), {}).problems
+    assert [one.reason for one in found] == ["a value of its headers cannot be understood"]
 
 
 def whole(grid: Grid) -> dict[str, list[NDArray[np.float64]]]:

@@ -1,6 +1,7 @@
 """A model made a hospital's own: never worse on who was kept back, and the federated one where nothing is gained."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from client.training.personal import KEPT_BACK, MIXES, Personal, mixed, personal
 from shared.errors import DataError
 from shared.imaging.images import PatientImages, StudyImages
 from shared.imaging.metrics import Sums, image_sums
+from shared.imaging.tasks import Batch
 from tests.client.training.toys import ToyTask, people, weights
 
 torch.set_num_threads(1)
@@ -53,6 +55,39 @@ def test_a_model_that_does_not_fit_the_hospital_goes_most_of_the_way(monkeypatch
     assert (found.patients, found.kept_back) == (8, round(8 * KEPT_BACK))
     assert found.scores[found.mix] == max(found.scores.values()) > found.scores[0.0] + 3
     assert not torch.equal(weights(network), before)
+
+
+class Lenient(ScoredToy):
+    """As a task that trains without references does it."""
+
+    def judged(self, study: StudyImages) -> bool:
+        return study.paired
+
+
+def alone(patient: PatientImages) -> PatientImages:
+    """The same patient without references."""
+    return replace(patient, studies=tuple(replace(one, reference=one.noisy[:0]) for one in patient.studies))
+
+
+class Unread(Lenient):
+    def draw(self, patient: PatientImages, count: int, rng: np.random.Generator) -> Batch:
+        assert patient.studies
+        return super().draw(people(1, size=16)[0], count, rng)
+
+
+def test_patients_without_references_are_trained_on_and_decide_nothing() -> None:
+    task, paired = Unread(), people(8, size=16)
+    patients = [*map(alone, paired[:6]), *paired[6:]]
+    assert run(task, task.network(0), patients, steps=2).kept_back == 2
+    assert {id(one) for one in task.scored} == {id(study) for one in paired[6:] for study in one.studies}
+    assert run(task, task.network(0), patients[:7], steps=2).kept_back == 1
+
+
+def test_nobody_with_a_reference_is_told_before_any_training() -> None:
+    task = Lenient()
+    with pytest.raises(DataError, match="a patient with a reference"):
+        run(task, task.network(0), [alone(one) for one in people(4)])
+    assert not task.drawn
 
 
 def test_who_decides_on_the_mix_was_not_trained_on() -> None:

@@ -47,6 +47,14 @@ def test_after_the_block_or_without_a_share_nothing_is_dropped_and_no_coin_is_th
     assert torch.equal(made(images), plain)
 
 
+def test_whoever_looks_at_a_network_in_training_sees_all_of_its_channels() -> None:
+    made, images, rng = network(), torch.rand(2, 1, 16, 16), np.random.default_rng(0)
+    plain, state = made.eval()(images), rng.bit_generator.state
+    with dropping(made.train(), 0.5, rng):
+        assert torch.equal(made.eval()(images), plain)
+    assert rng.bit_generator.state == state
+
+
 def test_the_expected_features_are_those_without_dropout() -> None:
     made = seeded(DnCNN, 0)
     nn.init.normal_(made.head.weight, generator=torch.Generator().manual_seed(0))
@@ -61,7 +69,7 @@ def test_the_expected_features_are_those_without_dropout() -> None:
 )
 def test_every_network_of_every_task_can_drop(task: str, which: str) -> None:
     made, rng = get_task(task).network(0, which), np.random.default_rng(0)
-    images = torch.rand(2, 1, 8, 8)
+    images = torch.rand(2, 5 if task == "denoise_volume" else 1, 8, 8)
     for parameter in made.parameters():
         nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
     plain = made(images)
