@@ -14,7 +14,7 @@ from shared.imaging.quality.measures import MEASURES
 from shared.imaging.tasks import Task
 from shared.quality import Cell, suppressed
 
-UNTOUCHED: Final = frozenset({"noisy"})
+UNTOUCHED: Final = frozenset({"noisy", "masked"})
 """What is the input itself, and no method."""
 GROUPINGS: Final[Mapping[str, Callable[[StudyScore], str]]] = {
     "scanner": lambda one: one.facts.scanner,

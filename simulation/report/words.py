@@ -175,8 +175,10 @@ TASKS: Mapping[str, str] = {
 }
 
 # Classical methods that the survey does not name and that are harder to beat; the others are the survey's.
-_STRONGER = frozenset({"tv", "nlm", "nlm_rician", "gmm", "gmm_brain"})
-_UNTOUCHED = frozenset({"noisy"})
+_STRONGER = frozenset(
+    {"tv", "nlm", "nlm_rician", "nlm_volume", "nlm_volume_rician", "gmm", "gmm_brain", "interpolated"}
+)
+_UNTOUCHED = frozenset({"noisy", "masked"})
 
 
 _ACTIONS: Mapping[str, str] = {
