@@ -136,7 +136,7 @@ def _release(folder: Path, charter: str, quorum: int | None) -> Model:
             ("ok", "release", f"{sum(one.verdict is Verdict.OK for one in report.findings)} checks hold"),
             *((one.verdict.value, one.what, one.detail) for one in report.findings if one.verdict is not Verdict.OK),
         ),
-        privacy=frozenset(str(row.get("mode")) for row in manifest.sites) or frozenset({UNKNOWN}),
+        privacy=frozenset(str(row.get("mode") or UNKNOWN) for row in manifest.sites) or frozenset({UNKNOWN}),
     )
 
 

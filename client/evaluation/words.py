@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from client.evaluation.models import PUBLISHED, RELEASE, Model
+from client.evaluation.models import PERSONAL, PUBLISHED, RELEASE, RUN, Model
 from client.evaluation.report import UNTOUCHED, Difference, Part, Table
 from shared.imaging import classical
 from shared.imaging.quality.bootstrap import FEWEST, Estimate
@@ -15,7 +15,8 @@ NOTHING: Final = "\N{EN DASH}"
 KINDS: Final = {
     RELEASE: "Release, checked",
     PUBLISHED: "Public model, digest pinned",
-    "run": "Model of a run, unsigned",
+    RUN: "Model of a run, unsigned",
+    PERSONAL: "A hospital’s own, without differential privacy",
 }
 SHORT: Final = {"psnr": " dB"}
 MINUS: Final = "\N{MINUS SIGN}"

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from client.evaluate_cli import evaluate as command
 from client.evaluation.explained_gallery import asked
-from client.evaluation.models import open_models
+from client.evaluation.models import PERSONAL, PUBLISHED, RELEASE, RUN, open_models
 from client.evaluation.page import render, write_report
 from client.evaluation.run import Report, evaluate
 from server.card_evaluation import read_evaluation
@@ -91,6 +91,13 @@ def test_the_page_shows_it_and_the_json_has_the_figures(report: Report, tmp_path
         for width, dark in ((1280, False), (390, True)):
             check_page(browser, path, width=width, dark=dark)
     assert "What the answers rest on" not in render(replace(report, explanation=None))
+
+
+def test_the_page_says_of_every_kind_of_model_what_it_is(report: Report) -> None:
+    kinds = {value: replace(report.models[0], kind=value) for value in (RELEASE, RUN, PUBLISHED, PERSONAL)}
+    pages = {kind: render(replace(report, models=(model, report.models[1]))) for kind, model in kinds.items()}
+    assert "own, without differential privacy" in pages[PERSONAL]
+    assert len(set(pages.values())) == 4
 
 
 def test_a_release_takes_the_figures_as_they_are_written(report: Report) -> None:

@@ -44,6 +44,14 @@ def test_a_release_that_holds_is_opened_with_what_was_not_checked(folder: Path, 
     assert not model.network.training
 
 
+def test_of_a_hospital_without_a_statement_nobody_says_under_which_privacy_it_trained(
+    ended: Ended, tmp_path: Path
+) -> None:
+    ended.release(tmp_path / "out", SITES[0])
+    (model,) = open_models([str(tmp_path / "out")], task=None, charter=ended.charter.sha256, quorum=0)
+    assert model.privacy == {"patient", "unknown"}
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "history.json", "manifest.json", "MODEL_CARD.md"])
 def test_a_release_that_was_changed_is_refused(folder: Path, name: str) -> None:
     raw = bytearray((folder / name).read_bytes())
