@@ -13,7 +13,7 @@ from shared.imaging.images import StudyImages
 from shared.imaging.metrics import Sums, confusion_sums, image_sums, summarise
 from shared.imaging.quality import fidelity, segments
 from shared.imaging.quality.calibration import calibration_sums, expected_calibration_error
-from shared.imaging.quality.structures import Compared, Truth, consistency
+from shared.imaging.quality.structures import Compared, Truth, consistency, finer
 from shared.imaging.tasks import Task
 
 
@@ -204,9 +204,10 @@ class Judge:
     def source(self) -> NDArray[np.float32]:
         """The input at the matrix of the output, ``[n, h, w]``: zero-filled where it is smaller."""
         _, height, width = self._truth.shape
-        if self._inputs.shape == self._truth.shape:
+        factor = finer((height, width), self._inputs.shape[1:])
+        if factor == 1:
             return self._inputs
-        return np.clip(zero_fill(self._inputs)[:, :height, :width], 0.0, 1.0)
+        return np.clip(zero_fill(self._inputs, factor)[:, :height, :width], 0.0, 1.0)
 
     @property
     def _truths(self) -> list[Truth]:

@@ -29,6 +29,8 @@ from shared.imaging.degrade import kspace_downsample
 Slice = NDArray[np.float32]
 _Plane = NDArray[np.float64]
 
+FACTORS: Final = (1, 2, 4)
+"""Pixels of an output to one of the input, along rows and columns."""
 SIZES: Final = (1.5, 2.5, 4.0)
 """Standard deviations of the spots that are looked for, pixels; a spot looks about three of them across."""
 LEAST_CONTRAST: Final = 0.10
@@ -127,25 +129,36 @@ def consistency(output: Slice, reference: Slice, source: Slice) -> float:
     Args:
         output: ``[h, w]``.
         reference: ``[h, w]``.
-        source: What the network was given: ``[h, w]``, or ``[ceil(h / 2), ceil(w / 2)]`` for super-resolution by two.
+        source: What the network was given: ``[h, w]``, or ``[ceil(h / f), ceil(w / f)]`` for super-resolution by f.
 
     Raises:
         ValueError: The source has another shape.
     """
-    if source.shape == output.shape:
+    factor = finer(output.shape, source.shape)
+    if factor == 1:
         pair = [_smoothed(image.astype(np.float64) - source) for image in (output, reference)]
-    elif source.shape == tuple(-(-edge // 2) for edge in output.shape):
-        pair = [_measured(image) - source for image in (output, reference)]
     else:
-        raise ValueError(f"an input of {source.shape} is none for an output of {output.shape}")
+        pair = [_measured(image, factor) - source for image in (output, reference)]
     ours, floor = (float(np.abs(plane).max()) for plane in pair)
     return ours / max(floor, _LEAST_RESIDUAL)
 
 
-def _measured(image: Slice) -> _Plane:
+def finer(output: tuple[int, ...], source: tuple[int, ...]) -> int:
+    """How many times finer an output ``[h, w]`` is than what it was made of: one of :data:`FACTORS`.
+
+    Raises:
+        ValueError: None of them.
+    """
+    for factor in FACTORS:
+        if source == tuple(-(-edge // factor) for edge in output):
+            return factor
+    raise ValueError(f"an input of {source} is none for an output of {output}")
+
+
+def _measured(image: Slice, factor: int) -> _Plane:
     height, width = image.shape
-    even = np.pad(image, ((0, height % 2), (0, width % 2)), mode="edge")
-    return np.asarray(kspace_downsample(even[None], 2)[0], dtype=np.float64)
+    whole = np.pad(image, ((0, -height % factor), (0, -width % factor)), mode="edge")
+    return np.asarray(kspace_downsample(whole[None], factor)[0], dtype=np.float64)
 
 
 def _smoothed(image: _Plane) -> _Plane:

@@ -54,6 +54,18 @@ def test_sums_of_studies_weigh_every_slice_alike() -> None:
     assert figures(task, sum(sums, start=Sums.zero()))["psnr"] == pytest.approx((apart[0] + 3 * apart[1]) / 4)
 
 
+@pytest.mark.parametrize("name", task_names())
+def test_every_task_is_measured_on_images_of_any_size(name: str) -> None:
+    task, images = get_task(name), study(45, 50, slices=2, sigma=0.05)
+    judge = Judge(task, images)
+    perfect = figures(task, judge.score(task.truth(images)).sums)
+    assert judge.source.shape == (2, 45, 50)
+    assert perfect[task.main_metric] == (100.0 if task.main_metric == "psnr" else 1.0)
+    assert perfect.get("consistency", 1.0) <= 1.0
+    for method in task.classical().values():
+        assert figures(task, judge.score(method(images)).sums)[task.main_metric] < perfect[task.main_metric]
+
+
 def test_every_task_has_its_measures_and_each_says_what_it_is() -> None:
     for name in task_names():
         assert get_task(name).main_metric in MEASURES
