@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import safetensors.numpy
+from pydantic import TypeAdapter, ValidationError
 
 from client.node import PRIVATE, Node
 from compliance.bundle_form import WEIGHTS
@@ -159,8 +160,8 @@ def _all(node: Node) -> tuple[Path, ...]:
 
 def _about(folder: Path) -> PersonalModel:
     hint = "make the personal model again"
-    raw: dict[str, Any] = load_json(folder / ABOUT, error=DataError, hint=hint)
+    raw = load_json(folder / ABOUT, error=DataError, hint=hint)
     try:
-        return PersonalModel(**{**raw, "patients": tuple(map(str, raw["patients"]))})
-    except (TypeError, KeyError) as error:
+        return TypeAdapter(PersonalModel).validate_python(raw)
+    except ValidationError as error:
         raise DataError(f"{folder / ABOUT} is damaged", hint=hint) from error

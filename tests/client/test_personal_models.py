@@ -114,6 +114,18 @@ def test_a_model_whose_description_is_damaged_is_anybodys(node: Node) -> None:
     assert forget(node, "PATIENT-of-nobody") == 1
 
 
+@pytest.mark.parametrize(
+    "changed", [{"task": 7}, {"mix": "half"}, {"patients": None}, {"patients": [3]}, {"scores": []}]
+)
+def test_a_description_of_the_wrong_kind_is_one_line(node: Node, changed: dict[str, object]) -> None:
+    folder = node.folder / "personal" / "denoise"
+    about = json.loads((folder / "personal.json").read_text())
+    (folder / "personal.json").write_text(json.dumps(about | changed))
+    with pytest.raises(DataError, match="is damaged"):
+        open_personal(folder)
+    assert len(made_with(node, "PATIENT-of-nobody")) == 1
+
+
 def test_a_model_of_other_patients_stays(node: Node) -> None:
     held_out = node.cohort.patients(Split.HELD_OUT)[0]
     assert made_with(node, held_out) == ()
