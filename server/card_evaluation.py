@@ -165,7 +165,11 @@ def _lines(main: str, label: str, part: _Part, why: _Why | None) -> Iterator[Lin
     for tried in (*why.attacks, *why.shifts[1:]):
         if label in tried.figures:
             size = "" if tried.size is None else f", {100 * tried.size:g} % of the range"
-            yield _line(f"input changed, {tried.title}{size}: {main}", tried.figures[label])
+            # What the changed ones are held against is of the middle slice of each study too.
+            changed = (
+                "input unchanged, middle slices" if tried.change == "unchanged" else f"input changed, {tried.title}"
+            )
+            yield _line(f"{changed}{size}: {main}", tried.figures[label])
 
 
 def _line(what: str, found: _Estimate) -> Line:
