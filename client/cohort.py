@@ -156,8 +156,8 @@ def build_cohort(
         holdout: Share of patients kept for evaluation, at least one of three or more.
         on_progress: Called with the studies done and the studies in all.
         barred: Whether somebody (by pseudonym) must not be taken in, since he was erased.
-        unpaired: Take in studies without a reference series too, for tasks that need none. What was taken in stays while its
-            files are the same.
+        unpaired: Take in studies without a reference series too, for tasks that need none. What was taken in stays
+            while its files are the same.
 
     Raises:
         DataError: No study has a pair of series that can be used; the message says why.
