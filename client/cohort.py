@@ -194,13 +194,7 @@ def build_cohort(
         cohort = Cohort(folder, entries, dict(left_out), no_labels)
         let_go(folder, _files(known) - _files(entries))
         write_json(folder / "index.json", _index(cohort) | {"gone": left(before, kept)}, durable=True)
-        detail |= {
-            "patients": len(entries),
-            "held_out": len(cohort.patients(Split.HELD_OUT)),
-            "studies": sum(len(entry.studies) for entry in entries),
-            "left_out": sum(left_out.values()),
-            **({"segmentations_no_labels": no_labels} if no_labels else {}),
-        }
+        detail |= _counts(cohort)
     return cohort
 
 
@@ -213,6 +207,17 @@ def _entry(row: Mapping[str, object]) -> PatientEntry:
         raise TypeError("studies is no list")  # a damaged index; the caller turns it into a DataError
     rows = [StudyEntry(**{**study, "spacing": tuple(study["spacing"])}) for study in studies]
     return PatientEntry(str(row["key"]), Split(str(row["split"])), tuple(rows))
+
+
+def _counts(cohort: Cohort) -> dict[str, int]:
+    """What the audit log says of it."""
+    counts = {
+        "patients": len(cohort.entries),
+        "held_out": len(cohort.patients(Split.HELD_OUT)),
+        "studies": sum(len(entry.studies) for entry in cohort.entries),
+        "left_out": sum(cohort.left_out.values()),
+    }
+    return counts | ({"segmentations_no_labels": cohort.no_labels} if cohort.no_labels else {})
 
 
 def _index(cohort: Cohort) -> dict[str, object]:
