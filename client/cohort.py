@@ -194,7 +194,7 @@ def build_cohort(
         cohort = Cohort(folder, entries, dict(left_out), no_labels)
         let_go(folder, _files(known) - _files(entries))
         write_json(folder / "index.json", _index(cohort) | {"gone": left(before, kept)}, durable=True)
-        detail |= _counts(cohort)
+        detail.update(_counts(cohort))
     return cohort
 
 
