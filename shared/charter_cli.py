@@ -1,4 +1,4 @@
-"""``fedward charter``: read a charter before it is signed for."""
+"""``fedward charter``: begin a charter, and read one before it is signed for."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +10,33 @@ from shared.console import emit_json, say
 app = typer.Typer(help="The federation's charter: what it says, in plain words.", no_args_is_help=True)
 
 
-@app.callback()
-def _group() -> None:
-    """Keep ``check`` a command of its own: the group grows."""
+@app.command()
+def new(
+    charter: Annotated[Path, typer.Argument(metavar="CHARTER", help="The file to write (TOML).")],
+    *,
+    name: Annotated[str, typer.Option("--id", help="Name of the federation.")],
+    purpose: Annotated[str, typer.Option(help="Why data is processed: word for word that of every node.")],
+    members: Annotated[int, typer.Option(help="How many hospitals will take part, 3 to 100.")],
+    task: Annotated[
+        list[str] | None, typer.Option(help="denoise, superres or segment; may be repeated. Default: denoise.")
+    ] = None,
+) -> None:
+    """Write the draft of a charter for real hospitals, with masks and patient-level differential privacy.
+
+    It has no member yet: 'fedward server approve' takes them in, and with the last one it is a charter.
+
+    Exit status 0: written. 2: wrong use, or there is such a file. 5: it cannot be written.
+    """
+    from shared.charter_draft import draft
+    from shared.errors import UsageError
+    from shared.files import write_bytes
+
+    if charter.exists():
+        raise UsageError(f"there is a file {charter}", hint="choose another name: a charter is never written over")
+    chosen = tuple(task or ["denoise"])
+    text = draft(file=charter.name, name=name, purpose=purpose, members=members, tasks=chosen)
+    write_bytes(charter, text.encode(), replace=False)
+    say(f"{charter}: a draft for {members} hospitals; read it, then take them in with 'fedward server approve'")
 
 
 @app.command()

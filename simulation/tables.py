@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 # Learning rate of ordinary training (Adam) where no federation is in the way, by task.
 ALONE_RATE = {
-    **dict.fromkeys(("denoise", "superres", "superres_gan", "superres4", "superres4_gan"), 2e-3),
+    **dict.fromkeys(("denoise", "denoise_volume", "denoise_self", "masked"), 2e-3),
+    **dict.fromkeys(("superres", "superres_gan", "superres4", "superres4_gan"), 2e-3),
     "segment": 3e-3,
 }
 

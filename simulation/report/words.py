@@ -156,20 +156,25 @@ ARMS: Mapping[str, ArmNote] = {
 TASKS: Mapping[str, str] = {
     "denoise": "Take the noise out of a slice. The input is the noisy (or low-dose) series of a study, the truth its "
     "series with less noise.",
+    "denoise_volume": "Take the noise out of a slice that is given with two neighbours on either side. The truth is "
+    "the series with less noise.",
+    "denoise_self": "Take the noise out of a slice, learnt from noisy series alone. A series with less noise is what "
+    "the result is judged by, where there is one.",
     "superres": "Double the resolution of a slice in both directions. The input is what a scan of half the matrix "
     "would have given, the truth the full one.",
     "superres_gan": "The same doubling, by a network that also learns to deceive a second one, which tells its images "
     "from full scans. They look sharper; what was added is likely, not measured, and is no finding.",
     "superres4": "Four times the resolution of a slice in both directions. The input is what a scan of a quarter of "
     "the matrix would have given, the truth the full one.",
-    "superres4_gan": "The same, by a network that also learns to deceive a second one. They look sharper; what was "
-    "added is likely, not measured, and is no finding.",
+    "superres4_gan": "Four times the resolution, by a network that also learns to deceive a second one. Its images "
+    "look sharper; what was added is likely, not measured, and is no finding.",
+    "masked": "Fill in what was hidden of a slice: training for a network that is to learn something else afterwards.",
     "segment": "Name the tissue of every pixel, from the noisy series. The truth is the study's DICOM segmentation. "
     "“Oracle” marks classical methods that the truth itself told which cluster is which tissue.",
 }
 
 # Classical methods that the survey does not name and that are harder to beat; the others are the survey's.
-_STRONGER = frozenset({"tv", "nlm", "nlm_rician", "gmm", "gmm_brain"})
+_STRONGER = frozenset({"tv", "nlm", "nlm_rician", "nlm_volume", "nlm_volume_rician", "gmm", "gmm_brain"})
 _UNTOUCHED = frozenset({"noisy"})
 
 

@@ -17,11 +17,11 @@ from tests.docker.installed import install
 
 IMAGES = {"hospital": "client", "coordinator": "server"}
 GROUPS = {
-    "hospital": {"audit", "charter", "compliance", "evaluate", "model", "node"},
+    "hospital": {"audit", "charter", "compliance", "data", "evaluate", "export", "model", "node"},
     "coordinator": {"audit", "charter", "compliance", "model", "server"},
 }
 STRANGERS = {
-    "hospital": ("server", "simulation", "nilearn", "nibabel"),
+    "hospital": ("server", "simulation", "nilearn", "onnx", "captum"),
     "coordinator": ("client", "simulation", "pydicom", "highdicom", "pynetdicom", "dicomweb_client", "opacus", "gdcm"),
 }
 NEEDED = {

@@ -150,6 +150,7 @@ def test_updates_travel_masked_and_the_page_shows_what_was_seen_of_one(finished:
     assert all(round_["train"]["notes"] == [] for one in histories for round_ in one["rounds"] if round_["train"])
 
 
+@pytest.mark.live
 def test_two_hospitals_cannot_be_masked_and_run_in_the_clear_only_when_told(tmp_path: Path) -> None:
     few = ["--sites", "H1,H3", "--unseen", "none", "--patients", "3", "--size", "64", "--slices", "2", "--rounds", "1"]
     few += ["--task", "denoise", "--compare", "none"]

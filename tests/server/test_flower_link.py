@@ -188,6 +188,7 @@ def test_an_answer_whose_announcement_was_answered_to_nobody_comes_all_the_same(
     assert not alpha._client.PushMessages(announced).objects_to_push, "it was asked for again after all"
 
 
+@pytest.mark.live
 def test_who_says_nothing_is_not_listened_to_for_long(two: Two) -> None:
     with socket.create_connection(("localhost", two.desk.port)) as stranger:
         stranger.settimeout(HANDSHAKE_TIME + 10)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -17,6 +19,7 @@ def test_the_benchmark_measures_both_kinds_of_our_grid() -> None:
     assert all(one["round"] > 0 and len(one["rounds"]) == 2 and one["peak_bytes"] > 1e6 for one in found.values())
 
 
+@pytest.mark.live
 def test_the_benchmark_of_the_engines_measures_a_masked_federation() -> None:
     command = [sys.executable, "-m", "benchmarks.engines", "--json", "--only", "local"]
     command += ["--sites", "3", "--rounds", "2", "--workers", "1"]

@@ -46,10 +46,18 @@ HOSTILE: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
 
 
 def small(batch: Batch) -> Batch:
-    """The first corner of each patch."""
-    inputs, targets = batch
+    """A square of each patch: the first along its edge with something to learn."""
+    rows = [_square(*(part[row : row + 1] for part in batch)) for row in range(len(batch[0]))]
+    return torch.cat([inputs for inputs, _ in rows]), torch.cat([targets for _, targets in rows])
+
+
+def _square(inputs: torch.Tensor, targets: torch.Tensor) -> Batch:
     scale = targets.shape[-1] // inputs.shape[-1]
-    return inputs[..., :EDGE, :EDGE], targets[..., : EDGE * scale, : EDGE * scale]
+    for left in range(0, inputs.shape[-1] - EDGE + 1, EDGE):
+        part = targets[..., : EDGE * scale, left * scale : (left + EDGE) * scale]
+        if targets.ndim < 4 or targets.shape[1] != 2 or bool(part[:, 1].any()):  # the second says what is hidden
+            return inputs[..., :EDGE, left : left + EDGE], part
+    raise AssertionError("no square with something hidden")
 
 
 def awake(network: nn.Module) -> nn.Module:

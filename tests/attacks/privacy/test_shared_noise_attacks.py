@@ -375,6 +375,7 @@ def test_the_same_round_again_over_the_same_is_paid_for_again_and_has_other_nois
     assert [row["run"] for row in charged if row["outcome"] == "ok"] == ["one"] * 2 + ["two"] * 2
 
 
+@pytest.mark.live
 def test_fewer_than_the_quorum_give_no_sum(tmp_path: Path) -> None:
     with pytest.raises(RoundError):
         federation(tmp_path).run(Wire(absent=frozenset({"H3", "H4"})))

@@ -121,6 +121,7 @@ class Breaking:
         self._inner.__exit__(*_)
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("kind", ["dicomweb", "c-get"])
 def test_an_archive_that_goes_away_is_named_and_the_next_run_goes_on(
     own_archive: Orthanc, node: Node, kind: str

@@ -175,6 +175,7 @@ def test_an_archive_that_cannot_send_to_a_receiver_with_tls(
     assert not list((node.folder / "spool").rglob("*.dcm"))
 
 
+@pytest.mark.live
 @pytest.mark.system("orthanc")
 def test_from_the_command_line(secured: Orthanc, node: Node, house: House) -> None:
     where = ["--dimse", f"localhost:{secured.dicom}", "--called", CALLED, "--calling", CALLING, "--dimse-tls"]

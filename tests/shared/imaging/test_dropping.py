@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from shared.imaging import tasks
+from shared.imaging.denoise_volume import SLICES
 from shared.imaging.dropping import dropping
 from shared.imaging.networks import FCN, DnCNN, UNet, seeded
 from shared.imaging.tasks import get_task
@@ -57,11 +58,13 @@ def test_the_expected_features_are_those_without_dropout() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "which"), [(task, which) for task in tasks._MODULES for which in get_task(task).networks], ids="-".join
+    ("task", "which"),
+    [(task, which) for task in tasks._MODULES for which in get_task(task).networks],
+    ids=lambda one: one,
 )
 def test_every_network_of_every_task_can_drop(task: str, which: str) -> None:
     made, rng = get_task(task).network(0, which), np.random.default_rng(0)
-    images = torch.rand(2, 1, 8, 8)
+    images = torch.rand(2, SLICES if task == "denoise_volume" else 1, 8, 8)
     for parameter in made.parameters():
         nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
     plain = made(images)

@@ -85,6 +85,7 @@ def test_a_face_goes_and_all_else_stays_bit_by_bit(tmp_path: Path, defacing: Pro
     assert not list((tmp_path / "r").glob(".faces*"))
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
 def test_compressed_ct_of_a_tilted_gantry(tmp_path: Path, defacing: Profile, syntax: str) -> None:
     made = series(ADULT, replace(COARSE, tilt=1.1), ct, ct_like=True)
@@ -110,6 +111,7 @@ def test_any_plane_and_depth(tmp_path: Path, plane: str, bits: int) -> None:
     assert not changed[made.brain].any()
 
 
+@pytest.mark.live
 def test_the_same_series_gives_the_same_planes(tmp_path: Path) -> None:
     made = series(ADULT, COARSE)
     folder = write(tmp_path / "in", made.files)

@@ -89,6 +89,7 @@ def test_letters_of_every_size(shape: tuple[int, int], share: float) -> None:
     assert page.written[0].covered(blanked_in(done, page))
 
 
+@pytest.mark.live
 def test_the_share_of_text_that_is_found_and_of_picture_that_it_costs() -> None:
     """A few of the pages of the benchmark: what it says at large must not fall unseen."""
     covered, blanked, room, held = [], 0, 0, 0
