@@ -37,6 +37,7 @@ MR_PERCENTILE = 99.5
 HEADER_TAGS = [
     *("SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
     *("Modality", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"),
+    "SegmentationType",
     *EFFORT.values(),
 ]
 Progress = Callable[[int, int], None]
@@ -78,11 +79,14 @@ class Cohort:
         folder: Where ``index.json`` and ``images/`` lie.
         entries: The patients, ordered by pseudonym.
         left_out: Why studies were not taken, with how many of each.
+        no_labels: How many segmentations of studies that were taken tell probabilities or shares of pixels
+            (FRACTIONAL): those are no labels, and were not used.
     """
 
     folder: Path
     entries: tuple[PatientEntry, ...]
     left_out: Mapping[str, int]
+    no_labels: int = 0
 
     @classmethod
     def open(cls, folder: Path) -> "Cohort":
@@ -94,7 +98,7 @@ class Cohort:
         try:
             raw = parse_json((folder / "index.json").read_bytes())
             entries = tuple(_entry(row) for row in raw["patients"])
-            return cls(folder, entries, dict(raw["left_out"]))
+            return cls(folder, entries, dict(raw["left_out"]), int(raw.get("no_labels", 0)))
         except FileNotFoundError:
             raise DataError(f"{folder} holds no cohort", hint="fill it with 'fedward node ingest'") from None
         except (ValueError, KeyError, TypeError) as error:
@@ -168,12 +172,14 @@ def build_cohort(
         studies = {key: found for key, found in _scan(released).items() if not barred(key[0])}
         kept: dict[str, list[StudyEntry]] = defaultdict(list)
         left_out: dict[str, int] = defaultdict(int)
+        no_labels = 0
         for number, ((patient, study), instances) in enumerate(sorted(studies.items()), start=1):
             outcome = _cache_study(folder, study, instances, known, unpaired=unpaired)
             if isinstance(outcome, str):
                 left_out[outcome] += 1
             else:
                 kept[patient].append(outcome)
+                no_labels += sum(_fractional(one) for one in instances)
             if on_progress:
                 on_progress(number, len(studies))
         if not kept:
@@ -186,15 +192,10 @@ def build_cohort(
         before = gone(folder) | {entry.key: entry.split for entry in known}
         splits = assigned(sorted(kept), before, holdout)
         entries = tuple(PatientEntry(key, splits[key], tuple(kept[key])) for key in sorted(kept))
-        cohort = Cohort(folder, entries, dict(left_out))
+        cohort = Cohort(folder, entries, dict(left_out), no_labels)
         let_go(folder, _files(known) - _files(entries))
         write_json(folder / "index.json", _index(cohort) | {"gone": left(before, kept)}, durable=True)
-        detail |= {
-            "patients": len(entries),
-            "held_out": len(cohort.patients(Split.HELD_OUT)),
-            "studies": sum(len(entry.studies) for entry in entries),
-            "left_out": sum(left_out.values()),
-        }
+        detail.update(_counts(cohort))
     return cohort
 
 
@@ -209,12 +210,24 @@ def _entry(row: Mapping[str, object]) -> PatientEntry:
     return PatientEntry(str(row["key"]), Split(str(row["split"])), tuple(rows))
 
 
+def _counts(cohort: Cohort) -> dict[str, int]:
+    """What the audit log says of it."""
+    counts = {
+        "patients": len(cohort.entries),
+        "held_out": len(cohort.patients(Split.HELD_OUT)),
+        "studies": sum(len(entry.studies) for entry in cohort.entries),
+        "left_out": sum(cohort.left_out.values()),
+    }
+    return counts | ({"segmentations_no_labels": cohort.no_labels} if cohort.no_labels else {})
+
+
 def _index(cohort: Cohort) -> dict[str, object]:
     patients = [
         {"key": entry.key, "split": entry.split.value, "studies": [_row(study) for study in entry.studies]}
         for entry in cohort.entries
     ]
-    return {"version": 1, "patients": patients, "left_out": dict(cohort.left_out)}
+    more = {"no_labels": cohort.no_labels} if cohort.no_labels else {}
+    return {"version": 1, "patients": patients, "left_out": dict(cohort.left_out)} | more
 
 
 def _row(study: StudyEntry) -> dict[str, object]:
@@ -326,15 +339,21 @@ def in_window(image: NDArray[np.float32], ends: tuple[float, float]) -> NDArray[
     return np.asarray(np.clip((image - low) / (high - low), 0, 1), np.float32)
 
 
+def _fractional(one: Instance) -> bool:
+    """Whether it is a segmentation of probabilities or of shares of pixels (PS3.3 C.8.20.2.3)."""
+    return str(one.header.get("SegmentationType", "")) == "FRACTIONAL"
+
+
 def _label(instances: Sequence[Instance], ordered: Sequence[Instance]) -> NDArray[np.uint8] | None:
     """The classes of the slices in ``ordered`` from a SEG object that refers to them, or None.
 
     A segment becomes the class of its coded type (:data:`shared.imaging.images.CLASSES`); other segments are left out.
+    A fractional segmentation is no label: it tells how likely or how much, and not which class.
     """
     uids = [str(one.header.SOPInstanceUID) for one in ordered]
     known = CLASSES[str(ordered[0].header.Modality)]
     for one in instances:
-        if str(one.header.SOPClassUID) != SEGMENTATION_STORAGE:
+        if str(one.header.SOPClassUID) != SEGMENTATION_STORAGE or _fractional(one):
             continue
         segmentation = highdicom.seg.segread(one.path)
         if not {str(source[2]) for source in segmentation.get_source_image_uids()} >= set(uids):

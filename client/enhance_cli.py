@@ -2,6 +2,7 @@
 
 import secrets
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
 
     from client.enhance.folder import Enhanced
     from client.enhance.model import Model
-    from client.enhance.send import Sent
+    from client.enhance.send import Archive, Sent
     from client.node import Node
-    from client.sources.dicomweb import DicomWeb
     from compliance.log import AuditLog
 
-_CREDENTIALS = "For --send. File (0600): 'bearer TOKEN' or 'basic USER:PASSWORD'."
+_SEND = "Send the results: to a DICOMweb service (STOW-RS), or to dicom://AET@HOST:PORT (C-STORE)."
+_CREDENTIALS = "For --send to DICOMweb. File (0600): 'bearer TOKEN' or 'basic USER:PASSWORD'."
+_DIMSE_TLS = "C-STORE over TLS 1.2 or newer; needs --ca."
+_FRACTIONAL = "Segmentations with the probability of each class instead of the most likely one (FRACTIONAL)."
 
 
 def mount(app: typer.Typer) -> None:
@@ -51,11 +54,14 @@ def enhance_command(
     reports: Annotated[
         Path | None, typer.Option(help="Folder for enhance.json. Default: the node's, else beside OUT.")
     ] = None,
-    send: Annotated[
-        str | None, typer.Option(metavar="URL", help="Send the results to a DICOMweb service (STOW-RS).")
-    ] = None,
+    fractional: Annotated[bool, typer.Option("--fractional", help=_FRACTIONAL)] = False,
+    send: Annotated[str | None, typer.Option(metavar="URL", help=_SEND)] = None,
     credentials: Annotated[Path | None, typer.Option(help=_CREDENTIALS)] = None,
     ca: Annotated[Path | None, typer.Option(help="PEM certificates to trust, for --send.")] = None,
+    calling: Annotated[str, typer.Option(metavar="AET", help="Our AE title, for C-STORE.")] = "",
+    dimse_tls: Annotated[bool, typer.Option("--dimse-tls", help=_DIMSE_TLS)] = False,
+    certificate: Annotated[Path | None, typer.Option(help="Our certificate for --dimse-tls (PEM).")] = None,
+    private_key: Annotated[Path | None, typer.Option(help="Its key (PEM, 0600).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the totals as JSON.")] = False,
 ) -> None:
     """Apply a released model to MR and CT images, and write derived DICOM images, or a DICOM segmentation of each
@@ -69,12 +75,14 @@ def enhance_command(
     hospital. 8: the archive failed. 9: the release does not hold, or the audit log cannot be written.
     """
     own, opened = _opened(model, node, task, charter, quorum)
-    archive = _archive(send, credentials, ca)
+    if fractional and not opened.segments:
+        raise UsageError("--fractional belongs to models that segment", hint="leave it out")
+    archive = _Line(send, credentials, ca, calling, dimse_tls, certificate, private_key).archive()
     reports = reports or (own.folder / "reports" if own else out.parent / f"{out.name}-reports")
     with ExitStack() as stack:
         log = stack.enter_context(own.open_log() if own else _log_of(reports, source, out))
         bar = stack.enter_context(console.progress(quiet=as_json))
-        done, sent = _applied(source, out, opened, archive, log, reports, bar)
+        done, sent = _applied(source, out, opened, archive, log, reports, bar, fractional=fractional)
     _tell(done, sent, opened, out, as_json=as_json)
 
 
@@ -102,25 +110,69 @@ def _opened(
     return own, opened
 
 
-def _archive(url: str | None, credentials: Path | None, ca: Path | None) -> "DicomWeb | None":
-    if url is None:
-        if credentials or ca:
-            raise UsageError("--credentials and --ca belong to --send", hint="leave them out, or say where to send")
-        return None
-    from client.sources.credentials import Credentials
-    from client.sources.dicomweb import DicomWeb
+@dataclass(frozen=True)
+class _Line:
+    """The options that say where results are sent."""
 
-    return DicomWeb(url, credentials=Credentials.load(credentials) if credentials else None, authority=ca)
+    url: str | None
+    credentials: Path | None
+    ca: Path | None
+    calling: str
+    tls: bool
+    certificate: Path | None
+    private_key: Path | None
+
+    def archive(self) -> "Archive | None":
+        """The archive that was named, with the options that belong to it and no others; None where there is none."""
+        dimse = bool(self.calling or self.tls or self.certificate or self.private_key)
+        if self.url is None:
+            if self.credentials or self.ca or dimse:
+                raise UsageError(
+                    "--credentials, --ca, --calling, --dimse-tls, --certificate and --private-key belong to --send",
+                    hint="leave them out, or say where to send",
+                )
+            return None
+        if self.url.startswith("dicom:"):
+            return self._dimse(self.url)
+        if dimse:
+            raise UsageError(
+                "--calling, --dimse-tls, --certificate and --private-key belong to an archive dicom://AET@HOST:PORT",
+                hint="leave them out, or name such an archive",
+            )
+        from client.sources.credentials import Credentials
+        from client.sources.dicomweb import DicomWeb
+
+        known = Credentials.load(self.credentials) if self.credentials else None
+        return DicomWeb(self.url, credentials=known, authority=self.ca)
+
+    def _dimse(self, url: str) -> "Archive":
+        if self.credentials:
+            raise UsageError("--credentials belongs to a DICOMweb service", hint="leave it out; DIMSE has none")
+        if not self.calling:
+            raise UsageError("C-STORE needs our AE title", hint="give --calling, as the archive knows us")
+        if self.tls != (self.ca is not None):
+            raise UsageError(
+                "--dimse-tls and --ca belong together", hint="give both, --ca with the PEM file of the authority"
+            )
+        if (self.certificate or self.private_key) and not self.tls:
+            raise UsageError("--certificate and --private-key belong to --dimse-tls", hint="add it, or leave them out")
+        from client.sources.dimse_store import DimseStore
+        from client.sources.tls import Tls
+
+        secured = Tls(self.ca, self.certificate, self.private_key) if self.ca else None
+        return DimseStore(url, calling=self.calling, tls=secured)
 
 
 def _applied(
     source: Path,
     out: Path,
     model: "Model",
-    archive: "DicomWeb | None",
+    archive: "Archive | None",
     log: "AuditLog",
     reports: Path,
     bar: "Progress",
+    *,
+    fractional: bool,
 ) -> "tuple[Enhanced, Sent | None]":
     """Write the results, and send those that lie there to the archive if there is one."""
     from client.enhance.folder import enhance_folder
@@ -130,7 +182,9 @@ def _applied(
         line = bar.add_task(what, total=None)
         return lambda count, total: bar.update(line, completed=count, total=total)
 
-    done = enhance_folder(source, out, model=model, log=log, reports=reports, on_progress=shown("Enhancing"))
+    done = enhance_folder(
+        source, out, model=model, log=log, reports=reports, fractional=fractional, on_progress=shown("Enhancing")
+    )
     if archive is None:
         return done, None
     with archive:
@@ -153,7 +207,7 @@ def _tell(done: "Enhanced", sent: "Sent | None", model: "Model", out: Path, *, a
     if as_json:
         about = {"model": model.name, "task": model.task.name, "weights_sha256": model.digest}
         about |= {"manifest": model.manifest, "charter": model.charter}
-        known = {"stored": sent.stored, "refused": list(sent.refused)} if sent else None
+        known = {"stored": sent.stored, "refused": list(sent.refused), "reasons": dict(sent.refused)} if sent else None
         console.emit_json({**counts, **about, "results": len(done.results()), "sent": known, "report": str(done.path)})
     else:
         console.say(
@@ -165,8 +219,8 @@ def _tell(done: "Enhanced", sent: "Sent | None", model: "Model", out: Path, *, a
         )
         if sent:
             console.say(f"{console.plural(sent.stored, 'result')} sent")
-            for name in sent.refused:
-                console.say(f"the archive did not take {out / name}")
+            for name, reason in sent.refused.items():
+                console.say(f"the archive did not take {out / name}: {reason}")
     if counts["failed"]:
         raise PartialError(
             f"{console.plural(counts['failed'], 'file')} could not be worked on",

@@ -306,7 +306,8 @@ def _tell(done: "Ingested", review: str, *, as_json: bool) -> None:
     tally, sides = done.tally, {side.value: len(done.cohort.patients(side)) for side in Split}
     if as_json:
         where = {"report": str(done.report), "page": str(done.page)}
-        console.emit_json({**tally.counts, "seconds": tally.seconds, "cohort": sides, **where})
+        about = {"cohort": sides, "no_labels": done.cohort.no_labels}
+        console.emit_json({**tally.counts, "seconds": tally.seconds, **about, **where})
     else:
         studies, files = console.plural(tally.studies, "study", "studies"), console.plural(tally.fetched, "file")
         console.say(f"{studies}, {tally.unchanged} of them without anything new")
@@ -315,6 +316,9 @@ def _tell(done: "Ingested", review: str, *, as_json: bool) -> None:
         if tally.waiting:
             console.say(f"{console.plural(tally.waiting, 'file waits', 'files wait')} for a person: {review}")
         console.say(f"cohort: {console.plural(sides['train'], 'patient')} to train on, {sides['held_out']} held out")
+        if count := done.cohort.no_labels:
+            told = console.plural(count, "segmentation tells", "segmentations tell")
+            console.say(f"{told} probabilities or shares (FRACTIONAL), no classes: not taken for labels")
     if tally.incomplete:
         raise PartialError(
             f"not everything came out: {tally.missing} not sent, {tally.unreadable + tally.refused} unreadable or "

@@ -6,7 +6,7 @@ Identifiers are not touched.
 
 import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -24,12 +24,13 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
+from client.deid.triage import OWN_MAKER
 from client.enhance.model import Model
 from client.enhance.slices import Stored, UnusableError, pixel_bytes
 
-MANUFACTURER: Final = "fedward"
+MANUFACTURER: Final = OWN_MAKER
 EQUIPMENT: Final = "fedward node enhance"
-FORM: Final = "1"
+FORM: Final = "2"
 """Of what is written. With another one the same image and model give other UIDs: what is written would be another."""
 SERIES_OFFSET: Final = 9000
 _STEPS: Final[Mapping[str, tuple[str, Code]]] = {
@@ -71,11 +72,13 @@ class Story:
         model: What made it.
         together: SHA-256 over the instances that it was scaled with; empty where nothing but the source counts.
         moment: When.
+        fractional: Whether a segmentation tells probabilities.
     """
 
     model: Model
     together: str
     moment: datetime
+    fractional: bool = False
 
     @property
     def label(self) -> str:
@@ -103,7 +106,8 @@ class Story:
             kind: ``instance`` or ``series``.
             source: UID of the source of that kind.
         """
-        parts = (EQUIPMENT, FORM, self.model.task.name, self.model.digest, kind, self.together, source)
+        what = f"{kind} of probabilities" if self.fractional else kind
+        parts = (EQUIPMENT, FORM, self.model.task.name, self.model.digest, what, self.together, source)
         digest = hashlib.sha256("|".join(parts).encode()).digest()[:16]
         made = bytearray(digest)
         made[6], made[8] = made[6] & 0x0F | 0x80, made[8] & 0x3F | 0x80  # version 8, RFC 9562 5.8
@@ -236,10 +240,10 @@ def _keep_loss(made: Dataset, source: Dataset) -> None:
     made.LossyImageCompressionRatio = format_number_as_ds(round(plain / max(len(source.PixelData), 1), 2))
 
 
-def source_reference(source: Dataset, frames: list[int] | None = None) -> Dataset:
+def source_reference(sop_class: str, uid: str, frames: list[int] | None = None) -> Dataset:
     """An item of Source Image Sequence (PS3.3 C.12.4.1.2): the image, or frames of it counted from 1."""
     item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = UID(sop_class), UID(uid)
     if frames is not None:
         item.ReferencedFrameNumber = frames
     purpose = codes.cid7202.SourceImageForImageProcessingOperation
@@ -247,9 +251,9 @@ def source_reference(source: Dataset, frames: list[int] | None = None) -> Datase
     return item
 
 
-def refer(made: Dataset, source: Dataset) -> None:
-    """Name the source of a single-frame image (PS3.3 C.12.4.1.2)."""
-    made.SourceImageSequence = Sequence([source_reference(source)])
+def refer(made: Dataset, sources: Iterable[tuple[str, str]]) -> None:
+    """Name what a single-frame image was made of (PS3.3 C.12.4.1.2), each by SOP Class and SOP Instance UID."""
+    made.SourceImageSequence = Sequence([source_reference(*one) for one in sources])
 
 
 def set_pixels(made: Dataset, stored: Stored) -> None:

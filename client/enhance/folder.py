@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from scipy.special import softmax
 
 from client.cohort import in_window, window
 from client.deid.known import UNREADABLE
@@ -34,6 +35,8 @@ from shared.imaging.images import StudyImages
 NAME: Final = "enhance.json"
 PRIVATE: Final = 0o600
 
+Slice = tuple[Image, int]
+"""A frame of a file, counted from 1."""
 Unit = NDArray[np.float32]
 """Slices in [0, 1], or what a network is given of each of them."""
 Progress = Callable[[int, int], None]
@@ -64,7 +67,14 @@ class Enhanced:
 
 
 def enhance_folder(
-    source: Path, out: Path, *, model: Model, log: AuditLog, reports: Path, on_progress: Progress | None = None
+    source: Path,
+    out: Path,
+    *,
+    model: Model,
+    log: AuditLog,
+    reports: Path,
+    fractional: bool = False,
+    on_progress: Progress | None = None,
 ) -> Enhanced:
     """Apply ``model`` to every image of ``source`` that it is for, into ``out``.
 
@@ -77,6 +87,7 @@ def enhance_folder(
         model: What is applied.
         log: The audit log.
         reports: The folder for ``enhance.json``.
+        fractional: Whether segmentations tell the probability of each class; no matter for images.
         on_progress: Told how far it is.
 
     Raises:
@@ -98,7 +109,8 @@ def enhance_folder(
                 on_progress(len(records) - passed, found.images)
 
         for study, stacks in found.studies.items():
-            _study(study, [_Job(stack, model, out / study) for stack in stacks], log, tell)
+            jobs = [_Job(stack, model, out / study, fractional=fractional) for stack in stacks]
+            _study(study, jobs, log, tell)
     private_folder(reports)
     result = Enhanced(tuple(sorted(records, key=lambda one: one.path)), reports / NAME)
     write_json(result.path, _report(result, model), mode=PRIVATE)
@@ -176,10 +188,10 @@ def _study(study: str, jobs: Iterable["_Job"], log: AuditLog, tell: Callable[[Re
 class _Job:
     """One stack: what is there of its results, and the rest."""
 
-    def __init__(self, stack: Stack, model: Model, folder: Path) -> None:
+    def __init__(self, stack: Stack, model: Model, folder: Path, *, fractional: bool) -> None:
         self._stack, self.model, self._folder = stack, model, folder
         together = "" if apart(stack.modality, model) else stack.digest
-        self._story = Story(model, together, datetime.now(UTC))
+        self._story = Story(model, together, datetime.now(UTC), fractional and model.segments)
         self.left = tuple(one for one in stack.images if not self._target(one).exists())
 
     def _target(self, image: Image) -> Path:
@@ -209,7 +221,7 @@ class _Job:
             return
         if len(readable) < len(self._stack.images):
             rest = Stack(tuple(image for image, _ in readable), self._stack.modality)
-            job = _Job(rest, self.model, self._folder)
+            job = _Job(rest, self.model, self._folder, fractional=self._story.fractional)
             yield from job.there()
             if job.left:
                 yield from job.work(readable)
@@ -226,12 +238,19 @@ class _Job:
         if self.model.segments:
             yield from self._segment(inputs)
             return
+        slices = [(image, number) for image, source in sources for number in range(1, len(source.stored) + 1)]
         start = 0
         for image, source in sources:
             stop = start + len(source.stored)
             if image in self.left:
-                yield self._write(image, source, unit[start:stop], inputs[start:stop], ends)
+                pixels = self._pixels(source, unit[start:stop], inputs[start:stop], ends)
+                yield self._write(image, pixels, [self._seen(slices, index) for index in range(start, stop)])
             start = stop
+
+    def _seen(self, slices: list[Slice], index: int) -> list[Slice]:
+        """The slices that the network makes one of, that one first."""
+        before, after = self.model.reach
+        return [slices[index], *slices[max(index - before, 0) : index], *slices[index + 1 : index + 1 + after]]
 
     def _inputs(self, unit: Unit) -> Unit:
         """What the network sees; super-resolution sees the image as it is, and not what training made coarse."""
@@ -249,16 +268,17 @@ class _Job:
             result[part] = back(source.of(part), np.clip(images, 0.0, 1.0), ends)
         return result
 
-    def _write(self, image: Image, frames: Frames, unit: Unit, inputs: Unit, ends: tuple[float, float]) -> Record:
-        pixels, factor = self._pixels(frames, unit, inputs, ends), self.model.factor
+    def _write(self, image: Image, pixels: Stored, seen: list[list[Slice]]) -> Record:
+        factor = self.model.factor
         try:
             source = read(image.path)
             made = derived(source, self._story, factor=factor)
             set_pixels(made, pixels)
             if image.sop_class in ENHANCED:
-                derive_frames(made, source, self._story, factor=factor)
+                numbers = [[number for _, number in one] for one in seen]
+                derive_frames(made, source, self._story, seen=numbers, factor=factor)
             else:
-                refer(made, source)
+                refer(made, dict.fromkeys((one.sop_class, one.uid) for of_frame in seen for one, _ in of_frame))
                 if factor > 1:
                     _refine(made, factor)
             data = encode(made)
@@ -268,9 +288,7 @@ class _Job:
         return Record(image.name, Status.WRITTEN, result=self._named(image))
 
     def _segment(self, inputs: NDArray[np.float32]) -> Iterator[Record]:
-        classes = np.zeros(inputs.shape, np.uint8)
-        for part, scores in tiles.outputs(self.model.network, inputs):
-            classes[part] = scores.argmax(axis=1)
+        classes = self._shares(inputs) if self._story.fractional else self._classes(inputs)
         images = self._stack.images
         try:
             made = segmentation([_header(one) for one in images], classes, self._story)
@@ -282,6 +300,25 @@ class _Job:
         self._save(images[0], data)
         for one in images:
             yield Record(one.name, Status.WRITTEN, result=self._named(one))
+
+    def _classes(self, inputs: Unit) -> NDArray[np.uint8]:
+        """The most likely class of each pixel, ``[n, rows, columns]``."""
+        made = np.zeros(inputs.shape, np.uint8)
+        for part, scores in tiles.outputs(self.model.network, inputs):
+            made[part] = scores.argmax(axis=1)
+        return made
+
+    def _shares(self, inputs: Unit) -> NDArray[np.float32]:
+        """The probability of each class but the background, ``[n, rows, columns, classes]`` in [0, 1]."""
+        made: NDArray[np.float32] | None = None
+        for part, scores in tiles.outputs(self.model.network, inputs):
+            shares = softmax(scores, axis=1)[:, 1:]
+            if made is None:
+                made = np.zeros((*inputs.shape, shares.shape[1]), np.float32)
+            made[part] = np.moveaxis(shares, 1, -1)
+        if made is None:
+            raise ValueError("a stack without slices has no classes")
+        return made
 
     def _save(self, image: Image, data: bytes) -> None:
         target = self._target(image)

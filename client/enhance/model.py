@@ -12,7 +12,7 @@ from client.released import checked_release, network_with
 from client.training.device import device
 from shared.errors import UsageError
 from shared.imaging.denoise import Denoise
-from shared.imaging.denoise_volume import DenoiseVolume
+from shared.imaging.denoise_volume import DenoiseVolume, reach
 from shared.imaging.public import PUBLIC, load_public
 from shared.imaging.segment import Segment
 from shared.imaging.superres import SuperResolution
@@ -59,6 +59,11 @@ class Model:
     def neighbours(self) -> bool:
         """Whether the result of a slice depends on other slices of its series, beyond their common scale."""
         return isinstance(self.task, DenoiseVolume)
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """How many slices before and after a slice its result is made of, beyond their common scale."""
+        return reach(self.network) if self.neighbours else (0, 0)
 
     def called(self) -> str:
         """Which model it is, for headers: ASCII, at most 100 characters."""

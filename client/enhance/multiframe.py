@@ -1,5 +1,7 @@
 """What an Enhanced MR or CT image tells frame by frame (PS3.3 C.7.6.16), of one that was derived."""
 
+from collections.abc import Collection
+
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
@@ -20,8 +22,17 @@ _PULSES = (
 _FILTERED, _RESAMPLED = "FILTERED", "RESAMPLED"
 
 
-def derive_frames(made: Dataset, source: Dataset, story: Story, *, factor: int = 1) -> None:
+def derive_frames(
+    made: Dataset, source: Dataset, story: Story, *, seen: Collection[list[int]], factor: int = 1
+) -> None:
     """Change the functional groups of ``made``, a copy of ``source``: frame type, derivation, and place where finer.
+
+    Args:
+        made: Changed.
+        source: What it was made of.
+        story: How it was made.
+        seen: For each frame of ``made`` the frames of ``source``, counted from 1, that it was made of.
+        factor: Pixels of the result to one of the source.
 
     Raises:
         UnusableError: The place or spacing of a frame is not told, and has to change.
@@ -38,10 +49,10 @@ def derive_frames(made: Dataset, source: Dataset, story: Story, *, factor: int =
                 item.FrameType = _kind(item.get("FrameType") or kind, factor)
         if "DerivationImageSequence" in group:  # what was done before is told in the source itself
             del group["DerivationImageSequence"]
-    for number, group in enumerate(groups, start=1):
+    for numbers, group in zip(seen, groups, strict=True):
         item = Dataset()
         item.DerivationDescription, item.DerivationCodeSequence = story.told, Sequence([coded(story.code)])
-        item.SourceImageSequence = Sequence([source_reference(source, [number])])
+        item.SourceImageSequence = Sequence([source_reference(source.SOPClassUID, source.SOPInstanceUID, numbers)])
         group.DerivationImageSequence = Sequence([item])
     if factor > 1:
         _refine(made, source, factor)

@@ -5,7 +5,13 @@ from typing import Final
 
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence
-from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
+from highdicom.seg import (
+    SegmentAlgorithmTypeValues,
+    Segmentation,
+    SegmentationFractionalTypeValues,
+    SegmentationTypeValues,
+    SegmentDescription,
+)
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
@@ -38,12 +44,17 @@ NAMES: Final[Mapping[tuple[str, str], tuple[str, Code, Code]]] = {
 """Label, category (PS3.16 CID 7150) and type (CID 7192, 7194) of a segment, by the code that :data:`CLASSES` has."""
 
 
-def segmentation(sources: Sequence[Dataset], classes: NDArray[np.uint8], story: Story) -> Dataset:
-    """One binary segment for each class.
+MAXIMUM: Final = 255
+"""Maximum Fractional Value (0062,000E): what stands for a probability of 1."""
+
+
+def segmentation(sources: Sequence[Dataset], classes: NDArray[np.uint8] | NDArray[np.float32], story: Story) -> Dataset:
+    """One segment for each class, binary or, where the story is one of probabilities, fractional.
 
     Args:
         sources: The images of one series in slice order, or one multi-frame image; pixels are not looked at.
-        classes: ``[n, rows, columns]``, the class of each pixel of each slice or frame; 0 is in no segment.
+        classes: ``[n, rows, columns]``, the class of each pixel of each slice or frame; 0 is in no segment. Of
+            probabilities ``[n, rows, columns, classes]`` in [0, 1], without that of class 0.
         story: How it was made.
 
     Raises:
@@ -56,7 +67,7 @@ def segmentation(sources: Sequence[Dataset], classes: NDArray[np.uint8], story: 
         made: Dataset = Segmentation(
             [_in_unicode(one) for one in sources],
             classes,
-            SegmentationTypeValues.BINARY,
+            SegmentationTypeValues.FRACTIONAL if story.fractional else SegmentationTypeValues.BINARY,
             [_described(number, code, story) for code, number in sorted(wanted.items(), key=lambda item: item[1])],
             story.uid("series", str(first.SeriesInstanceUID)),
             SERIES_OFFSET + int(first.get("SeriesNumber") or 0) % 100_000,
@@ -66,6 +77,8 @@ def segmentation(sources: Sequence[Dataset], classes: NDArray[np.uint8], story: 
             EQUIPMENT,
             release(),
             (story.model.manifest or story.model.digest),
+            fractional_type=SegmentationFractionalTypeValues.PROBABILITY,
+            max_fractional_value=MAXIMUM,
             content_label="TISSUES",
             content_description=told[:64],
             series_description=told[:64],

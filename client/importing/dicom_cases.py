@@ -121,6 +121,10 @@ def _label_of(path: Path) -> Dataset:
         found = highdicom.seg.segread(path) if kind == SegmentationStorage else pydicom.dcmread(path)
     except (*UNREADABLE, RuntimeError) as error:
         raise UnusableError(f"{path.name}: it cannot be read as a segmentation or structure set") from error
+    if str(found.get("SegmentationType", "")) == "FRACTIONAL":
+        raise UnusableError(
+            f"{path.name}: it tells probabilities or shares (FRACTIONAL), no classes: make a binary segmentation of it"
+        )
     return found
 
 

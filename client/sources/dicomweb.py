@@ -22,6 +22,7 @@ from client.sources.credentials import Credentials
 from client.sources.intake import LARGEST, Intake, Problem, day_of
 from client.sources.selection import Facts, Instance, Selection
 from client.sources.source import Study, UnreachableError, WithheldError
+from client.sources.status import told
 from shared.errors import PolicyError, ProtocolError, UsageError
 
 CONNECT, READ = 10.0, 60.0
@@ -32,6 +33,7 @@ PAGE = 500
 _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _UID = re.compile(r"[0-9.]{1,64}")
 _SIGNS = {"study": "0020000D", "series": "0020000E", "instance": "00080018"}
+_NONE_STORED = 409  # PS3.18 table 10.5.3-1: what was sent is a request as it should be, and none of it was stored
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -119,16 +121,22 @@ class DicomWeb:
         if withheld:
             raise withheld
 
-    def store(self, dataset: Dataset) -> bool:
-        """Send an instance (STOW-RS, PS3.18 10.5); False where the service names it among those that failed.
+    def store(self, dataset: Dataset) -> str:
+        """Send an instance (STOW-RS, PS3.18 10.5); empty where it is stored, else why the service did not take it.
 
         Raises:
             UnreachableError: No answer, or the service is busy.
             ProtocolError: It refuses.
         """
         with _network_errors(self.name):
-            answer = self._client.store_instances([dataset])
-        return not answer.get("FailedSOPSequence")
+            try:
+                answer = self._client.store_instances([dataset])
+            except requests.exceptions.HTTPError as error:
+                if error.response is None or error.response.status_code != _NONE_STORED:
+                    raise
+                return told(_failure_reason(error.response))
+        failed = answer.get("FailedSOPSequence")
+        return told(failed[0].get("FailureReason")) if failed else ""
 
     def problems(self) -> Sequence[Problem]:
         """See :meth:`client.sources.source.Source.problems`."""
@@ -232,6 +240,14 @@ class _network_errors:  # noqa: N801  # a context manager, named as one
             raise UnreachableError(
                 "does not answer", "check the host, the port, the firewall and the service"
             ) from error
+
+
+def _failure_reason(answer: requests.Response) -> int | None:
+    """Failure Reason (0008,1197) of the first instance in an answer to STOW-RS; None where it tells none in JSON."""
+    try:
+        return int(answer.json()["00081198"]["Value"][0]["00081197"]["Value"][0])
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _no_dicomweb(name: str) -> ProtocolError:

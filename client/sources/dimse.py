@@ -9,12 +9,11 @@ import re
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Self
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom import AllStoragePresentationContexts, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext, build_context, build_role
@@ -23,6 +22,8 @@ from pynetdicom.transport import ThreadedAssociationServer
 from client.deid.tables import released
 from client.sources.dicomweb import queries
 from client.sources.intake import Intake, Problem, day_of
+from client.sources.peer import Address as Address  # noqa: PLC0414  # where most look for it
+from client.sources.peer import Peer
 from client.sources.selection import Facts, Instance, Selection
 from client.sources.source import Study, UnreachableError, WithheldError
 from client.sources.tls import Context, Tls
@@ -38,40 +39,13 @@ SYNTAXES = [
     *("1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"),
     *(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91)),
 ]
-CONNECT, ANSWER = 10.0, 60.0
-"""Seconds to wait for an association, and for the next message."""
 MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers up to 255
 UIDS_AT_ONCE = 100
 
 SUCCESS, PENDING, NO_RESOURCES = 0x0000, {0xFF00, 0xFF01}, range(0xA700, 0xA800)
 WARNING, UNKNOWN_DESTINATION, CANNOT_UNDERSTAND, NOT_AUTHORIZED = 0xB000, 0xA801, 0xC000, 0x0124
 
-_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")
 _UID = re.compile(r"[0-9.]{1,64}")
-
-
-@dataclass(frozen=True)
-class Address:
-    """A host and a port, as ``HOST:PORT``; an IPv6 address stands in brackets."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Address":
-        """Read ``HOST:PORT``.
-
-        Raises:
-            UsageError: It is none.
-        """
-        host, _, port = text.rpartition(":")
-        host = host.removeprefix("[").removesuffix("]")
-        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-            raise UsageError(f"'{text}' is no address", hint="use the form HOST:PORT")
-        return cls(host, int(port))
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Dimse:
@@ -92,13 +66,10 @@ class Dimse:
     def __init__(
         self, address: Address, *, called: str, calling: str, listen: Address | None, tls: Tls | None = None
     ) -> None:
-        for title in (called, calling):
-            if not _TITLE.fullmatch(title) or not title.strip():
-                raise UsageError(f"'{title}' is no AE title", hint="1 to 16 characters of ASCII, no backslash")
-        self.name = f"{called.strip()} at {address}"
+        self._peer = Peer(address, called=called, calling=calling, tls=tls)
+        self.name = self._peer.name
         self.kind = "c-move" if listen else "c-get"
-        self._address, self._called, self._calling, self._listen = address, called.strip(), calling.strip(), listen
-        self._tls = tls
+        self._listen = listen
         self._secured: Context | None = tls.server() if tls and listen else None
         self._live: Association | None = None
         self._lock = threading.Lock()
@@ -173,14 +144,6 @@ class Dimse:
             self._server.shutdown()
             self._server = None
 
-    # --- associations ---------------------------------------------------------------------------------------------
-
-    def _ae(self) -> AE:
-        ae = AE(self._calling)
-        ae.acse_timeout = ae.connection_timeout = CONNECT
-        ae.dimse_timeout = ae.network_timeout = ANSWER
-        return ae
-
     @contextlib.contextmanager
     def _associate(self, contexts: list[PresentationContext]) -> Iterator[Association]:
         roles = [
@@ -188,45 +151,12 @@ class Dimse:
             for one in contexts
             if one.abstract_syntax and one.abstract_syntax not in {FIND, MOVE, GET}
         ]
-        tls = self._tls.client() if self._tls else None
-        association = self._ae().associate(
-            self._address.host,
-            self._address.port,
-            contexts=contexts,
-            ae_title=self._called,
-            ext_neg=list(roles),
-            evt_handlers=[(evt.EVT_C_STORE, self._keep)],
-            tls_args=(tls, self._address.host) if tls else None,
-        )
-        if association.is_rejected:
-            raise self._rejection(association)
-        if not association.is_established:
-            if tls and (fault := tls.fault()):
-                if fault.passing:
-                    raise UnreachableError(fault.reason, fault.check)
-                raise ProtocolError(f"{self.name} {fault.reason}", hint=fault.check)
-            hint = "" if tls else ", and whether it wants --dimse-tls"
-            raise UnreachableError("does not answer", f"check the host, the port, the firewall and the archive{hint}")
-        try:
-            if not association.accepted_contexts:
-                raise ProtocolError(f"{self.name} accepts none of our requests", hint="ask for query/retrieve rights")
+        with self._peer.associated(contexts, roles=roles, handlers=[(evt.EVT_C_STORE, self._keep)]) as association:
             self._live = association
-            yield association
-            association.release()
-        finally:
-            self._live = None
-            if association.is_established:
-                association.abort()
-
-    def _rejection(self, association: Association) -> Exception:
-        answer = association.acceptor.primitive
-        reason = answer.reason_str if answer else "no reason given"
-        if answer and answer.result == 2:  # PS3.8 Table 9-21: rejected-transient
-            return UnreachableError(f"rejects the association for now: {reason}", "ask its administrator")
-        return ProtocolError(
-            f"{self.name} rejects the association: {reason}",
-            hint=f"check --called {self._called} and that it knows --calling {self._calling}",
-        )
+            try:
+                yield association
+            finally:
+                self._live = None
 
     # --- queries and retrievals -----------------------------------------------------------------------------------
 
@@ -254,7 +184,7 @@ class Dimse:
 
     def _retrieve(self, association: Association, request: Dataset) -> None:
         if self._listen:
-            answers = association.send_c_move(request, self._calling, MOVE)
+            answers = association.send_c_move(request, self._peer.calling, MOVE)
         else:
             answers = association.send_c_get(request, GET)
         for status, _ in answers:
@@ -263,8 +193,8 @@ class Dimse:
                 return
             if code == UNKNOWN_DESTINATION:
                 raise ProtocolError(
-                    f"{self.name} does not know where {self._calling} is",
-                    hint=f"enter AE title {self._calling} with our host and port there, or use --get",
+                    f"{self.name} does not know where {self._peer.calling} is",
+                    hint=f"enter AE title {self._peer.calling} with our host and port there, or use --get",
                 )
             if code not in PENDING and code not in {SUCCESS, WARNING}:
                 self._check_receiver()
@@ -274,9 +204,10 @@ class Dimse:
     def _check_receiver(self) -> None:
         """Raise where the archive tried to send and could not since our receiver speaks TLS."""
         if self._secured and (fault := self._secured.fault()):
+            ours = self._peer.calling
             raise ProtocolError(
                 f"{self.name} cannot send to --listen over TLS: it {fault.reason}",
-                hint=f"have it use TLS for {self._calling} with a certificate of an authority of --ca, and trust ours",
+                hint=f"have it use TLS for {ours} with a certificate of an authority of --ca, and trust ours",
             )
 
     # --- receiving ------------------------------------------------------------------------------------------------
@@ -301,9 +232,9 @@ class Dimse:
         listen = self._listen
         if listen is None or self._server is not None:
             return
-        ae = self._ae()
+        ae = self._peer.ae()
         ae.require_called_aet = True
-        ae.require_calling_aet = [self._called]
+        ae.require_calling_aet = [self._peer.called]
         ae.maximum_associations = 4
         for context in AllStoragePresentationContexts:
             if context.abstract_syntax:

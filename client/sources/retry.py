@@ -27,13 +27,21 @@ class Patience:
     pause: float = 1.0
     longest_pause: float = 30.0
 
-    def persist(self, name: str, step: Callable[[], T], *, progress: Callable[[], int] = lambda: 0) -> T:
+    def persist(
+        self,
+        name: str,
+        step: Callable[[], T],
+        *,
+        progress: Callable[[], int] = lambda: 0,
+        kept: str = "what was fetched is kept",
+    ) -> T:
         """Run ``step`` until it succeeds.
 
         Args:
             name: The host, for the message.
             step: Raises :class:`UnreachableError` where another try may help.
             progress: A count that grows with what was achieved; when it has grown, patience starts anew.
+            kept: What is not lost, for the message.
 
         Raises:
             ProtocolError: Patience is over.
@@ -50,6 +58,6 @@ class Patience:
                 if failures >= self.attempts or time.monotonic() + pause - since > self.deadline:
                     raise ProtocolError(
                         f"{name} {error.reason} ({failures} tries)",
-                        hint=f"{error.check}; what was fetched is kept, run the same command again to go on",
+                        hint=f"{error.check}; {kept}, run the same command again to go on",
                     ) from error
                 time.sleep(pause)

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from shared.imaging import classical_volume
 from shared.imaging.denoise import PATCH, Denoise
@@ -60,6 +61,13 @@ class DenoiseVolume(Denoise):
     def classical(self) -> Mapping[str, Method]:
         """Filters of slices, and those of volumes, which see the same neighbours."""
         return {**super().classical(), **classical_volume.METHODS}
+
+
+def reach(network: nn.Module) -> tuple[int, int]:
+    """How many slices before and after the one in the middle a network of this task looks at."""
+    if isinstance(network, UNet25D):
+        return network.slices // 2, network.slices // 2
+    return REACH, 0 if isinstance(network, ConvGRU) and network.causal else REACH
 
 
 def neighbours(images: NDArray[np.float32]) -> NDArray[np.float32]:

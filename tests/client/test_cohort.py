@@ -21,6 +21,7 @@ from compliance.log import AuditLog
 from shared.errors import DataError
 from simulation.sites.specs import choose_sites
 from simulation.sites.synthesize import synthesize
+from tests.client.fractions import in_fractions
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +218,18 @@ def test_classes_follow_the_coded_type_of_a_segment_and_not_its_number(
             assert before.label is not None
             assert after.label is not None
             assert np.array_equal(after.label, np.array([0, 2, 1, 3])[before.label])
+
+
+def test_probabilities_are_no_labels_and_the_record_says_so(released: Path, tmp_path: Path, log: AuditLog) -> None:
+    copy = shutil.copytree(released, tmp_path / "copy")
+    path = next(p for p in sorted(copy.rglob("*.dcm")) if pydicom.dcmread(p, stop_before_pixels=True).Modality == "SEG")
+    in_fractions(path)
+    for _ in range(2):  # the second time from the cache
+        cohort = build_cohort(copy, tmp_path / "cohort", log=log)
+        assert cohort.no_labels == Cohort.open(cohort.folder).no_labels == 1
+        assert sorted(study.labelled for entry in cohort.entries for study in entry.studies) == [False] + [True] * 7
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_bytes().splitlines()]
+    assert rows[-1]["detail"]["segmentations_no_labels"] == 1
 
 
 # --- studies without a reference --------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ class ConvGRU(nn.Module):
 
     def __init__(self, *, causal: bool = False, widths: tuple[int, int] = (16, 32)) -> None:
         super().__init__()
+        self.causal = causal
         fine, coarse = widths
         self.lift = DoubleConv(1, fine)
         self.deepen = DoubleConv(fine, coarse)

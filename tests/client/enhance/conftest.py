@@ -32,8 +32,9 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def apply(tmp_path: Path, models: dict[str, Model]) -> Apply:
     """Apply a public model to a file or folder, into ``out``."""
 
-    def run(task: str, source: Path, out: Path = tmp_path / "out") -> Enhanced:
+    def run(task: str, source: Path, out: Path = tmp_path / "out", *, fractional: bool = False) -> Enhanced:
+        reports = tmp_path / "reports"
         with AuditLog(tmp_path / "log.jsonl", site="H1", subject_key=b"k" * 32) as log:
-            return enhance_folder(source, out, model=models[task], log=log, reports=tmp_path / "reports")
+            return enhance_folder(source, out, model=models[task], log=log, reports=reports, fractional=fractional)
 
     return run

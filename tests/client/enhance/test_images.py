@@ -333,3 +333,19 @@ def test_dciodvfy_has_nothing_to_complain_of_a_hospitals_studies(
     assert results
     for path in results:
         assert not complaints(tmp_path / "out" / path)
+
+
+@pytest.mark.system("dicom3tools")
+@pytest.mark.parametrize("name", ["MR_small.dcm", "mr", "H2"])
+def test_dciodvfy_has_nothing_to_complain_of_probabilities(
+    apply: Apply, sites: Path, tmp_path: Path, name: str
+) -> None:
+    if name == "mr":
+        source = written(enhanced_mr(), tmp_path / "in" / "mr.dcm")
+    else:
+        source = sites / "H2" if name == "H2" else example(name)
+    results = apply("segment", source, fractional=True).results()
+    assert results
+    for path in results:
+        assert pydicom.dcmread(tmp_path / "out" / path).SegmentationType == "FRACTIONAL"
+        assert complaints(tmp_path / "out" / path) <= (complaints(source) if source.is_file() else set())

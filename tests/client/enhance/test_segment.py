@@ -5,10 +5,15 @@ from pathlib import Path
 import highdicom
 import numpy as np
 import pydicom
+from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from client.cli import app
 from client.cohort import in_window, window
 from client.enhance.model import Model
 from client.enhance.slices import frames
+from shared.errors import UsageError
+from shared.imaging import inference
 from shared.imaging.images import CLASSES, StudyImages
 from tests.client.enhance.conftest import Apply
 from tests.client.enhance.enhanced import enhanced_mr, written
@@ -70,6 +75,70 @@ def test_frames_of_an_enhanced_image(apply: Apply, tmp_path: Path) -> None:
         source.SOPInstanceUID, [1, 2, 3], combine_segments=True, ignore_spatial_locations=True
     )
     assert found.shape == (3, 48, 64)
+
+
+# --- probabilities ----------------------------------------------------------------------------------------------------
+
+
+def shares_of(model: Model, sources: list[pydicom.Dataset]) -> NDArray[np.float32]:
+    """What the network says of a series, ``[n, rows, columns, classes]``, without the background."""
+    values = np.stack([frames(one).values[0] for one in sources])
+    unit = in_window(values, window("MR", values))
+    scores = inference.run(model.network, model.task.inputs(StudyImages("MR", unit, unit, None, (1.0, 1.0))))
+    powers = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
+    return np.asarray(np.moveaxis(powers / powers.sum(axis=1, keepdims=True), 1, -1)[..., 1:], np.float32)
+
+
+def test_probabilities_are_those_of_the_network(
+    apply: Apply, sites: Path, models: dict[str, Model], tmp_path: Path
+) -> None:
+    series = series_of(sites)
+    sources = [pydicom.dcmread(path) for path in sorted(series.glob("*.dcm"))]
+    wanted = shares_of(models["segment"], sources)
+    (path,) = apply("segment", series, fractional=True).results()
+    seg = highdicom.seg.segread(tmp_path / "out" / path)
+    assert (seg.SegmentationType, seg.SegmentationFractionalType) == ("FRACTIONAL", "PROBABILITY")
+    assert (seg.MaximumFractionalValue, seg.BitsAllocated) == (255, 8)
+    assert list(seg.segment_numbers) == [1, 2, 3]
+    for number in seg.segment_numbers:
+        kind = seg.get_segment_description(number).segmented_property_type
+        assert CLASSES["MR"][str(kind.scheme_designator), str(kind.value)] == number
+    found = seg.get_pixels_by_source_instance(
+        [str(one.SOPInstanceUID) for one in sources], assert_missing_frames_are_empty=True
+    )
+    assert found.shape == wanted.shape
+    assert np.abs(found - wanted).max() <= 0.5 / 255 + 1e-6
+    assert ((found > 0.05) & (found < 0.95)).any()  # and not the classes in another form
+    assert {one.ReferencedSOPInstanceUID for one in sources_of(seg)} == {str(one.SOPInstanceUID) for one in sources}
+
+
+def test_classes_and_probabilities_lie_beside_each_other(apply: Apply, sites: Path, tmp_path: Path) -> None:
+    series = series_of(sites)
+    binary = apply("segment", series)
+    both = apply("segment", series, fractional=True)
+    assert both.counts["written"] == 3
+    assert apply("segment", series, fractional=True).counts["there"] == 3
+    found = [pydicom.dcmread(tmp_path / "out" / one.results()[0]) for one in (binary, both)]
+    for name in ("SOPInstanceUID", "SeriesInstanceUID"):
+        assert found[0][name].value != found[1][name].value
+    assert [one.ContentQualification for one in found] == ["RESEARCH"] * 2
+
+
+def test_probabilities_of_an_enhanced_image(apply: Apply, models: dict[str, Model], tmp_path: Path) -> None:
+    source = enhanced_mr()
+    (path,) = apply("segment", written(source, tmp_path / "in" / "mr.dcm"), fractional=True).results()
+    found = highdicom.seg.segread(tmp_path / "out" / path).get_pixels_by_source_frame(
+        source.SOPInstanceUID, [1, 2, 3], ignore_spatial_locations=True, assert_missing_frames_are_empty=True
+    )
+    assert found.shape == (3, 48, 64, 3)
+    assert (found.sum(axis=-1) <= 1 + 1.5 / 255 + 1e-6).all()
+
+
+def test_images_have_no_probabilities(sites: Path, tmp_path: Path) -> None:
+    words = ["public-1", str(series_of(sites)), str(tmp_path / "out"), "--task", "denoise", "--fractional"]
+    done = CliRunner().invoke(app, ["enhance", *words])
+    assert isinstance(done.exception, UsageError)
+    assert not (tmp_path / "out").exists()
 
 
 def test_images_that_do_not_tell_where_they_lie_fail(apply: Apply, tmp_path: Path) -> None:

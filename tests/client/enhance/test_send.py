@@ -18,6 +18,7 @@ from client.sources.retry import Patience
 from compliance.log import AuditLog, entries
 from shared.errors import PartialError, ProtocolError, UsageError
 from tests.client.sources.orthanc import PASSWORD, USER, Orthanc, free_port, running
+from tests.client.sources.test_hostile_peers import Server
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +79,28 @@ def test_wrong_credentials_are_the_other_ends_refusal(
 
 
 def test_what_the_archive_does_not_take_is_named(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DicomWeb, "store", lambda _, dataset: dataset.Modality != "CT")
+    monkeypatch.setattr(DicomWeb, "store", lambda _, dataset: "too large" if dataset.Modality == "CT" else "")
     done = run(images, tmp_path / "out", "--send", "http://127.0.0.1:1/dicom-web")
     assert isinstance(done.exception, PartialError)
     (refused,) = [path for path in (tmp_path / "out").rglob("*.dcm") if pydicom.dcmread(path).Modality == "CT"]
-    assert refused.name in done.output
+    assert f"{refused.name}: too large" in done.output
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"00081198":{"vr":"SQ","Value":[{"00081197":{"vr":"US","Value":[49442]}}]}}', "status 0xC122"),
+        (b'{"00081198":{"vr":"SQ","Value":[{}]}}', "without a reason"),
+        (b"<html>", "without a reason"),
+        (b"[]", "without a reason"),
+    ],
+)
+def test_a_service_that_stored_nothing_of_a_request_has_refused_that_instance(
+    images: Path, body: bytes, reason: str
+) -> None:
+    headers = {"Content-Type": "application/dicom+json"}
+    with Server(lambda _: (409, headers, body)) as server, DicomWeb(server.url) as archive:
+        assert archive.store(pydicom.dcmread(images / "MR_small.dcm")).startswith(reason)
 
 
 def test_an_archive_that_is_not_there(images: Path, tmp_path: Path) -> None:

@@ -12,8 +12,11 @@ from client.cohort import in_window, window
 from client.enhance.folder import Enhanced, enhance_folder
 from client.enhance.model import Model
 from compliance.log import AuditLog
+from shared.imaging.denoise_volume import REACH, SLICES
 from shared.imaging.images import StudyImages
 from shared.imaging.tasks import get_task
+from tests.client.enhance.enhanced import enhanced_mr, written
+from tests.client.enhance.test_images import complaints
 
 
 def model_of(name: str, network: str | None = None) -> Model:
@@ -55,6 +58,69 @@ def test_a_series_comes_out_as_the_task_itself_would_have_it(
         found = made[str(source.InstanceNumber)].pixel_array.astype(np.float32) * slope + intercept
         seen = (values[index] > ends[0]) & (values[index] < ends[1])
         assert np.abs(found - np.rint(wanted[index]))[seen].max() <= 1.01
+
+
+@pytest.mark.parametrize("network", ["unet25d", "unet25d_5", "convgru", "convgru_causal"])
+def test_a_networks_reach_is_how_far_it_looks(network: str) -> None:
+    torch.manual_seed(1)
+    made = model_of("denoise_volume", network)
+    for parameter in made.network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    slices = torch.rand(1, SLICES, 16, 16, requires_grad=True)
+    made.network(slices).abs().sum().backward()
+    assert slices.grad is not None
+    seen = [index for index in range(SLICES) if slices.grad[0, index].any()]
+    before, after = made.reach
+    assert seen == list(range(REACH - before, REACH + after + 1))
+
+
+@pytest.mark.parametrize(
+    ("network", "wanted"),
+    [
+        ("unet25d", {1: [1, 2], 2: [2, 1, 3], 3: [3, 2]}),
+        ("unet25d_5", {1: [1, 2, 3], 2: [2, 1, 3], 3: [3, 1, 2]}),
+        ("convgru_causal", {1: [1], 2: [2, 1], 3: [3, 1, 2]}),
+    ],
+)
+def test_a_result_names_all_slices_that_it_was_made_of_its_own_first(
+    sites: Path, tmp_path: Path, network: str, wanted: dict[int, list[int]]
+) -> None:
+    folder = series(sites, "MR")
+    sources = sorted((pydicom.dcmread(one) for one in folder.glob("*.dcm")), key=lambda one: one.SliceLocation)
+    place = {str(one.SOPInstanceUID): number for number, one in enumerate(sources, start=1)}
+    home = {int(one.InstanceNumber): place[str(one.SOPInstanceUID)] for one in sources}
+    applied(model_of("denoise_volume", network), folder, tmp_path)
+    named = {}
+    for made in map(pydicom.dcmread, (tmp_path / "out").rglob("*.dcm")):
+        items = made.SourceImageSequence
+        assert {one.ReferencedSOPClassUID for one in items} == {made.SOPClassUID}
+        assert {one.PurposeOfReferenceCodeSequence[0].CodeValue for one in items} == {"121322"}
+        named[home[int(made.InstanceNumber)]] = [place[str(one.ReferencedSOPInstanceUID)] for one in items]
+    assert named == wanted
+
+
+def test_a_frame_names_all_frames_that_it_was_made_of(tmp_path: Path) -> None:
+    source = enhanced_mr(frames=5, rows=16, columns=16)
+    path = written(source, tmp_path / "in" / "mr.dcm")
+    (result,) = applied(model_of("denoise_volume", "unet25d_5"), path, tmp_path).results()
+    made = pydicom.dcmread(tmp_path / "out" / result)
+    named = []
+    for group in made.PerFrameFunctionalGroupsSequence:
+        (reference,) = group.DerivationImageSequence[0].SourceImageSequence
+        assert reference.ReferencedSOPInstanceUID == source.SOPInstanceUID
+        named.append(list(reference.ReferencedFrameNumber))
+    assert named == [[1, 2, 3], [2, 1, 3, 4], [3, 1, 2, 4, 5], [4, 2, 3, 5], [5, 3, 4]]
+
+
+@pytest.mark.system("dicom3tools")
+@pytest.mark.parametrize("kind", ["MR", "CT", "enhanced"])
+def test_dciodvfy_has_nothing_new_to_complain_of(sites: Path, tmp_path: Path, kind: str) -> None:
+    many = written(enhanced_mr(), tmp_path / "in" / "mr.dcm")
+    source = many if kind == "enhanced" else series(sites, kind)
+    results = applied(model_of("denoise_volume", "unet25d_5"), source, tmp_path).results()
+    assert results
+    for path in results:
+        assert complaints(tmp_path / "out" / path) <= (complaints(many) if kind == "enhanced" else set())
 
 
 def test_a_ct_slice_with_other_neighbours_is_another_result(sites: Path, tmp_path: Path) -> None:

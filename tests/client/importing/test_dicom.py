@@ -28,6 +28,7 @@ from client.sources.folder import Folder
 from client.sources.selection import Selection
 from simulation.sites.specs import choose_sites
 from simulation.sites.synthesize import synthesize
+from tests.client.fractions import in_fractions
 from tests.client.importing import made
 from tests.client.importing.test_import import TERMS
 
@@ -95,6 +96,15 @@ def test_a_single_series_gets_simulated_noise_and_no_text_of_the_header(
 
 def segmentation(root: Path) -> Path:
     return next(p for p in root.rglob("*.dcm") if pydicom.dcmread(p, stop_before_pixels=True).Modality == "SEG")
+
+
+def test_probabilities_are_no_labels(hospital: Path, tmp_path: Path) -> None:
+    root = tmp_path / "fractions"
+    shutil.copytree(hospital / "H7", root)
+    in_fractions(segmentation(root))
+    looked = look(root, made.settings("dicom"), {})
+    assert not looked.ready
+    assert any("FRACTIONAL" in one.reason for one in looked.problems)
 
 
 def test_segments_that_nothing_speaks_for_are_listed_and_a_map_comes_first(hospital: Path, tmp_path: Path) -> None:

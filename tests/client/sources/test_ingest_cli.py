@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -9,12 +10,14 @@ import time
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
+import pydicom
 import pytest
 from click.testing import Result
 from rich.progress import Progress, TimeElapsedColumn, TimeRemainingColumn
 from typer.testing import CliRunner
 
 from client.cli import app
+from client.cohort import Cohort
 from client.ingest import Standing
 from client.ingest_cli import Bar
 from client.ingest_page import review_command
@@ -22,6 +25,7 @@ from client.node import Node
 from client.sources.intake import header_of
 from shared import console
 from shared.errors import DataError, PartialError, PolicyError, ProtocolError, UsageError
+from tests.client.fractions import in_fractions
 from tests.client.sources.orthanc import CALLED, CALLING, Orthanc
 
 
@@ -49,6 +53,17 @@ def test_a_folder_from_the_command_line(node: Node, images: Path) -> None:
     assert (told["studies"], told["released"], told["missing"]) == (2, 10, 0)
     assert told["cohort"] == {"train": 2, "held_out": 0}
     assert Path(told["report"]) == node.folder / "reports" / "ingest.json"
+
+
+def test_a_segmentation_of_probabilities_comes_in_and_is_no_label(node: Node, images: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(images / "H1", tmp_path / "in")
+    segmentations = [path for path in sorted(source.rglob("*.dcm")) if pydicom.dcmread(path).Modality == "SEG"]
+    in_fractions(segmentations[0])
+    result = call("ingest", node.folder, "--folder", source)
+    assert result.exit_code == 0, result.exception
+    assert "1 segmentation tells probabilities or shares (FRACTIONAL), no classes: not taken" in result.stdout
+    studies = [study for entry in Cohort.open(node.folder / "cohort").entries for study in entry.studies]
+    assert sorted(study.labelled for study in studies) == [False] + [True] * (len(segmentations) - 1)
 
 
 def test_files_that_cannot_be_read_are_exit_three(node: Node, images: Path, tmp_path: Path) -> None:
