@@ -24,7 +24,7 @@ _DOCUMENT_WORDS = ("DOSE", "REPORT", "PATIENT PROTOCOL")
 
 _MODEL_NAME, _CONTRIBUTING = 0x00081090, 0x0018A001
 ENHANCER = "fedward node enhance"
-"""What stands for Manufacturer's Model Name where a model of ours made or changed the images (:mod:`client.enhance.derive`)."""
+"""What stands for Manufacturer's Model Name where a model of ours made or changed the images."""
 _OWN_RESULT = "a model of fedward made it: results are never learnt from, and belong to the record that they came from"
 _REPORT = "its Image Type says that it is a picture of a report"
 LIFTABLE = frozenset({_REPORT})
