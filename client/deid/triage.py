@@ -22,9 +22,9 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _PIXELS = (PIXEL_DATA, 0x7FE00008, 0x7FE00009)
 _DOCUMENT_WORDS = ("DOSE", "REPORT", "PATIENT PROTOCOL")
 
-_MANUFACTURER, _CONTRIBUTING = 0x00080070, 0x0018A001
-OWN_MAKER = "fedward"
-"""What stands for Manufacturer where a model of ours made or changed the images (:mod:`client.enhance.derive`)."""
+_MODEL_NAME, _CONTRIBUTING = 0x00081090, 0x0018A001
+ENHANCER = "fedward node enhance"
+"""What stands for Manufacturer's Model Name where a model of ours made or changed the images."""
 _OWN_RESULT = "a model of fedward made it: results are never learnt from, and belong to the record that they came from"
 _REPORT = "its Image Type says that it is a picture of a report"
 LIFTABLE = frozenset({_REPORT})
@@ -69,7 +69,7 @@ def _reasons(part10: Part10) -> Iterator[str]:
         yield _REPORT
     contributed = dataset.get(_CONTRIBUTING, ("", []))[1]
     makers = [dataset, *(contributed if isinstance(contributed, list) else [])]
-    if any(text_of(one, _MANUFACTURER) == OWN_MAKER for one in makers):
+    if any(text_of(one, _MODEL_NAME) == ENHANCER for one in makers):
         yield _OWN_RESULT
     present = [tag for tag in _PIXELS if tag in dataset]
     if len(present) > 1:

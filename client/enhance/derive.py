@@ -24,12 +24,12 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
-from client.deid.triage import OWN_MAKER
+from client.deid.triage import ENHANCER
 from client.enhance.model import Model
 from client.enhance.slices import Stored, UnusableError, pixel_bytes
 
-MANUFACTURER: Final = OWN_MAKER
-EQUIPMENT: Final = "fedward node enhance"
+MANUFACTURER: Final = "fedward"
+EQUIPMENT: Final = ENHANCER
 FORM: Final = "2"
 """Of what is written. With another one the same image and model give other UIDs: what is written would be another."""
 SERIES_OFFSET: Final = 9000
