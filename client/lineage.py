@@ -61,6 +61,8 @@ class Part:
         dataset: SHA-256 of the index of the cohort.
         manifest: Digest of the manifest of the data set; empty where it has none that is up to date.
         patients: Name of the set of those who could be drawn.
+        origin: ``RUN/TASK`` of the release that this run started from; empty where it started from none. Not all of
+            a release's weights need be in the first model, so that its digest does not tell.
     """
 
     time: str
@@ -78,6 +80,7 @@ class Part:
     dataset: str
     manifest: str
     patients: str
+    origin: str = ""
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -114,6 +117,7 @@ class Lineage:
         steps: int,
         dataset: str,
         manifest: str,
+        origin: str = "",
         log: AuditLog | None = None,
     ) -> Part:
         """Note a round before it begins; durable when this returns.
@@ -134,7 +138,7 @@ class Lineage:
             datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
             kind,
             *(header.federation, header.charter, header.run, header.task, header.round, header.attempt, header.model),
-            *(charter.privacy.mode, rate, steps, dataset, manifest, self._set(kind, patients)),
+            *(charter.privacy.mode, rate, steps, dataset, manifest, self._set(kind, patients), origin),
         )
         self._rounds.append(asdict(part))
         return part
@@ -200,7 +204,10 @@ class Lineage:
         return self._reach(traces)[0]
 
     def heirs(self, traces: Collection[Trace]) -> frozenset[tuple[str, str]]:
-        """The tasks of runs (run, task) that began with a model that a patient was trained into in another run."""
+        """The tasks of runs (run, task) that began with a model that a patient was trained into in another run.
+
+        Whether that model itself was handed over, or a release of that run.
+        """
         return self._reach(traces)[1]
 
     def _reach(self, traces: Collection[Trace]) -> tuple[tuple[str, ...], frozenset[tuple[str, str]]]:
@@ -214,7 +221,8 @@ class Lineage:
         for part in self.parts():
             key = (part.run, part.task)
             begun = first.get(key)
-            if found.get(part.model, key) != key and (begun is None or part.round <= begun):
+            heir = found.get(part.model, key) != key or tuple(part.origin.split("/")) in first
+            if heir and (begun is None or part.round <= begun):
                 heirs.add(key)
                 first[key] = begun = part.round - 1
             # A round of training begins with the model of the rounds before, an evaluation has its own round's.

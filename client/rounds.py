@@ -26,7 +26,7 @@ from client.training.device import computing, device
 from client.training.loop import TrainOutcome, price, train_round, usable
 from client.training.shared_sum import shared_sum
 from client.witnessing import check_shown, checkpoint_for, require_witnessed
-from compliance.bundle_start import start_weights
+from compliance.bundle_start import start_release
 from compliance.log import Action, Outcome, Scalar
 from compliance.trail import Occasion
 from shared.charter import Charter, PrivacyPlan, TaskPlan
@@ -62,12 +62,14 @@ class _LeftError(Exception):
 class _Bench:
     """What one task needs, kept between requests: the network to load weights into, and the patients.
 
-    ``begins`` is what decides the network: how it starts, what of it trains, the seed and the device. ``cohort`` is the
-    state of the cohort's index and of what is recorded of its patients, and the day: another one has other patients.
+    ``begins`` is what decides the network: how it starts, what of it trains, the seed and the device; ``origin`` the
+    run and the task of the release that it starts from. ``cohort`` is the state of the cohort's index and of what is
+    recorded of its patients, and the day: another one has other patients.
     """
 
     task: Task
     begins: tuple[object, ...]
+    origin: str
     cohort: tuple[int, ...]
     network: nn.Module
     layout: Layout
@@ -129,7 +131,7 @@ class Rounds:
             "privacy": privacy.mode,
             "records": read_register(session.node)[1],
         }
-        part = self._note(header, TRAIN, bench.train, rate=privacy.sample_rate if privacy.mode != "off" else 1.0)
+        part = self._note(header, TRAIN, bench, bench.train, rate=privacy.sample_rate if privacy.mode != "off" else 1.0)
         facts |= Lineage(session.node).head()
         with session.act(Action.TRAIN, header, facts), computing(policy_of(session.node).device):
             receipt = self._pay(header, plan, bench)
@@ -174,7 +176,7 @@ class Rounds:
         bench = self._prepare(request, training=False)
         masking = masks.expected(session, request, size=0, metrics=bench.task.sums)
         facts: dict[str, Scalar] = {"patients": len(bench.held_out), "records": read_register(session.node)[1]}
-        self._note(header, EVALUATE, bench.held_out, rate=1.0)
+        self._note(header, EVALUATE, bench, bench.held_out, rate=1.0)
         facts |= Lineage(session.node).head()
         with session.act(Action.EVALUATE, header, facts):
             sums = score(bench.task, bench.network, bench.held_out)
@@ -241,13 +243,15 @@ class Rounds:
             return old
         task = get_task(name)
         if old is not None and old.begins == begins:
-            network = old.network
+            network, origin = old.network, old.origin
         else:  # the hospital may have pinned another charter
-            network = prepared(task, plan, charter.seed, release=start_weights(plan, node.folder)).to(where)
+            release = start_release(plan, node.folder)
+            network = prepared(task, plan, charter.seed, release=release.weights if release else None).to(where)
+            origin = f"{release.run}/{release.task}" if release else ""
         train, held_out = (
             (old.train, old.held_out) if old is not None and old.cohort == cohort else self._patients(task)
         )
-        made = _Bench(task, begins, cohort, network, Layout.of(travelling(network)), train, held_out)
+        made = _Bench(task, begins, origin, cohort, network, Layout.of(travelling(network)), train, held_out)
         self._benches[name] = made
         return made
 
@@ -265,7 +269,9 @@ class Rounds:
         session = self.session
         return eligible(cohort.patients(split), session.node, purpose=session.charter.purpose, log=session.log)
 
-    def _note(self, header: Header, kind: str, patients: Sequence[PatientImages], *, rate: float) -> Part:
+    def _note(
+        self, header: Header, kind: str, bench: _Bench, patients: Sequence[PatientImages], *, rate: float
+    ) -> Part:
         """Have the lineage know of a round before the log does: so whatever the log names was there.
 
         Raises:
@@ -285,6 +291,7 @@ class Rounds:
                 steps=charter.task(header.task).local_steps if kind == TRAIN else 0,
                 dataset=index,
                 manifest=current(node, index, self.session.log),
+                origin=bench.origin,
                 log=self.session.log,
             )
 

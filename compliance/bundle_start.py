@@ -6,7 +6,7 @@ does. The charter fixes the manifest, and the manifest every file.
 
 import hashlib
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from compliance.bundle_check import check_bundle
 from compliance.bundle_form import MANIFEST, WEIGHTS, read_manifest
@@ -19,8 +19,22 @@ RELEASES: Final = "releases"
 """The folder of held releases, in a node's folder and in the coordinator's; each is a folder of any name in it."""
 
 
+class Held(NamedTuple):
+    """A release that somebody holds and that was checked: its weights, and the run and the task that they come from."""
+
+    weights: State
+    run: str
+    task: str
+
+
 def start_weights(plan: TaskPlan, holder: Path) -> State | None:
-    """The weights that ``plan`` starts from; None where it starts from no release.
+    """The weights of :func:`start_release`; None where the plan starts from no release."""
+    found = start_release(plan, holder)
+    return found.weights if found else None
+
+
+def start_release(plan: TaskPlan, holder: Path) -> Held | None:
+    """The release that ``plan`` starts from; None where it starts from none.
 
     Args:
         plan: The task's plan.
@@ -42,13 +56,14 @@ def start_weights(plan: TaskPlan, holder: Path) -> State | None:
             hint="copy it anew; 'fedward model verify' shows every check",
         )
     described, raw = _bytes(folder / MANIFEST), _bytes(folder / WEIGHTS)
-    expected = read_manifest(described).files[WEIGHTS].sha256
+    manifest = read_manifest(described)
+    expected = manifest.files[WEIGHTS].sha256
     # What was checked is what is used: the files were read a second time.
     if (_sha256(described), _sha256(raw)) != (plan.release, expected):
         raise RecordError(
             f"the release {folder} changed while it was checked", hint="copy it anew, to a place of yours"
         )
-    return read_weights(raw)
+    return Held(read_weights(raw), manifest.run, manifest.task)
 
 
 def _found(folder: Path, wanted: str) -> Path:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from client.app import close_sessions
 from client.consenting import withdraw
 from client.eligible import eligible
-from client.lineage import Lineage
+from client.lineage import TRAIN, Lineage
 from client.node import Node
 from client.records import read_register, tombstone
 from client.rights import erase, finish_erasures, rectified, rectify, resume, side_of, spent_on
@@ -210,6 +211,21 @@ def test_a_round_that_began_before_an_erasure_does_not_name_the_patient_after_it
     lineage.drawn(part, {PATIENT: 1, "PATIENT-H1-2": 2})
     assert PATIENT.encode() not in everything(node)
     assert lineage.of(PATIENT)[0].drawn == 1
+
+
+@pytest.mark.control("GDPR-17-erasure")
+def test_a_run_that_started_from_a_release_of_his_run_is_an_heir_whatever_its_first_model_is(node: Node) -> None:
+    def began(run: str, origin: str) -> None:
+        header = replace(apps.header(PRIVATE), run=run, model=run[-1] * 64)
+        facts = {"rate": 1.0, "steps": 1, "dataset": "", "manifest": ""}
+        Lineage(node).begin(header, TRAIN, ["PATIENT-H1-2"], charter=PRIVATE, origin=origin, **facts)
+
+    began("run-2", "run-1/toy")
+    began("run-3", "run-2/toy")
+    began("run-4", "run-1/another")
+    began("run-5", "")
+    lineage = Lineage(node)
+    assert lineage.heirs(lineage.of(PATIENT)) == {("run-2", "toy"), ("run-3", "toy")}
 
 
 @pytest.mark.control("HIPAA-164.312-a2i-users")

@@ -1,12 +1,16 @@
 """The release that a charter starts from: found by its manifest alone, checked, and the same at both ends."""
 
 import hashlib
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from client.app import close_sessions
+from client.lineage import Lineage
+from client.node import Node
 from compliance.bundle_start import RELEASES, start_weights
 from server.app import Settings, _network
 from shared.charter import Charter
@@ -15,6 +19,8 @@ from shared.errors import CharterError, RecordError
 from shared.imaging.start import prepared
 from shared.imaging.tasks import get_task
 from shared.weights import weights_of
+from shared.wire import TrainReply, kind_of
+from tests.client import test_app as apps
 from tests.federation import toy
 from tests.federation.released import SITES, Ended
 
@@ -84,3 +90,15 @@ def test_a_charter_of_simulations_cannot_start_from_one() -> None:
     assert isinstance(rules, Charter)
     with pytest.raises(CharterError, match="not at hand"):
         prepared(get_task("toy"), rules.tasks[0], 0)
+
+
+def test_the_lineage_of_a_round_says_which_release_its_run_started_from(held: Path, tmp_path: Path) -> None:
+    plan = plan_for(held)
+    rules = replace(toy.charter(), tasks=(plan,))
+    node = toy.make_node(tmp_path / "H1", "H1", rules)
+    shutil.copytree(held / RELEASES, node / RELEASES)
+    manifest = json.loads((held / RELEASES / "any name" / "manifest.json").read_bytes())
+    assert kind_of(apps.train(node, apps.header(rules))) == TrainReply.kind
+    close_sessions()
+    (part,) = Lineage(Node.open(node)).parts()
+    assert part.origin == f"{manifest['run']}/{manifest['task']}"
