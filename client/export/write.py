@@ -36,7 +36,8 @@ def check_folder(out: Path) -> None:
             return
         if not out.is_dir():
             raise UsageError(f"{out} is no folder", hint="choose another --out")
-        if any(out.iterdir()) and not (out / RECORD).is_file():
+        ours = {RECORD, PAGE, *words.FILES.values()}  # also those of an export that broke off before its record
+        if any(one.name not in ours for one in out.iterdir()):
             raise UsageError(f"{out} holds other files", hint="choose a folder that is empty or does not exist yet")
 
 

@@ -189,6 +189,20 @@ def test_wrong_use_is_told_in_one_line(run: Run, tmp_path: Path, words: str, mat
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_of_somebody_elses_files_is_left_alone_and_one_of_a_broken_off_export_is_gone_on_with(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(people, "phantoms_here", lambda: None)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "model.onnx").write_bytes(b"half")
+    (out / "mine.txt").touch()
+    assert "holds other files" in failed(run("public-1", "--task", "denoise")).message
+    (out / "mine.txt").unlink()
+    assert run("public-1", "--task", "denoise").exit_code == 0
+    assert {one.name for one in out.iterdir()} == FILES
+
+
 # --- at a hospital ----------------------------------------------------------------------------------------------------
 
 
