@@ -268,6 +268,7 @@ def _policy(look: Look) -> Answer:
 def _budget(look: Look) -> Answer:
     from client.budget import forecast, standing  # noqa: PLC0415  # scipy: half a second
     from client.budget_words import figure  # noqa: PLC0415
+    from client.preflight_cohort import far_from_cohort  # noqa: PLC0415
 
     if look.node.virtual:
         return "a virtual hospital has none"
@@ -288,7 +289,7 @@ def _budget(look: Look) -> Answer:
     assert found is not None  # noqa: S101  # the charter asks for privacy
     total = f"epsilon {figure(found.epsilon)} of {now.budget.epsilon:g} after the whole charter"
     if found.covered:
-        return total
+        return far_from_cohort(look.node, now.budget.patients) or total
     return (
         Verdict.WARN,
         f"{total}: covers {found.fits} of {found.rounds} rounds, then this hospital refuses",

@@ -77,7 +77,7 @@ def ready(tmp_path: Path) -> Ready:
     signer = gates.authority()
     node.authority.write_bytes(certificates.pem(signer.certificate))
     rules = masked((member(node), *invented(5)[1:4]), 3, {}, privacy=PRIVATE)
-    set_budget(node, Budget(100.0, 1e-5, 20), who="Ada", why="a test")
+    set_budget(node, Budget(100.0, 1e-5, 4), who="Ada", why="a test")
     toy.with_basis(folder)
     made = Ready(node, signer, rules).at("fl.example.org:9443")
     made.certify()
@@ -201,6 +201,14 @@ def test_a_policy_with_a_typo_is_told_once_and_what_reads_it_waits(ready: Ready,
     for name in ("cohort", "device", "witnesses"):
         assert (found[name].verdict, found[name].mend) == (Verdict.WARN, "mend 'policy' first"), name
     assert exit_code(found.values()) == 6
+
+
+@pytest.mark.parametrize(("declared", "warned"), [(1, True), (2, False), (8, False), (9, True), (200, True)])
+def test_a_declared_number_far_from_the_cohort_is_a_warning(ready: Ready, declared: int, warned: bool) -> None:
+    set_budget(ready.node, Budget(100.0, 1e-5, declared), who="Ada", why="a test")
+    found = ready.look()["budget"]
+    assert (found.verdict is Verdict.WARN) is warned
+    assert (f"the {declared} patients that the budget declares, and 4 may train here" in found.what) is warned
 
 
 def test_no_budget_and_one_that_does_not_last(ready: Ready) -> None:
