@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # A verdict on a commit must not hang on luck: examples are the same in every run, and others with FEDWARD_RANDOM=1.
 settings.register_profile("fedward", derandomize=os.environ.get("FEDWARD_RANDOM") != "1", database=None)
 settings.load_profile("fedward")
+
+UMASK = os.umask(0o022)
+os.umask(UMASK)
+
+
+@pytest.fixture(autouse=True)
+def _files_as_everywhere() -> Iterator[None]:
+    """A test that runs a server's start in this process leaves its umask behind, and the next one's files differ."""
+    yield
+    os.umask(UMASK)
+
 
 PROGRAMS = {
     "dicom3tools": "dciodvfy",

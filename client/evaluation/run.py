@@ -127,11 +127,7 @@ def evaluate(
             if site.patients
         ]
         scores = score_all(task, models, sites, on_progress)
-        if not scores:
-            raise DataError(
-                f"no study of these patients can be used for the task {task.name}",
-                hint=f"it needs {' or '.join(sorted(task.modalities))}, and labels to segment or else a reference",
-            )
+        _require_studies(task, scores)
         home = {name for model in models for name in model.sites}
         split = {trained: [one for one in scores if (one.site in home) == trained] for trained in (True, False)}
         found = {trained: _part(task, models, own, trained=trained) for trained, own in split.items()}
@@ -147,6 +143,14 @@ def evaluate(
     cells = quality_cells(task, parts[0], models[0].label, split[parts[0].trained])
     made = datetime.now(UTC)
     return Report(task, tuple(models), sites, everybody, parts, pictures, window, tuple(cells), made, explanation)
+
+
+def _require_studies(task: Task, scores: Sequence[StudyScore]) -> None:
+    if not scores:
+        raise DataError(
+            f"no study of these patients can be used for the task {task.name}",
+            hint=f"it needs {' or '.join(sorted(task.modalities))}, and labels to segment or else a reference",
+        )
 
 
 def _part(task: Task, models: Sequence[Model], scores: Sequence[StudyScore], *, trained: bool) -> Part | None:

@@ -89,6 +89,25 @@ def personalise(
     Raises:
         DataError: Fewer than two patients have a study that the task can use, or none has one to judge by.
     """
+    people, count, order = _shares(task, patients, seed)
+    kept, others = [people[i] for i in order[:count]], [people[i] for i in order[count:]]
+    stopping = EarlyStopping(task, kept, every=look_every) if look_every else None
+    train = functools.partial(train_centrally, task, steps=steps, batch=batch, lr=lr, seed=seed, craft=craft)
+
+    candidate = copy.deepcopy(network)
+    train(candidate, {"here": others}, stopping=stopping, on_step=on_step)
+    best_step = (stopping.best_step if stopping else 0) or steps
+    scores = {mix: quality(task, mixed(network, candidate, mix), kept) for mix in MIXES}
+    best = max(MIXES, key=lambda mix: (scores[mix], -mix))
+    if best > 0:
+        own, report = copy.deepcopy(network), (lambda done: on_step(steps + done)) if on_step else None
+        train(own, {"here": people}, last=best_step, on_step=report)
+        network.load_state_dict(mixed(network, own, best).state_dict())
+    return Personal(mix=best, scores=scores, patients=len(people), kept_back=count, steps=best_step)
+
+
+def _shares(task: Task, patients: Sequence[PatientImages], seed: int) -> tuple[list[PatientImages], int, list[int]]:
+    """The patients, how many of them are kept back, and their order: those first."""
     people = usable(task, patients)
     if len(people) < 2:
         raise DataError(
@@ -105,20 +124,7 @@ def personalise(
             hint="use the federated model as it is",
         )
     count = min(max(1, round(KEPT_BACK * len(people))), able)
-    kept, others = [people[i] for i in order[:count]], [people[i] for i in order[count:]]
-    stopping = EarlyStopping(task, kept, every=look_every) if look_every else None
-    train = functools.partial(train_centrally, task, steps=steps, batch=batch, lr=lr, seed=seed, craft=craft)
-
-    candidate = copy.deepcopy(network)
-    train(candidate, {"here": others}, stopping=stopping, on_step=on_step)
-    best_step = (stopping.best_step if stopping else 0) or steps
-    scores = {mix: quality(task, mixed(network, candidate, mix), kept) for mix in MIXES}
-    best = max(MIXES, key=lambda mix: (scores[mix], -mix))
-    if best > 0:
-        own, report = copy.deepcopy(network), (lambda done: on_step(steps + done)) if on_step else None
-        train(own, {"here": people}, last=best_step, on_step=report)
-        network.load_state_dict(mixed(network, own, best).state_dict())
-    return Personal(mix=best, scores=scores, patients=len(people), kept_back=count, steps=best_step)
+    return people, count, [int(i) for i in order]
 
 
 def rate_of(task_name: str) -> float:

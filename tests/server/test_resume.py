@@ -194,7 +194,8 @@ def test_a_run_that_ended_after_three_attempts_tries_again_under_new_numbers_whe
 ) -> None:
     root = federation(tmp_path)
     readable = root / "H3" / "masks"
-    readable.mkdir(mode=0o755)  # H3 serves no keys that others may read, and refuses every attempt
+    readable.mkdir()
+    readable.chmod(0o755)  # H3 serves no keys that others may read, and refuses every attempt
     ended = process.run(root)
     assert ended.status == 8
     assert "no sum after 3 attempts" in ended.error
