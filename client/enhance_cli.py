@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from compliance.told import charter_digits
 from shared import console
 from shared.errors import PartialError, UsageError
 
@@ -90,11 +91,11 @@ def _opened(
     model: str, folder: Path | None, task: str | None, charter: str | None, quorum: int | None
 ) -> "tuple[Node | None, Model]":
     """The node, and the model, checked against the charter that was told or pinned."""
-    from client.enhance.model import digits_of, open_model
+    from client.enhance.model import open_model
     from client.node import Node
     from client.policy_file import DevicePlan, HospitalPolicy
 
-    digits, plan = digits_of(charter), DevicePlan()
+    digits, plan = charter_digits(charter), DevicePlan()
     own = Node.open(folder) if folder else None
     if own:
         own.require_real()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from compliance.told import charter_digits
 from shared import console
 from shared.errors import UsageError
 
@@ -36,7 +37,7 @@ def evaluate(
         typer.Option(metavar="FILE", help="Also the figures by group, for 'fedward node statement --quality'."),
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help=_EXPLAIN)] = False,
-    charter: Annotated[str, typer.Option(metavar="SHA256", help=_CHARTER)] = "",
+    charter: Annotated[str | None, typer.Option(metavar="SHA256", help=_CHARTER)] = None,
     quorum: Annotated[int | None, typer.Option(min=0, help=_QUORUM)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
@@ -52,7 +53,7 @@ def evaluate(
     """
     if page.suffix != ".html":
         raise UsageError(f"{page} is no name for a page", hint="choose one that ends with .html")
-    digits = _digits(charter)
+    digits = charter_digits(charter)
     from client.evaluation.data import node_of
     from client.evaluation.models import open_models
     from client.evaluation.page import write_report
@@ -79,13 +80,6 @@ def evaluate(
         return
     _tell(report)
     console.say(f"page with images of patients, for this hospital alone: {page}; figures: {figures}")
-
-
-def _digits(charter: str) -> str:
-    digits = "".join(charter.split()).lower()
-    if digits and (not 32 <= len(digits) <= 64 or set(digits) - set("0123456789abcdef")):
-        raise UsageError("--charter must be 32 to 64 hexadecimal digits", hint="copy the SHA-256 whole")
-    return digits
 
 
 def _require_captum(*, explain: bool) -> None:

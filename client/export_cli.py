@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from compliance.told import charter_digits
 from shared import console
 from shared.errors import PartialError, UsageError
 
@@ -37,7 +38,7 @@ def export(
     steps: Annotated[int, typer.Option(min=1, help="Steps to tune the pruned model and to teach the student.")] = 2000,
     rounds: Annotated[int, typer.Option(min=0, help="How often each runtime is timed; 0: not at all.")] = 15,
     force: Annotated[bool, typer.Option("--force", help="Write the eight-bit model whatever it loses.")] = False,
-    charter: Annotated[str, typer.Option(metavar="SHA256", help=_CHARTER)] = "",
+    charter: Annotated[str | None, typer.Option(metavar="SHA256", help=_CHARTER)] = None,
     quorum: Annotated[int | None, typer.Option(min=0, help=_QUORUM)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
@@ -52,9 +53,7 @@ def export(
     or cohort, or nobody to look at. 5: the folder cannot be written. 6: others may read a key, or a cohort without its
     node. 9: a release does not hold, or the audit log or a register cannot be read or written.
     """
-    digits = "".join(charter.split()).lower()
-    if digits and (not 32 <= len(digits) <= 64 or set(digits) - set("0123456789abcdef")):
-        raise UsageError("--charter must be 32 to 64 hexadecimal digits", hint="copy the SHA-256 whole")
+    digits = charter_digits(charter)
     if own and data is None:
         raise UsageError("--own-patients needs a node", hint="name it with --data")
     if own and not (int8 or distil or prune is not None):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from compliance.told import charter_digits
 from shared import console
 
 if TYPE_CHECKING:
@@ -47,13 +48,12 @@ def personalise_command(
     Exit status 0: made. 2: wrong use, or no such model. 4: too few patients. 5: it cannot be written. 6: a patient may
     not take part any more, and nothing was written. 9: the release does not hold, or a record cannot be read.
     """
-    from client.enhance.model import digits_of
     from client.node import Node
     from client.personal_models import place_of
     from client.personalising import Order, base_of, make_personal
 
     node = Node.open(folder)
-    told = digits_of(charter) or (node.charter.sha256 if node.pinned else "")
+    told = charter_digits(charter) or (node.charter.sha256 if node.pinned else "")
     base = base_of(model, task=task, charter=told, quorum=quorum)
     order = Order(name or base.task.name, steps, batch, lr, seed)
     place_of(node, order.name)  # before an hour of training

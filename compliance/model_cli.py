@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from compliance.told import charter_digits
 from shared.console import emit_json, plural, say
-from shared.errors import RecordError, UsageError
+from shared.errors import RecordError
 
 app = typer.Typer(help="A released model: check where it comes from.", no_args_is_help=True)
 
@@ -48,9 +49,7 @@ def verify_command(
     """
     from compliance.bundle_check import check_bundle
 
-    digits = "".join((charter or "").split()).lower()
-    if charter is not None and (not 32 <= len(digits) <= 64 or set(digits) - set("0123456789abcdef")):
-        raise UsageError("--charter must be 32 to 64 hexadecimal digits", hint="copy the SHA-256 whole")
+    digits = charter_digits(charter)
     report = check_bundle(folder, charter=digits, quorum=quorum)
     if as_json:
         facts = {"verified": report.holds, "charter": report.charter, "manifest": report.manifest}
