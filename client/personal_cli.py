@@ -15,6 +15,7 @@ _MODEL = "Folder of a release; or public-1, to try it out, with --task."
 _CHARTER = "The release's charter, as a member told you. Default: the node's own."
 _QUORUM = "As in 'fedward model verify'; 0 asks for no witness of the release."
 _STEPS = "Optimiser steps of each of the two trainings."
+_LOOK = "Score the first training on those kept back every so many steps, and take as many steps as were best."
 
 
 def mount(app: typer.Typer) -> None:
@@ -36,6 +37,7 @@ def personalise_command(
         float | None, typer.Option(min=1e-7, max=1.0, help="Learning rate of the first step. Default: the task's.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides who is kept back, and the training.")] = 0,
+    look_every: Annotated[int | None, typer.Option(min=1, metavar="STEPS", help=_LOOK)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
 ) -> None:
     """Train a released model further on this hospital's own patients, and keep it in the node, in personal/NAME.
@@ -55,7 +57,7 @@ def personalise_command(
     node = Node.open(folder)
     told = charter_digits(charter) or (node.charter.sha256 if node.pinned else "")
     base = base_of(model, task=task, charter=told, quorum=quorum)
-    order = Order(name or base.task.name, steps, batch, lr, seed)
+    order = Order(name or base.task.name, steps, batch, lr, seed, look_every)
     place_of(node, order.name)  # before an hour of training
     with node.open_log() as log, console.progress(quiet=as_json) as bar:
         line = bar.add_task(f"{base.task.title}: personal model", total=2 * steps)

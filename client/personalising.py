@@ -46,6 +46,7 @@ class Order:
         batch: Patches in a step.
         lr: Learning rate of the first step; None for the task's (:func:`client.training.personal.rate_of`).
         seed: Decides who is kept back, and the training.
+        look_every: As in :func:`client.training.personal.personalise`; None takes all steps.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Order:
     batch: int
     lr: float | None
     seed: int
+    look_every: int | None = None
 
 
 def base_of(where: str, *, task: str | None, charter: str, quorum: int | None) -> Base:
@@ -116,6 +118,7 @@ def make_personal(
             batch=order.batch,
             lr=order.lr or rate_of(task.name),
             seed=order.seed,
+            look_every=order.look_every,
             on_step=(lambda step: on_step(step, 2 * order.steps)) if on_step else None,
         )
         weights = encoded(weights_of(network))

@@ -6,14 +6,13 @@ trains as if none of this were here, bit for bit.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from shared.charter import TaskPlan
@@ -63,11 +62,9 @@ class Craft:
         people: Sequence[PatientImages],
         count: int,
         rng: np.random.Generator,
-        weights: NDArray[np.float64] | None = None,
     ) -> Batch:
-        """``count`` patches of patients drawn by ``weights``, or in proportion to their slices."""
-        if weights is None:
-            weights = np.array([patient.slices for patient in people], dtype=np.float64)
+        """``count`` patches of patients drawn in proportion to their slices."""
+        weights = np.array([patient.slices for patient in people], dtype=np.float64)
         counts = rng.multinomial(count, weights / weights.sum())
         parts = [self.draw(task, patient, int(n), rng) for patient, n in zip(people, counts, strict=True) if n]
         return torch.cat([inputs for inputs, _ in parts]), torch.cat([targets for _, targets in parts])
@@ -110,27 +107,6 @@ class Craft:
         cosine, sine, zero = np.cos(angle) / scale, np.sin(angle) / scale, np.zeros(count)
         rows = np.stack([np.stack([cosine, -sine, zero], 1), np.stack([sine, cosine, zero], 1)], 1)
         return torch.from_numpy(rows.astype(np.float32))
-
-
-def site_weights(
-    sites: Mapping[str, Sequence[PatientImages]], shares: Mapping[str, float] | None
-) -> NDArray[np.float64] | None:
-    """How often each patient of ``sites``, in their order, is drawn: as its site, in proportion to slices within it.
-
-    Args:
-        sites: Patients that the task can use, by site.
-        shares: How often each site is drawn, relative to the others; None goes by slices alone.
-
-    Raises:
-        KeyError: A site has no share.
-    """
-    if shares is None:
-        return None
-    parts = []
-    for site, patients in sites.items():
-        slices = np.array([patient.slices for patient in patients], dtype=np.float64)
-        parts.append(shares[site] * slices / max(slices.sum(), 1.0))
-    return np.concatenate(parts)
 
 
 def _content(targets: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import nn
 
 from client.charge import Charge, ChargeMode, Receipt
 from client.training.accounting import Mechanism
-from client.training.craft import Craft, site_weights
+from client.training.craft import Craft
 from client.training.gradients import MicroBatch, accumulate_step, gradients, trained
 from client.training.local_optimizer import local_optimizer, proximal_pull
 from client.training.patient_dp import Clipping, PatientDPOptimizer
@@ -173,7 +173,6 @@ def train_centrally(
     lr: float,
     seed: int,
     craft: Craft = Craft(),  # noqa: B008  # it is frozen
-    shares: Mapping[str, float] | None = None,
     stopping: EarlyStopping | None = None,
     last: int | None = None,
     on_step: Callable[[int], None] | None = None,
@@ -192,8 +191,6 @@ def train_centrally(
         lr: Learning rate at the first step.
         seed: The same seed gives the same network.
         craft: How patches are chosen and altered, dropout and weight decay.
-        shares: How often a patch is of each site, relative to the others and whatever their slices; None goes by
-            slices. Within a site patches always go by slices.
         stopping: Looks at the network on the way, may end the training, and at its end puts back the best weights.
         last: End after so many steps, with the rate as if all of ``steps`` followed; None takes all of them.
         on_step: Called with the steps done, after each.
@@ -201,9 +198,7 @@ def train_centrally(
     Raises:
         DataError: No patient has a study that the task can use.
     """
-    sites = {site: usable(task, patients) for site, patients in patients_by_site.items()}
-    people = _people(task, [patient for site in sites.values() for patient in site])
-    weights = site_weights(sites, shares)
+    people = _people(task, [patient for patients in patients_by_site.values() for patient in usable(task, patients)])
     began = time.perf_counter()
     rng = np.random.default_rng([seed, 0])
     kind = "AdamW" if craft.weight_decay else "Adam"
@@ -213,7 +208,7 @@ def train_centrally(
     with dropping(network, craft.dropout, rng):
         for done in range(1, (last or steps) + 1):
             optimizer.param_groups[0]["lr"] = lr * cosine((done - 1) / steps)
-            loss_sum += batch * _ordinary_step(task, network, optimizer, craft.batch(task, people, batch, rng, weights))
+            loss_sum += batch * _ordinary_step(task, network, optimizer, craft.batch(task, people, batch, rng))
             if on_step:
                 on_step(done)
             if stopping and stopping.enough(network, done):

@@ -31,6 +31,8 @@ MIXES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 """How far to go from the federated model towards the one that was trained on at home."""
 RATES: Final = MappingProxyType({"denoise": 1e-3, "superres": 1e-3, "superres_gan": 1e-3, "segment": 1.5e-3})
 """Learning rates of the first step by task: half of what training from nothing takes."""
+PATIENCE: Final = 5
+"""Looks without a better one, after which the training that decides ends."""
 KEPT_BACK: Final = 0.25
 """Share of the patients on which that is decided."""
 
@@ -82,8 +84,9 @@ def personalise(
         lr: Learning rate of the first step.
         seed: Decides who is kept back, and the training.
         craft: How patches are chosen and altered, dropout and weight decay.
-        look_every: Look at the copy on those who are kept back every so many steps; both trainings then end at the best
-            look (early stopping). None takes all steps.
+        look_every: Look at the copy on those who are kept back every so many steps, keep its best weights, and give up
+            after :data:`PATIENCE` looks without better ones (early stopping); the training on all then takes as many
+            steps as were best. None takes all steps.
         on_step: Called with the steps done, of at most twice ``steps``.
 
     Raises:
@@ -91,7 +94,7 @@ def personalise(
     """
     people, count, order = _shares(task, patients, seed)
     kept, others = [people[i] for i in order[:count]], [people[i] for i in order[count:]]
-    stopping = EarlyStopping(task, kept, every=look_every) if look_every else None
+    stopping = EarlyStopping(task, kept, every=look_every, patience=PATIENCE) if look_every else None
     train = functools.partial(train_centrally, task, steps=steps, batch=batch, lr=lr, seed=seed, craft=craft)
 
     candidate = copy.deepcopy(network)

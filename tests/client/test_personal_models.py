@@ -186,3 +186,11 @@ def test_the_command_says_what_it_made(node: Node) -> None:
     assert Path(said["folder"]) == node.folder / "personal" / "json"
     words = command(node.folder, "--name", "words").stdout
     assert "must not leave the hospital" in words
+
+
+def test_it_may_stop_early(tmp_path: Path) -> None:
+    folder = toy.make_node(tmp_path / "H1", "H1", toy.charter())
+    done = command(folder, "--look-every", "1", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["steps"] in {1, 2, 3}
+    assert command(folder, "--name", "never", "--look-every", "0").exit_code == 2

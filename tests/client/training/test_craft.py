@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from client.training.craft import CANDIDATES, Craft, site_weights
+from client.training.craft import CANDIDATES, Craft
 from client.training.local_optimizer import local_optimizer
-from client.training.loop import _private_round, train_centrally, train_round
+from client.training.loop import _private_round, train_round
 from client.training.secure_noise import SeededNoiseForTests
 from shared.charter import TaskPlan
 from shared.imaging.tasks import Batch
@@ -133,26 +133,6 @@ def test_foreground_is_chosen_for_the_share_that_was_asked_for(share: float) -> 
     fullest = chosen >= (CANDIDATES - 1) * count
     assert abs(fullest.mean() - share) < 0.08
     assert (chosen[~fullest] == np.arange(count)[~fullest]).all()
-
-
-def test_sites_are_drawn_as_their_shares_say_and_patients_within_them_by_slices() -> None:
-    sites = {"A": people(2, slices=1), "B": people(1, slices=98)}
-    assert site_weights(sites, None) is None
-    found = site_weights(sites, {"A": 3.0, "B": 1.0})
-    np.testing.assert_allclose(found, [1.5, 1.5, 1.0])
-    with pytest.raises(KeyError):
-        site_weights(sites, {"A": 1.0})
-
-
-def test_pooled_training_may_draw_a_small_site_as_often_as_a_large_one() -> None:
-    few, many = people(1, slices=1), [replace(patient, key="large") for patient in people(1, slices=50)]
-    counts = {}
-    for shares in (None, {"A": 1.0, "B": 1.0}):
-        task = ToyTask()
-        train_centrally(task, task.network(0), {"A": few, "B": many}, steps=10, batch=8, lr=0.01, seed=0, shares=shares)
-        counts[shares is None] = sum(count for key, count in task.drawn if key != "large") / 80
-    assert counts[True] < 0.1
-    assert 0.35 < counts[False] < 0.65
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "NAdam", "RAdam", "Adamax"])
