@@ -8,7 +8,9 @@ RUN is the folder of a run of ``fedward simulate`` (any; ``make privacy`` makes 
 
 Every federated strategy takes ``steps`` optimiser steps at each hospital, of the same batches' size; so does local
 training, and ``local, twice`` takes as many as a federated model and its personal one together. Updates are averaged in
-proportion to slices. Rates were chosen on seed 7 among a quarter, a half and once the task's rate for training alone.
+proportion to slices. The local rates of FedAvg (and of all that share
+them) and the coordinator's rates of fedsgd-adam were chosen on seed 7; all other rates are those of their papers or of
+the task's training alone, and were not tuned.
 
 fedsgd-adam   one step of SGD a round, Adam at the coordinator: what the shipped charters ask for
 fedavg-K       K steps of Adam a round (McMahan et al. 2017, arXiv:1602.05629)

@@ -9,6 +9,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,12 +93,15 @@ def keep(folder: Path, about: PersonalModel, weights: bytes) -> None:
     """Write a personal model: first whom it is of, so that an erasure finds it whenever it comes.
 
     Raises:
-        OutputError: The disk does not take it.
+        OutputError: The disk does not take it; then nothing of it is left, and the name is free.
     """
-    private_folder(folder)
-    write_json(folder / ABOUT, asdict(about), mode=PRIVATE, durable=True)
-    write_bytes(folder / WEIGHTS, weights, mode=PRIVATE, durable=True)
-    sync_folder(folder.parent)
+    with ExitStack() as undone:
+        undone.callback(shutil.rmtree, folder, ignore_errors=True)
+        private_folder(folder)
+        write_json(folder / ABOUT, asdict(about), mode=PRIVATE, durable=True)
+        write_bytes(folder / WEIGHTS, weights, mode=PRIVATE, durable=True)
+        sync_folder(folder.parent)
+        undone.pop_all()
 
 
 def is_personal(folder: Path) -> bool:

@@ -20,7 +20,7 @@ from client.splits import Split
 from client.subject_report import report
 from client.training import personal
 from compliance.log import entries
-from shared.errors import DataError, FedwardError, PolicyError, UsageError
+from shared.errors import DataError, FedwardError, OutputError, PolicyError, UsageError
 from tests.federation import toy
 
 PATIENT = "PATIENT-H1-1"
@@ -194,3 +194,16 @@ def test_it_may_stop_early(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["steps"] in {1, 2, 3}
     assert command(folder, "--name", "never", "--look-every", "0").exit_code == 2
+
+
+def test_a_full_disk_leaves_nothing_and_the_name_free(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise OutputError(f"cannot write {path}: no space left on device")
+
+    with monkeypatch.context() as patched, node.open_log() as log:
+        patched.setattr("client.personal_models.write_bytes", full)
+        with pytest.raises(OutputError, match="no space left"):
+            make_personal(node, log, base(), order("full"))
+    assert not (node.folder / "personal" / "full").exists()
+    with node.open_log() as log:
+        assert make_personal(node, log, base(), order("full"))[0].name == "full"
