@@ -6,11 +6,11 @@
     done
     python -m benchmarks.table runs/table-7 runs/table-8 runs/table-9 [--json FILE]
 
-Every figure is a mean over held-out patients of all runs, each hospital with its own model where an arm has one. In brackets the 95 % interval of a bootstrap over patients
-(:mod:`shared.imaging.quality.bootstrap`); patients of different seeds are different people. ``unseen`` is the
-mean over the patients of the hospitals that nobody trained at; of arms with a model for each hospital, over these
-models too. CPU minutes are those of the training of all hospitals, in one run, averaged over the runs; those of a
-personal model come on top of those of the federated one that it begins with.
+Every figure is a mean over held-out patients of all runs, each hospital with its own model where an arm has one. In
+brackets the 95 % interval of a bootstrap over patients (:mod:`shared.imaging.quality.bootstrap`); patients of different
+seeds are different people. ``unseen`` is the mean over the patients of the hospitals that nobody trained at; of arms
+with a model for each hospital, over these models too. CPU minutes are those of the training of all hospitals, in one
+run, averaged over the runs; those of a personal model come on top of those of the federated one that it begins with.
 
 ``way`` is how far the federated model comes from the best classical method to pooled training; the best one is chosen
 for the task as a whole.
