@@ -1,7 +1,7 @@
 """Strategies of federated training side by side: what each reaches at home, everywhere, and where nobody trained.
 
     python -m benchmarks.strategies RUN [--task denoise|superres|segment] [--steps 120] [--seed 7] [--start public-1]
-                                    [--only NAME,NAME] [--json FILE]
+                                    [--only NAME,NAME] [--harmonise] [--json FILE]
 
 RUN is the folder of a run of ``fedward simulate`` (any; ``make privacy`` makes one with eight hospitals): its
 ``nodes`` have the cohorts. Hospitals whose names begin with X are trained on by nobody.
@@ -12,7 +12,8 @@ proportion to slices. The local rates of FedAvg (and of all that share
 them) and the coordinator's rates of fedsgd-adam were chosen on seed 7; all other rates are those of their papers or of
 the task's training alone, and were not tuned.
 
-fedsgd-adam   one step of SGD a round, Adam at the coordinator: what the shipped charters ask for
+fedsgd-adam   one step of SGD a round, Adam at the coordinator: what the demo's charter asks for
+finer         the same of one patch a step, in as many more rounds: what the benchmark's charter asks for
 fedavg-K       K steps of Adam a round (McMahan et al. 2017, arXiv:1602.05629)
 fedprox        the same with the proximal term, mu 0.1 and 1 (Li et al. 2020, arXiv:1812.06127)
 fedavgm        the same, momentum at the coordinator (Hsu, Qi and Brown 2019, arXiv:1909.06335)
@@ -21,6 +22,8 @@ scaffold       control variates (Karimireddy et al. 2020, arXiv:1910.06378) with
 fedbn          affine parameters of the normalisation and biases stay at home (Li et al. 2021, arXiv:2102.07623)
 local-head     those and the last layer stay at home (Arivazhagan et al. 2019, arXiv:1912.00818)
 personal       fedsgd-adam, then ``steps`` more at home (:mod:`client.training.personal`)
+
+``--harmonise`` brings every scanner's intensities to one scale first (:mod:`benchmarks.harmonise`); segmentation only.
 
 A strategy that keeps parameters at home has no single model: where nobody trained, the mean over the hospitals' models
 counts. Of FedBN that is its known price. CPU seconds are those of the training alone, on one thread.
@@ -32,7 +35,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.harmonise import harmonised
 from client.cohort import Cohort, Split
 from client.training.gradients import gradients, trained
 from client.training.loop import GRADIENT_NORM, train_centrally, usable
@@ -54,6 +58,7 @@ from shared.schedule import cosine
 Weights = dict[str, Tensor]
 BATCH = {"denoise": 4, "superres": 4, "segment": 2}
 ADAM = {"denoise": 1e-3, "superres": 1e-3, "segment": 2e-3}
+FINER = {"denoise": 2e-3, "superres": 2e-3, "segment": 3e-3}
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class Strategy:
         proximal: Mu of FedProx.
         scaffold: Whether control variates correct the steps.
         home: Which parameters stay at home: ``norms``, ``head``.
+        finer: So many times as many rounds, of as much smaller batches.
     """
 
     name: str
@@ -81,6 +87,7 @@ class Strategy:
     proximal: float = 0.0
     scaffold: bool = False
     home: tuple[str, ...] = ()
+    finer: int = 1
 
     def stays(self, name: str, value: Tensor) -> bool:
         """Whether a parameter stays at home."""
@@ -93,6 +100,7 @@ def strategies(task: str) -> tuple[Strategy, ...]:
     adam = (10, "Adam", rate / 2)
     return (
         Strategy("fedsgd-adam", 1, "SGD", 0.1, server="Adam", server_rate=ADAM[task]),
+        Strategy("finer", 1, "SGD", 0.1, server="Adam", server_rate=FINER[task], finer=BATCH[task]),
         Strategy("fedavg-10", *adam),
         Strategy("fedavg-30", 30, "Adam", rate / 2),
         Strategy("fedprox mu 0.1", *adam, proximal=0.1),
@@ -178,7 +186,7 @@ def federate(bench: Bench, how: Strategy) -> dict[str, nn.Module]:
     control = {name: torch.zeros_like(value) for name, value in shared.items()}
     controls = {site: dict(control) for site in bench.train}
     rngs = {site: np.random.default_rng([bench.seed, i]) for i, site in enumerate(bench.train)}
-    rounds = bench.steps // how.local_steps
+    rounds = how.finer * bench.steps // how.local_steps
     for number in range(rounds):
         falls = cosine(number / rounds)
         rate = how.rate if server else how.rate * falls
@@ -224,7 +232,7 @@ def _train(
     optimiser = getattr(torch.optim, how.optimiser)(parameters, lr=rate)
     slices = np.array([patient.slices for patient in people], dtype=np.float64)
     for _ in range(how.local_steps):
-        counts = rng.multinomial(bench.plan.batch, slices / slices.sum())
+        counts = rng.multinomial(bench.plan.batch // how.finer, slices / slices.sum())
         drawn = [bench.task.draw(one, int(n), rng) for one, n in zip(people, counts, strict=True) if n]
         batch = torch.cat([inputs for inputs, _ in drawn]), torch.cat([targets for _, targets in drawn])
         found = gradients(bench.task, network, batch)[1]
@@ -339,12 +347,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--start", default="public-1", choices=("public-1", "fresh"))
     parser.add_argument("--only", default="")
+    parser.add_argument("--harmonise", action="store_true")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     if asked.steps % 30:
         parser.error("--steps must be a multiple of 30, so that every strategy takes as many")
     torch.set_num_threads(1)
     bench = Bench.of(asked.run, asked.task, steps=asked.steps, seed=asked.seed, start=asked.start)
+    if asked.harmonise:
+        if asked.task != "segment":
+            parser.error("--harmonise is for segmentation")
+        train, held_out = harmonised(bench.train, bench.held_out)
+        bench = replace(bench, train=train, held_out=held_out)
     sites, rows = tuple(bench.train), list[Row]()
     wanted = set(filter(None, asked.only.split(",")))
 
@@ -370,7 +384,13 @@ def main() -> None:
         if how.name == "fedsgd-adam" and models:
             take("personal", lambda models=models: personal(bench, models))  # type: ignore[misc]
     if asked.json:
-        about = {"task": asked.task, "steps": asked.steps, "seed": asked.seed, "start": asked.start}
+        about = {
+            "task": asked.task,
+            "steps": asked.steps,
+            "seed": asked.seed,
+            "start": asked.start,
+            "harmonised": asked.harmonise,
+        }
         asked.json.write_text(json.dumps({**about, "rows": [asdict(row) for row in rows]}, indent=1), encoding="utf-8")
 
 
