@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from client.node import PRIVATE, Node
 from compliance.bundle_form import WEIGHTS
 from compliance.bundle_model import read_weights
-from shared.errors import DataError, RecordError, UsageError
+from shared.errors import DataError, OutputError, RecordError, UsageError
 from shared.files import output_errors, private_folder, sync_folder, write_bytes, write_json
 from shared.parsing import load_json
 from shared.vector import State
@@ -78,7 +78,7 @@ def place_of(node: Node, name: str) -> Path:
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no name for a model", hint="use up to 64 letters, digits, dots, - and _")
     folder = node.folder / FOLDER / name
-    if folder.exists():
+    if folder.exists() and (not is_personal(folder) or (folder / WEIGHTS).exists()):  # else one that was broken off
         raise UsageError(f"there is a personal model {folder}", hint="choose another --name, or delete the folder")
     return folder
 
@@ -95,8 +95,13 @@ def keep(folder: Path, about: PersonalModel, weights: bytes) -> None:
         OutputError: The disk does not take it.
     """
     private_folder(folder)
-    write_json(folder / ABOUT, asdict(about), mode=PRIVATE, durable=True)
-    write_bytes(folder / WEIGHTS, weights, mode=PRIVATE, durable=True)
+    try:
+        write_json(folder / ABOUT, asdict(about), mode=PRIVATE, durable=True)
+        write_bytes(folder / WEIGHTS, weights, mode=PRIVATE, durable=True)
+    except (OutputError, KeyboardInterrupt):  # half a model is none, and would keep its name from the next
+        (folder / WEIGHTS).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     sync_folder(folder.parent)
 
 
@@ -148,7 +153,11 @@ def forget(node: Node, patient: str) -> int:
     for folder in found:
         with output_errors(folder):
             (folder / WEIGHTS).unlink(missing_ok=True)  # what tells of him first, and last what names him
-            shutil.rmtree(folder)
+            if folder.is_symlink():  # somebody made room on another disk
+                (folder / ABOUT).unlink(missing_ok=True)
+                folder.unlink()
+            else:
+                shutil.rmtree(folder)
             sync_folder(folder.parent)
     return len(found)
 
