@@ -84,7 +84,7 @@ def test_a_pipe_among_the_files_does_not_hold_the_import_for_ever(node: Path, la
     path = node.parent / "set" / name
     path.parent.mkdir(parents=True)
     os.mkfifo(path)
-    with at_most(20):
+    with at_most(120):
         done = take(node, node.parent / "set", layout, *(["--modality", "MR"] if layout in {"nifti", "png"} else []))
     assert "no plain file" in refusal(done, 4)
 
