@@ -58,7 +58,7 @@ def import_command(
     labels: Annotated[Path | None, typer.Option(metavar="FILE", help=_LABELS)] = None,
     affine: Annotated[str, typer.Option(help=_AFFINE)] = "",
     noise: Annotated[float, typer.Option(min=0, max=1000, help=_NOISE)] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of that noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**53 - 1, help="Of that noise.")] = 0,
     hu: Annotated[tuple[float, float] | None, typer.Option(metavar="LOW HIGH", help=_HU)] = None,
     spacing: Annotated[tuple[float, float], typer.Option(metavar="PIXEL SLICE", help=_SPACING)] = (1.0, 1.0),
     body_part: Annotated[str, typer.Option(help=_BODY)] = "",
@@ -162,8 +162,6 @@ def _settings(
     maps = {one: labels_of(layout, one) for one in NAMES}
     if labels is not None and given:
         maps[given] = LabelMap.load(labels, given)
-    if min(spacing) <= 0:
-        raise UsageError("--spacing needs two lengths above 0", hint="for example --spacing 0.7 5")
     return Settings(
         layout,
         dataset,

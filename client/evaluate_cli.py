@@ -51,8 +51,7 @@ def evaluate(
     the page cannot be written. 6: others may read a key, or a cohort without its node. 9: a release does not hold, or
     the audit log or a register cannot be read or written.
     """
-    if page.suffix != ".html":
-        raise UsageError(f"{page} is no name for a page", hint="choose one that ends with .html")
+    _only_reports(page, quality)
     digits = charter_digits(charter)
     from client.evaluation.data import node_of
     from client.evaluation.models import open_models
@@ -80,6 +79,29 @@ def evaluate(
         return
     _tell(report)
     console.say(f"page with images of patients, for this hospital alone: {page}; figures: {figures}")
+
+
+def _only_reports(page: Path, quality: Path | None) -> None:
+    """See that nothing but an earlier report is overwritten: beside NODE/node.html lies what makes the node one."""
+    from shared.errors import DataError
+    from shared.parsing import load_json
+
+    if page.suffix != ".html":
+        raise UsageError(f"{page} is no name for a page", hint="choose one that ends with .html")
+    kinds = {page.with_suffix(".json"): {"fedward", "left_out", "measures"}}
+    if quality is not None:
+        if quality.absolute() in {page.absolute(), page.with_suffix(".json").absolute()}:
+            raise UsageError(f"{quality} is the report itself", hint="choose another name for --quality")
+        kinds[quality] = {"cells"}
+    for path, keys in kinds.items():
+        if not path.exists():
+            continue
+        try:
+            found = load_json(path, error=DataError, hint="")
+        except DataError:
+            found = None
+        if not isinstance(found, dict) or not keys <= found.keys():
+            raise UsageError(f"{path} is there and is no earlier report", hint="choose another name; nothing was read")
 
 
 def _require_captum(*, explain: bool) -> None:

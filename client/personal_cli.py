@@ -1,5 +1,6 @@
 """``fedward node personalise``: a federated model made this hospital's own."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from compliance.told import charter_digits
 from shared import console
+from shared.errors import UsageError
 
 if TYPE_CHECKING:
     from client.personal_models import PersonalModel
@@ -54,6 +56,8 @@ def personalise_command(
     from client.personal_models import place_of
     from client.personalising import Order, base_of, make_personal
 
+    if lr is not None and math.isnan(lr):  # which is in every range
+        raise UsageError("--lr nan is no rate", hint="choose one from 1e-7 to 1")
     node = Node.open(folder)
     told = charter_digits(charter) or (node.charter.sha256 if node.pinned else "")
     base = base_of(model, task=task, charter=told, quorum=quorum)

@@ -79,7 +79,7 @@ def place_of(node: Node, name: str) -> Path:
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no name for a model", hint="use up to 64 letters, digits, dots, - and _")
     folder = node.folder / FOLDER / name
-    if folder.exists():
+    if folder.exists() and (not is_personal(folder) or (folder / WEIGHTS).exists()):  # else one that was broken off
         raise UsageError(f"there is a personal model {folder}", hint="choose another --name, or delete the folder")
     return folder
 
@@ -152,7 +152,11 @@ def forget(node: Node, patient: str) -> int:
     for folder in found:
         with output_errors(folder):
             (folder / WEIGHTS).unlink(missing_ok=True)  # what tells of him first, and last what names him
-            shutil.rmtree(folder)
+            if folder.is_symlink():  # somebody made room on another disk
+                (folder / ABOUT).unlink(missing_ok=True)
+                folder.unlink()
+            else:
+                shutil.rmtree(folder)
             sync_folder(folder.parent)
     return len(found)
 

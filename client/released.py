@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from compliance.bundle_check import check_bundle
@@ -74,8 +75,13 @@ def network_with(task: Task, state: State) -> nn.Module:
     """That network of ``task`` whose parameters have the names and shapes of ``state``, with it, in evaluation mode.
 
     Raises:
-        DataError: The weights are those of no network of the task.
+        DataError: The weights are those of no network of the task, or are no finite numbers.
     """
+    if not all(np.isfinite(array).all() for array in state.values()):  # images of it would come out black
+        raise DataError(
+            f"the weights for {task.name} are not finite (NaN or infinite)",
+            hint="their training went wrong: take another model, and tell whoever gave you this one",
+        )
     found = {name: (array.shape, array.dtype) for name, array in state.items()}
     for one in task.networks or [None]:
         network = task.network(0, one)

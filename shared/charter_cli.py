@@ -1,11 +1,14 @@
 """``fedward charter``: begin a charter, and read one before it is signed for."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shared.console import emit_json, say
+
+if TYPE_CHECKING:
+    from shared.charter import Charter
 
 app = typer.Typer(help="The federation's charter: what it says, in plain words.", no_args_is_help=True)
 
@@ -54,8 +57,24 @@ def check(
     from shared.charter_words import explain, facts, lines
 
     found = Charter.load(charter)
+    _require_networks(found)
     if as_json:
         emit_json(facts(found))
         return
     for line in lines(explain(found)):
         say(line)
+
+
+def _require_networks(charter: "Charter") -> None:
+    """That what every hospital would pin can be trained with this release: tasks, networks, and public weights.
+
+    Raises:
+        UsageError: There is no such task or network.
+        CharterError: The public weights are not of that network.
+    """
+    from shared.imaging.start import prepared, shaped
+    from shared.imaging.tasks import get_task
+
+    for plan in charter.tasks:
+        begin = shaped if plan.start == "release" else prepared  # whether a release fits is known where it lies
+        begin(get_task(plan.name), plan, charter.seed)

@@ -276,6 +276,8 @@ def refine(place: Dataset, spacing: Dataset, orientation: Any, factor: int) -> N
         factor: How many times finer.
     """
     rows, columns = (float(one) for one in spacing.PixelSpacing)
+    if not (rows > 0 and columns > 0):  # PS3.3 10.7.1.3
+        raise UnusableError("its pixels are of no size above 0")
     along_row, along_column = np.asarray(orientation, float).reshape(2, 3)
     step = -(factor - 1) / (2 * factor)
     corner = np.asarray(place.ImagePositionPatient, float) + step * (along_row * columns + along_column * rows)

@@ -17,7 +17,16 @@ from pydicom.errors import InvalidDicomError
 
 from client.deid.known import UNREADABLE
 from client.enhance.model import Model
-from client.enhance.slices import ENHANCED, MOST_PIXELS, NO_MAGNITUDE, SINGLE, frame_count, group_of
+from client.enhance.slices import (
+    ENHANCED,
+    MOST_PIXELS,
+    NO_MAGNITUDE,
+    SINGLE,
+    UnusableError,
+    bounded,
+    frame_count,
+    group_of,
+)
 
 _UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")  # leading zeros are not allowed (PS3.5 9.1), and are met
 _TOO_LARGE = "more pixels than are worked on at once"
@@ -185,7 +194,7 @@ def _look(path: Path, name: str, model: Model) -> Image | Record:
     try:
         if not path.is_file():
             return Record(name, Status.SKIPPED, "it is no plain file")
-        header = pydicom.dcmread(path, stop_before_pixels=True)
+        header = pydicom.dcmread(bounded(path), stop_before_pixels=True)
         kind = str(header.get("SOPClassUID", ""))
         if kind not in SINGLE | ENHANCED:
             return Record(name, Status.SKIPPED, "it is neither an MR nor a CT image")
@@ -208,6 +217,8 @@ def _look(path: Path, name: str, model: Model) -> Image | Record:
         )
     except InvalidDicomError:
         return Record(name, Status.SKIPPED, "it is no DICOM file")
+    except UnusableError as error:
+        return Record(name, Status.FAILED, str(error))
     except UNREADABLE:
         return Record(name, Status.FAILED, "it cannot be read as DICOM")
     if found.pixels > MOST_PIXELS:

@@ -1,5 +1,6 @@
 """Pixels of MR and CT files: stored values to what the network is given, and its answer back to stored values."""
 
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -8,9 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, EnhancedMRImageStorage, MRImageStorage
+from pydicom.filereader import read_dataset
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    MRImageStorage,
+)
 from scipy import ndimage
 
+from client.deid.codec import LARGEST_INFLATED
 from client.deid.known import UNREADABLE
 
 SINGLE: Final = {str(MRImageStorage): "MR", str(CTImageStorage): "CT"}
@@ -62,6 +71,29 @@ class Frames:
             intercept=self.intercept[part],
             padding=self.padding[part],
         )
+
+
+def bounded(path: Path) -> Path:
+    """``path``, if it does not inflate to more than :data:`client.deid.codec.LARGEST_INFLATED`.
+
+    pydicom inflates a deflated file (PS3.5 A.5) as a whole, also for its header: 600 kB may be 600 MB.
+
+    Raises:
+        UnusableError: It would.
+        OSError, ValueError, ...: As :func:`pydicom.dcmread`, see :data:`UNREADABLE`.
+    """
+    with path.open("rb") as stream:
+        if stream.read(132)[128:] != b"DICM":
+            return path
+        meta = read_dataset(stream, False, True, stop_when=lambda tag, *_: tag.group != 2)
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return path
+        squeezed, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while not squeezed.eof and (part := squeezed.unconsumed_tail or stream.read(1 << 16)):
+            size += len(squeezed.decompress(part, 1 << 20))
+            if size > LARGEST_INFLATED:
+                raise UnusableError(f"it inflates to more than {LARGEST_INFLATED >> 20} MiB")
+    return path
 
 
 def read(path: Path) -> Dataset:

@@ -19,7 +19,7 @@ from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
 from client.deid.known import UNREADABLE
 from client.deid.pixels.decide import HEAD, SUSPECT_WORDS
-from client.enhance.slices import ENHANCED, SINGLE, UnusableError
+from client.enhance.slices import ENHANCED, SINGLE, UnusableError, bounded
 from client.importing.content import Content, contained
 from client.importing.labels import BACKGROUND, NAMES, LabelMap
 from client.importing.series import Series, headers_of
@@ -210,7 +210,7 @@ def studies(root: Path, settings: Settings, paths: Sequence[Path]) -> Iterator[F
     for path in paths:
         shown = str(path.relative_to(root))
         try:
-            header = pydicom.dcmread(contained(path, root), stop_before_pixels=True)
+            header = pydicom.dcmread(bounded(contained(path, root)), stop_before_pixels=True)
             kind, study, uid = str(header.SOPClassUID), str(header.StudyInstanceUID), str(header.SOPInstanceUID)
         except UnusableError as error:
             yield Problem(shown, str(error))

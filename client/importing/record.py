@@ -24,6 +24,15 @@ FORMAT: Final = 1
 _LONGEST: Final = 1 << 20
 _UNTOLD: Final = "not kept here: the reason may name a file or a folder, and they may name somebody"
 _KEYS: Final = {"format", "dataset", "url", "terms", "settings", "imports", "cases", "problems"}
+_TERMS: Final[Mapping[str, type]] = dict.fromkeys(("text", "sha256", "accepted_by", "accepted"), str)
+_IMPORT: Final[Mapping[str, type]] = {"time": str, "fedward": str, "who": str, "studies": int}
+_CASE: Final[Mapping[str, type]] = {
+    **dict.fromkeys(("patient", "digest", "images", "modality", "noisy"), str),
+    **dict.fromkeys(("files", "labels"), dict),
+    "slices": int,
+    "labelled": bool,
+    "notes": list,
+}
 
 
 @dataclass(frozen=True)
@@ -117,8 +126,12 @@ def read_record(path: Path) -> Provenance | None:
         body = parse_json(path.read_bytes())
         if not isinstance(body, dict) or set(body) != _KEYS or body["format"] != FORMAT:
             raise RecordError(f"{path} is no record of an import", hint="restore it from a copy")
+        for one, kinds in ((body["terms"], _TERMS), *((row, _IMPORT) for row in body["imports"])):
+            _require_kinds(one, kinds)
+        for row in body["cases"]:
+            _require_kinds(row, _CASE)
         found = Provenance(body)
-        _ = found.known, body["terms"]["sha256"], body["settings"].items()
+        _ = body["settings"].items()
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -126,6 +139,13 @@ def read_record(path: Path) -> Provenance | None:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{path} is damaged", hint="restore it from a copy") from error
     return found
+
+
+def _require_kinds(row: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    """That a part of a record has what is read of it; KeyError or TypeError where it has not."""
+    for name, kind in kinds.items():
+        if not isinstance(row[name], kind):
+            raise TypeError(name)
 
 
 def records(node: Node) -> list[Provenance]:

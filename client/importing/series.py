@@ -95,6 +95,8 @@ class Series:
             raise UnusableError("its slices do not tell where they lie") from error
         if len(sizes) > 1 or np.ptp(ways, axis=0).max() > 1e-4 or np.ptp(sides, axis=0).max() > 1e-4:
             raise UnusableError("its slices have several sizes or lie in several ways")
+        if not (sides > 0).all():  # PS3.3 10.7.1.3; read as a mirror image it would change left and right
+            raise UnusableError("its pixels are of no size above 0")
         count, (rows, columns) = len(self.headers), sizes.pop()
         check_size((count, rows, columns))
         matrix = np.eye(4)

@@ -1,12 +1,14 @@
 """What a person says of a data set, and what of it changes the images that are made."""
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from client.importing.degraded import Degradation
+from client.importing.grid import LARGEST_STEP
 from client.importing.labels import BRAINWEB, LITS, NAMES, LabelMap
 from shared.errors import UsageError
 from shared.files import canonical_json
@@ -14,6 +16,7 @@ from shared.files import canonical_json
 LAYOUTS: Final[Mapping[str, str]] = {"lits": "CT", "nifti": "", "brainweb": "MR", "dicom": "", "png": ""}
 """Every layout that is understood, and its modality where it has one."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,23}")
+_CODE: Final = re.compile(r"[A-Z0-9_][A-Z0-9_ ]{0,15}")  # value representation CS, PS3.5 table 6.2-1
 _OWN: Final[Mapping[str, Mapping[str, str]]] = {"lits": LITS, "brainweb": BRAINWEB}
 _BODY_PART: Final = {"MR": "HEAD", "CT": "ABDOMEN"}  # of MR the careful one: heads have faces
 _SYNONYMS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -71,8 +74,19 @@ class Settings:
             raise UsageError(f"'{self.form}' is no affine of NIfTI", hint="choose sform or qform")
         if self.layout == "png" and self.modality == "CT" and self.window is None:
             raise UsageError("a PNG does not tell its Hounsfield units", hint="say those of black and white with --hu")
-        if self.window is not None and not self.window[0] < self.window[1]:
+        if self.window is not None and not -math.inf < self.window[0] < self.window[1] < math.inf:
             raise UsageError("--hu needs a lower and a higher value", hint="for example --hu -160 240")
+        if not all(0 < step <= LARGEST_STEP for step in self.spacing):
+            raise UsageError(
+                f"--spacing needs two lengths above 0, of at most {LARGEST_STEP:g} mm",
+                hint="for example --spacing 0.7 5",
+            )
+        if not math.isfinite(self.degradation.level):
+            raise UsageError(f"--noise {self.degradation.level} is no level of noise", hint="for example --noise 0.06")
+        if self.body_part and not _CODE.fullmatch(self.body_part):
+            raise UsageError(
+                f"'{self.body_part}' is no Body Part Examined", hint="up to 16 capitals, digits, blanks and underscores"
+            )
         if self.layout != "dicom" and self.modality not in NAMES:
             raise UsageError("what the images are is not known", hint="say it with --modality MR or --modality CT")
 

@@ -62,7 +62,8 @@ class Ready:
             named: Whether with the Patient ID and the names of the files: not where they may be real people's, since
                 the record outlives an erasure.
         """
-        names = self.digests if named else {f"file {n}": one for n, one in enumerate(self.digests.values(), start=1)}
+        own = {_text(name): one for name, one in self.digests.items()}
+        names = own if named else {f"file {n}": one for n, one in enumerate(self.digests.values(), start=1)}
         return {
             "patient": self.case.patient if named else "",
             "files": dict(names),
@@ -117,7 +118,12 @@ def look(
                 ready.append(one)
         if on_progress:
             on_progress(number, len(cases))
-    return Looked(tuple(ready), tuple(problems))
+    return Looked(tuple(ready), tuple(Problem(_text(one.where), _text(one.reason)) for one in problems))
+
+
+def _text(path: str) -> str:
+    """The name of a file, which need not be UTF-8, as text that is: the record and the reports are."""
+    return path.encode(errors="backslashreplace").decode()
 
 
 def _layout(root: Path, settings: Settings, paths: Sequence[Path]) -> Iterable[Found]:

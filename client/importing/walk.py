@@ -29,6 +29,7 @@ def walk(root: Path, problems: list[Problem]) -> Iterator[Path]:
     """Every file below ``root`` in order; links to folders are told in ``problems`` and not followed.
 
     Files whose names begin with a dot are passed over, those of the desktop and torn ones, and texts about the data.
+    What is no plain file is told too: whoever opens a pipe waits for ever.
     """
 
     def failed(error: OSError) -> None:
@@ -39,5 +40,10 @@ def walk(root: Path, problems: list[Problem]) -> Iterator[Path]:
         links = (Path(name) / one for one in folders if (Path(name) / one).is_symlink())
         problems += [Problem(str(link.relative_to(root)), "a link to a folder is not followed") for link in links]
         for one in sorted(files):
-            if not one.startswith(".") and not _is_text(Path(one)):
-                yield Path(name) / one
+            path = Path(name) / one
+            if one.startswith(".") or _is_text(path):
+                continue
+            if path.is_file():
+                yield path
+            else:
+                problems.append(Problem(str(path.relative_to(root)), "it is no plain file"))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 from torch import nn
 
 from shared.charter_plans import TaskPlan
@@ -64,6 +65,11 @@ def _transfer(network: nn.Module, task: Task, plan: TaskPlan, release: State | N
     own = weights_of(network)
     wanted, given = _shapes(own), _shapes(release)
     shared = {name: release[name] for name, shape in wanted.items() if given.get(name) == shape}
+    if not all(np.isfinite(array).all() for array in shared.values()):
+        raise CharterError(
+            f"the weights of the release {plan.release} are not finite (NaN or infinite)",
+            hint="its training went wrong: choose another release",
+        )
     if not shared:
         raise CharterError(
             f"the release {plan.release} shares no layer with the network of the task {task.name}",
