@@ -8,14 +8,16 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 
 from shared.charter import Charter, TaskPlan
 from shared.console import emit_json, plural, progress, say
 from shared.errors import UsageError
+from shared.imaging.images import StudyImages
 from shared.secagg.parameters import MIN_MEMBERS
 from simulation.record import EVIDENCE, RunRecord
-from simulation.sites.specs import choose_sites
+from simulation.sites.specs import SiteSpec, choose_sites
 from simulation.summary import to_summary
 
 if TYPE_CHECKING:
@@ -226,7 +228,7 @@ def _check(plan: "Plan") -> None:
     if both:
         raise UsageError(f"{', '.join(sorted(both))} cannot both train and be unseen", hint="take it out of one list")
     for task in plan.charter.tasks:
-        able = [site.id for site in plan.members if site.protocol.modality in get_task(task.name).modalities]
+        able = [site.id for site in plan.members if get_task(task.name).eligible(_blank(site))]
         if not plan.plain and len(able) < MIN_MEMBERS:
             raise UsageError(
                 f"{task.name} can be trained at {len(able)} of these sites, and masked updates need {MIN_MEMBERS}: "
@@ -248,6 +250,13 @@ def _check(plan: "Plan") -> None:
                 f"{plan.charter.min_patients} to train on",
                 hint="give more --patients: at least 3",
             )
+
+
+def _blank(site: SiteSpec) -> StudyImages:
+    """What a study of a site is, as a task judges it."""
+    empty = np.zeros((1, 1, 1), np.float32)
+    second = empty if site.second else None
+    return StudyImages(site.protocol.modality, empty, empty, empty.astype(np.uint8), (1.0, 1.0), second)
 
 
 def _tell(record: RunRecord, out: Path, *, as_json: bool) -> None:

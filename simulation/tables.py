@@ -43,15 +43,11 @@ Scores = Mapping[str, Metrics]
 
 def taking_part(task: str, hospitals: Iterable[Hospital]) -> list[Hospital]:
     """Those hospitals whose cohort has studies that the task can use."""
-    modalities = get_task(task).modalities
+    eligible = get_task(task).eligible
     return [
         one
         for one in hospitals
-        if any(
-            study.modality in modalities
-            for entry in Cohort.open(one.node / "cohort").entries
-            for study in entry.studies
-        )
+        if any(eligible(study.blank()) for entry in Cohort.open(one.node / "cohort").entries for study in entry.studies)
     ]
 
 
