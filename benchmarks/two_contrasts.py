@@ -1,6 +1,6 @@
 """What a second contrast is worth, and what registration is: the same networks, steps and patients with and without.
 
-    python -m benchmarks.two_contrasts [--site P1] [--patients 20] [--denoise 300] [--segment 200] [--seeds 0,1]
+    python -m benchmarks.two_contrasts [--site P1] [--patients 12] [--denoise 150] [--segment 100] [--seeds 0,1]
 
 Heads of a virtual hospital that takes two contrasts (``simulation/sites/specs.py``), the patient moving in between, as
 its scanner delivers them; one study each, 12 slices. First the registration of each hospital's first heads against the
@@ -38,6 +38,8 @@ from simulation.sites.warp import Move
 from simulation.tables import ALONE_RATE
 
 SEED, SLICES, SIZE, BATCH = 11, 12, 96, 8
+OTHERS = 3
+"""Heads of each hospital that nothing is trained on."""
 ARMS = ("alone", "as placed", "registered", "did not move")
 
 
@@ -115,33 +117,35 @@ def figure(task_name: str, arm: str, people: list[Scanned], steps: int, seed: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--site", default="P1", choices=[site.id for site in PAIRED])
-    parser.add_argument("--patients", type=int, default=20)
-    parser.add_argument("--denoise", type=int, default=300, help="steps")
-    parser.add_argument("--segment", type=int, default=200, help="steps")
+    parser.add_argument("--patients", type=int, default=12)
+    parser.add_argument("--denoise", type=int, default=150, help="steps")
+    parser.add_argument("--segment", type=int, default=100, help="steps")
     parser.add_argument("--seeds", default="0,1")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    figures: dict[str, object] = {}
     people: list[Scanned] = []
     for site in PAIRED:
-        found = [scanned(site, number) for number in range(asked.patients if site.id == asked.site else 6)]
-        figures[f"registration {site.id}"] = {
-            "mm before": [round(one.before, 2) for one in found],
-            "mm after": [round(one.after, 2) for one in found],
-            "certain": sum(one.found.certain for one in found),
-            "CPU seconds": round(float(np.mean([one.seconds for one in found])), 2),
-        }
+        found = [scanned(site, number) for number in range(asked.patients if site.id == asked.site else OTHERS)]
+        say(
+            f"registration {site.id}",
+            {
+                "mm before": [round(one.before, 2) for one in found],
+                "mm after": [round(one.after, 2) for one in found],
+                "certain": [one.found.certain for one in found],
+                "CPU seconds": round(float(np.mean([one.seconds for one in found])), 2),
+            },
+        )
         if site.id == asked.site:
             people = [one for one in found if one.found.certain]
     for task, steps in (("denoise", asked.denoise), ("segment", asked.segment)):
         for arm in ARMS:
             rows = [figure(task, arm, people, steps, int(seed)) for seed in asked.seeds.split(",")]
-            figures[f"{task}, {arm}"] = {
-                "figures": [round(value, 3) for value, _ in rows],
-                "CPU seconds": [round(seconds) for _, seconds in rows],
-            }
-    for key, value in figures.items():
-        print(f"{key}: {value}")
+            values, seconds = ([round(one[part], 3) for one in rows] for part in (0, 1))
+            say(f"{task}, {arm}", {"figures": values, "CPU seconds": seconds})
+
+
+def say(what: str, figures: dict[str, object]) -> None:
+    print(f"{what}: {figures}", flush=True)
 
 
 if __name__ == "__main__":
