@@ -149,8 +149,7 @@ def build_cohort(
         barred: Whether somebody (by pseudonym) must not be taken in, since he was erased.
         unpaired: Take in studies without a reference series too, for tasks that need none. What was taken in stays
             while its files are the same.
-        registration: How second contrasts are laid onto the first; studies that were cached with the other kind are
-            read again.
+        registration: How second contrasts are laid onto the first; what was cached with the other kind is read again.
 
     Raises:
         DataError: No study has a pair of series that can be used; the message says why.

@@ -203,16 +203,20 @@ def ingest(
             _count_kept(run)
             run.tally.seconds = round(time.monotonic() - started, 3)
             report = _write_report(run, complete=complete)
-        cohort = build_cohort(
-            run.released,
-            node.folder / "cohort",
-            log=log,
-            barred=door.barred,
-            unpaired=unpaired,
-            registration=registration,
-        )
-        door.close(cohort)
-        return Ingested(run.tally, report, cohort)
+        return Ingested(run.tally, report, _built(run, unpaired=unpaired, registration=registration))
+
+
+def _built(run: _Run, *, unpaired: bool, registration: Kind) -> Cohort:
+    cohort = build_cohort(
+        run.released,
+        run.node.folder / "cohort",
+        log=run.log,
+        barred=run.door.barred,
+        unpaired=unpaired,
+        registration=registration,
+    )
+    run.door.close(cohort)
+    return cohort
 
 
 def check_apart(node: Path, source: Path) -> None:

@@ -82,12 +82,7 @@ def ingest_command(
     unpaired: Annotated[bool, typer.Option("--unpaired", help=_UNPAIRED)] = False,
     affine: Annotated[bool, typer.Option("--affine", help=_AFFINE)] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes that de-identify.")] = 1,
-    every: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME", help="Do it again every 30m, 1h, 1d, ..., until SIGTERM or Ctrl-C; a line a pass."
-        ),
-    ] = None,
+    every: Annotated[str | None, typer.Option(metavar="TIME", help=_EVERY)] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Take in anew what was taken in under another profile, and replace it.")
     ] = False,

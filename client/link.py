@@ -49,10 +49,7 @@ from shared.wire import Refusal, RefusalCode
 HANDLER: Final = "client.link_work:work"
 PRELOAD: Final = (
     *("client.app", "client.rounds", "client.policy", "client.budget", "client.training.accountants"),
-    *(
-        f"shared.imaging.{task}"
-        for task in ("denoise_self", "denoise_volume", "segment_pair", "masked", "superres4_gan")
-    ),
+    *(f"shared.imaging.{task}" for task in ("denoise_self", "denoise_volume", "masked", "superres4_gan")),  # and others
     # What those libraries themselves put off until it is first used: a child would do it again for every message.
     *("torch._dynamo", "torch.profiler._cupti_monitor", "skimage.metrics", "skimage.filters", "encodings.utf_16_be"),
     "cryptography.hazmat.backends.openssl.backend",

@@ -32,6 +32,7 @@ PRIVATE = (
     "Charter of the arms that show what privacy costs: a file, a shipped name, or none. "
     "Default: private with a shipped charter; with a file that file, where it asks for privacy."
 )
+SITES = "Hospitals that train: ids such as H1,H3, or how many; P1,P2,P3 take two contrasts."
 EPSILONS = "Guarantees that those arms aim at, such as 1,3,8. Default: the noise that their charter says."
 PLAIN = "Updates travel in the clear, and the coordinator sees each of them: only for comparison."
 ENGINE = "What runs the hospitals: local, or ray, Flower's own engine (an extra); the models are the same."
@@ -48,9 +49,7 @@ def simulate(
         str, typer.Argument(help="A charter file (TOML), or the name of a shipped one: demo, benchmark, private.")
     ] = "demo",
     out: Annotated[Path, typer.Option(help="Folder of the run; made new.")] = RUN,
-    sites: Annotated[
-        str, typer.Option(help="Hospitals that train: ids such as H1,H3, or how many; P1,P2,P3 take two contrasts.")
-    ] = "H1,H3,H6,H7",
+    sites: Annotated[str, typer.Option(help=SITES)] = "H1,H3,H6,H7",
     unseen: Annotated[str, typer.Option(help="Hospitals that no model is trained on; 'none' for none.")] = "X1",
     patients: Annotated[int, typer.Option(min=0, help="Patients at each hospital; 0: as the site says.")] = 8,
     size: Annotated[int, typer.Option(min=64, max=512, help="Matrix of the images, pixels.")] = 128,
