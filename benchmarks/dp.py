@@ -62,7 +62,7 @@ def batches(task: Task, patients: int, patches: int, device: str) -> list[Batch]
         rng = np.random.default_rng(number)
         noisy, reference = rng.random((2, 2, 128, 128), dtype=np.float32)
         label = rng.integers(0, 3, noisy.shape).astype(np.uint8)
-        study = StudyImages(max(task.modalities), noisy, reference, label, (1.0, 1.0))
+        study = StudyImages(max(task.modalities), noisy, reference, label, (1.0, 1.0), noisy)
         inputs, targets = task.draw(PatientImages(str(number), (study,)), patches, rng)
         found.append((inputs.to(device), targets.to(device)))
     return found

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from client.cohort import in_window, window
+from client.cohort_scale import in_window, window
 from client.enhance import tiles
 from client.enhance.slices import frames, read
 from client.evaluation.models import Model, open_models

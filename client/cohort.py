@@ -2,14 +2,15 @@
 
 A study takes part when it holds a pair of series of the same slices, one acquired with less effort (the input) and one
 with more (the reference). Effort is read from the acquisition itself, since descriptions do not survive
-de-identification: NumberOfAverages (0018,0083) for MR, Exposure (0018,1152) in mAs for CT. Labels come from DICOM SEG
-objects that refer to slices of the study (PS3.3 A.51).
+de-identification: NumberOfAverages (0018,0083) for MR, Exposure (0018,1152) in mAs for CT. An MR series of another
+contrast beside them is registered onto the input. Labels come from DICOM SEG objects that refer to slices of the study
+(PS3.3 A.51).
 
 Training reads the cached tensors and never DICOM; a patient is in training or held out, with all studies, for ever.
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,11 @@ from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
 
 from client.cohort_images import let_go, sweep
-from client.cohort_series import EFFORT, Instance, longest, pair_of
+from client.cohort_index import PatientEntry, StudyEntry
+from client.cohort_scale import scaled
+from client.cohort_second import Second, taken
+from client.cohort_series import CONTRAST, EFFORT, Instance, longest, pair_of, second_of
+from client.registration import Kind
 from client.splits import Split as Split  # noqa: PLC0414  # where most look for it
 from client.splits import assigned, gone, left
 from compliance.log import Action, AuditLog, Entry, Outcome
@@ -32,43 +37,14 @@ from shared.imaging.images import CLASSES, PatientImages, StudyImages
 from shared.parsing import parse_json
 
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
-CT_WINDOW = (-160.0, 240.0)  # Hounsfield units: the usual abdominal window (level 40, width 400)
-MR_PERCENTILE = 99.5
 HEADER_TAGS = [
     *("SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
     *("Modality", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"),
-    "SegmentationType",
+    *("SegmentationType", "ImageType"),
     *EFFORT.values(),
+    *CONTRAST,
 ]
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class StudyEntry:
-    """One cached study: its file below ``images/``, that file's hash, what it holds, and what it was made from.
-
-    ``paired`` says whether it has a reference series; the index leaves it out where it has.
-    """
-
-    file: str
-    modality: str
-    slices: int
-    height: int
-    width: int
-    spacing: tuple[float, float]
-    labelled: bool
-    source: str
-    sha256: str
-    paired: bool = True
-
-
-@dataclass(frozen=True)
-class PatientEntry:
-    """One patient of the index, by pseudonym."""
-
-    key: str
-    split: Split
-    studies: tuple[StudyEntry, ...]
 
 
 @dataclass(frozen=True)
@@ -88,6 +64,11 @@ class Cohort:
     left_out: Mapping[str, int]
     no_labels: int = 0
 
+    @property
+    def no_second(self) -> Mapping[str, int]:
+        """Why series of another contrast were not taken, with how many studies of each; the studies were."""
+        return Counter(study.no_second for entry in self.entries for study in entry.studies if study.no_second)
+
     @classmethod
     def open(cls, folder: Path) -> "Cohort":
         """Read the index of a cohort that :func:`build_cohort` wrote.
@@ -97,7 +78,7 @@ class Cohort:
         """
         try:
             raw = parse_json((folder / "index.json").read_bytes())
-            entries = tuple(_entry(row) for row in raw["patients"])
+            entries = tuple(PatientEntry.of(row) for row in raw["patients"])
             return cls(folder, entries, dict(raw["left_out"]), int(raw.get("no_labels", 0)))
         except FileNotFoundError:
             raise DataError(f"{folder} holds no cohort", hint="fill it with 'fedward node ingest'") from None
@@ -135,7 +116,12 @@ class Cohort:
         arrays = safetensors.numpy.load(data)
         noisy = arrays["noisy"]
         return StudyImages(
-            entry.modality, noisy, arrays.get("reference", noisy[:0]), arrays.get("label"), entry.spacing
+            entry.modality,
+            noisy,
+            arrays.get("reference", noisy[:0]),
+            arrays.get("label"),
+            entry.spacing,
+            arrays.get("second"),
         )
 
 
@@ -148,6 +134,7 @@ def build_cohort(
     on_progress: Progress | None = None,
     barred: Callable[[str], bool] = lambda _: False,
     unpaired: bool = False,
+    registration: Kind = "rigid",
 ) -> Cohort:
     """Index the de-identified files below ``released`` and cache their images in ``folder``.
 
@@ -162,6 +149,7 @@ def build_cohort(
         barred: Whether somebody (by pseudonym) must not be taken in, since he was erased.
         unpaired: Take in studies without a reference series too, for tasks that need none. What was taken in stays
             while its files are the same.
+        registration: How second contrasts are laid onto the first; what was cached with the other kind is read again.
 
     Raises:
         DataError: No study has a pair of series that can be used; the message says why.
@@ -174,7 +162,7 @@ def build_cohort(
         left_out: dict[str, int] = defaultdict(int)
         no_labels = 0
         for number, ((patient, study), instances) in enumerate(sorted(studies.items()), start=1):
-            outcome = _cache_study(folder, study, instances, known, unpaired=unpaired)
+            outcome = _cache_study(folder, study, instances, known, unpaired=unpaired, kind=registration)
             if isinstance(outcome, str):
                 left_out[outcome] += 1
             else:
@@ -202,14 +190,6 @@ def build_cohort(
 # --- index ------------------------------------------------------------------------------------------------------------
 
 
-def _entry(row: Mapping[str, object]) -> PatientEntry:
-    studies = row["studies"]
-    if not isinstance(studies, list):
-        raise TypeError("studies is no list")  # a damaged index; the caller turns it into a DataError
-    rows = [StudyEntry(**{**study, "spacing": tuple(study["spacing"])}) for study in studies]
-    return PatientEntry(str(row["key"]), Split(str(row["split"])), tuple(rows))
-
-
 def _counts(cohort: Cohort) -> dict[str, int]:
     """What the audit log says of it."""
     counts = {
@@ -218,20 +198,15 @@ def _counts(cohort: Cohort) -> dict[str, int]:
         "studies": sum(len(entry.studies) for entry in cohort.entries),
         "left_out": sum(cohort.left_out.values()),
     }
-    return counts | ({"segmentations_no_labels": cohort.no_labels} if cohort.no_labels else {})
+    counts |= {"segmentations_no_labels": cohort.no_labels} if cohort.no_labels else {}
+    return counts | ({"no_second": sum(cohort.no_second.values())} if cohort.no_second else {})
 
 
 def _index(cohort: Cohort) -> dict[str, object]:
-    patients = [
-        {"key": entry.key, "split": entry.split.value, "studies": [_row(study) for study in entry.studies]}
-        for entry in cohort.entries
-    ]
-    more = {"no_labels": cohort.no_labels} if cohort.no_labels else {}
-    return {"version": 1, "patients": patients, "left_out": dict(cohort.left_out)} | more
-
-
-def _row(study: StudyEntry) -> dict[str, object]:
-    return {name: value for name, value in vars(study).items() if name != "paired" or not value}
+    rows = [entry.row() for entry in cohort.entries]
+    more: dict[str, object] = {"no_labels": cohort.no_labels} if cohort.no_labels else {}
+    more |= {"no_second": dict(cohort.no_second)} if cohort.no_second else {}
+    return {"version": 1, "patients": rows, "left_out": dict(cohort.left_out)} | more
 
 
 def _known(folder: Path) -> tuple[PatientEntry, ...]:
@@ -258,24 +233,29 @@ def _scan(released: Path) -> dict[tuple[str, str], list[Instance]]:
 
 
 def _cache_study(
-    folder: Path, study: str, instances: Sequence[Instance], known: Iterable[PatientEntry], *, unpaired: bool
+    folder: Path,
+    study: str,
+    instances: Sequence[Instance],
+    known: Iterable[PatientEntry],
+    *,
+    unpaired: bool,
+    kind: Kind,
 ) -> StudyEntry | str:
     """The index entry of a study, cached anew unless it was before; or the reason why it cannot be used."""
     source = hashlib.sha256("|".join(sorted(str(one.header.SOPInstanceUID) for one in instances)).encode()).hexdigest()
+    pair = pair_of(instances)
+    low, high = (longest(instances), []) if isinstance(pair, str) else pair
+    beside = second_of(instances, low, high)
     # Another name for other instances: who trains meanwhile by the index as it was still finds what that one names.
-    name = hashlib.sha256(f"{study}|{source}".encode()).hexdigest()[:24] + ".safetensors"
+    parts = [study, source, *([kind] if beside else [])]
+    name = hashlib.sha256("|".join(parts).encode()).hexdigest()[:24] + ".safetensors"
     path = folder / "images" / name
     for entry in known:
         for cached in entry.studies:
             if cached.source == source and cached.file == name and _sha256(path) == cached.sha256:
                 return cached
-    pair = pair_of(instances)
-    if isinstance(pair, str):
-        alone = longest(instances) if unpaired else []
-        if not alone:
-            return pair
-        pair = alone, []
-    low, high = pair
+    if isinstance(pair, str) and not (unpaired and low):
+        return pair
     modality = str(low[0].header.Modality)
     values = _pixels(low)
     noisy, reference = scaled(modality, values, _pixels(high) if high else values[:0])
@@ -285,21 +265,25 @@ def _cache_study(
     label = _label(instances, high or low)
     if label is not None:
         arrays["label"] = label
+    second = taken(low, values, beside, _pixels(beside), kind) if beside else Second()
+    if second.images is not None:
+        arrays["second"] = second.images
     data = safetensors.numpy.save(arrays)
     write_bytes(path, data)
     rows, columns = (float(value) for value in low[0].header.PixelSpacing)
-    count, height, width = noisy.shape
     return StudyEntry(
         name,
         modality,
-        count,
-        height,
-        width,
+        len(noisy),
+        noisy.shape[1],
+        noisy.shape[2],
         (rows, columns),
         label is not None,
         source,
         hashlib.sha256(data).hexdigest(),
-        bool(high),
+        paired=bool(high),
+        second="" if second.images is None else kind,
+        no_second=second.why_not,
     )
 
 
@@ -318,25 +302,6 @@ def _pixels(ordered: Sequence[Instance]) -> NDArray[np.float32]:
         slope, intercept = float(image.get("RescaleSlope", 1)), float(image.get("RescaleIntercept", 0))
         slices.append(image.pixel_array.astype(np.float32) * np.float32(slope) + np.float32(intercept))
     return np.stack(slices)
-
-
-def scaled(
-    modality: str, noisy: NDArray[np.float32], reference: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Both series on one scale in [0, 1], set by the input alone: it is all there is when a model is applied."""
-    ends = window(modality, noisy)
-    return in_window(noisy, ends), in_window(reference, ends)
-
-
-def window(modality: str, noisy: NDArray[np.float32]) -> tuple[float, float]:
-    """What becomes 0 and what becomes 1, in the unit of the values: fixed for CT, a percentile of the series for MR."""
-    return CT_WINDOW if modality == "CT" else (0.0, max(float(np.percentile(noisy, MR_PERCENTILE)), 1e-6))
-
-
-def in_window(image: NDArray[np.float32], ends: tuple[float, float]) -> NDArray[np.float32]:
-    """Values of a series on the scale of :func:`window`, in [0, 1]."""
-    low, high = ends
-    return np.asarray(np.clip((image - low) / (high - low), 0, 1), np.float32)
 
 
 def _fractional(one: Instance) -> bool:

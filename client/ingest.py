@@ -20,6 +20,7 @@ from client.ingest_page import NAME as PAGE
 from client.ingest_page import write_ingest_page
 from client.ingest_rights import Doorkeeper
 from client.node import HELD, Node
+from client.registration import Kind
 from client.sources.fetching import Fetched, Fetcher
 from client.sources.intake import Spool, file_name
 from client.sources.ledger import DIGEST, Ledger
@@ -153,6 +154,7 @@ def ingest(
     workers: int = 1,
     overwrite: bool = False,
     unpaired: bool = False,
+    registration: Kind = "rigid",
     on_progress: Progress | None = None,
 ) -> Ingested:
     """Take the selected studies of ``source`` into the node, and build its cohort.
@@ -166,6 +168,7 @@ def ingest(
         workers: Processes that de-identify, besides this one.
         overwrite: Whether what was taken in under another profile may be taken in anew, and replaced.
         unpaired: Whether studies without a reference series come into the cohort too.
+        registration: How second contrasts are laid onto the first.
         on_progress: Told how far it is, for the first time when all processes were started.
 
     Raises:
@@ -200,9 +203,20 @@ def ingest(
             _count_kept(run)
             run.tally.seconds = round(time.monotonic() - started, 3)
             report = _write_report(run, complete=complete)
-        cohort = build_cohort(run.released, node.folder / "cohort", log=log, barred=door.barred, unpaired=unpaired)
-        door.close(cohort)
-        return Ingested(run.tally, report, cohort)
+        return Ingested(run.tally, report, _built(run, unpaired=unpaired, registration=registration))
+
+
+def _built(run: _Run, *, unpaired: bool, registration: Kind) -> Cohort:
+    cohort = build_cohort(
+        run.released,
+        run.node.folder / "cohort",
+        log=run.log,
+        barred=run.door.barred,
+        unpaired=unpaired,
+        registration=registration,
+    )
+    run.door.close(cohort)
+    return cohort
 
 
 def check_apart(node: Path, source: Path) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from client.ingest import Ingested, Standing
     from client.ingest_schedule import Pass
+    from client.registration import Kind
     from client.sources.selection import Selection
     from client.sources.source import Source
 
@@ -27,6 +28,7 @@ _CREDENTIALS = "File (0600): 'bearer TOKEN' or 'basic USER:PASSWORD'."
 _DIMSE_TLS = "DIMSE over TLS 1.2 or newer, both ways; needs --ca."
 _DETERMINATION = "Expert determination (JSON), where the profile needs one."
 _UNPAIRED = "Take studies without a reference series into the cohort too."
+_AFFINE = "Lay second contrasts onto the first with stretch and shear too, not as one rigid body."
 _PROFILE = "How to de-identify: basic, safe-harbor, research, or a TOML file."
 _EVERY = "Do it again every 30m, 1h, 1d, ..., until SIGTERM or Ctrl-C; a line a pass."
 
@@ -78,19 +80,18 @@ def ingest_command(
     profile: Annotated[str, typer.Option(help=_PROFILE)] = "basic",
     determination: Annotated[Path | None, typer.Option(help=_DETERMINATION)] = None,
     unpaired: Annotated[bool, typer.Option("--unpaired", help=_UNPAIRED)] = False,
+    affine: Annotated[bool, typer.Option("--affine", help=_AFFINE)] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes that de-identify.")] = 1,
-    every: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME", help="Do it again every 30m, 1h, 1d, ..., until SIGTERM or Ctrl-C; a line a pass."
-        ),
-    ] = None,
+    every: Annotated[str | None, typer.Option(metavar="TIME", help=_EVERY)] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Take in anew what was taken in under another profile, and replace it.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the totals as JSON.")] = False,
 ) -> None:
     """Take studies from a folder or an archive into the node, de-identified, and build its cohort.
+
+    A series of another MR contrast in a study is registered onto the first, for tasks that use two (denoise_pair,
+    segment_pair); where it cannot be, the study goes on without it.
 
     With --every a pass that fails is tried again, with growing pauses; only what is wrong with the command ends it.
 
@@ -108,6 +109,7 @@ def ingest_command(
         workers=workers,
         overwrite=overwrite,
         unpaired=unpaired,
+        registration="affine" if affine else "rigid",
     )
     if every is not None:
         _repeat(take, every, overwrite=overwrite, as_json=as_json)
@@ -126,6 +128,7 @@ def _taker(
     workers: int,
     overwrite: bool,
     unpaired: bool,
+    registration: "Kind",
 ) -> Callable[[Callable[["Standing"], None] | None], "Ingested"]:
     """One pass; all that its options name is read when it begins."""
     from client.deid import Profile
@@ -146,6 +149,7 @@ def _taker(
             workers=workers,
             overwrite=overwrite,
             unpaired=unpaired,
+            registration=registration,
             on_progress=tell,
         )
 
@@ -306,7 +310,8 @@ def _tell(done: "Ingested", review: str, *, as_json: bool) -> None:
     tally, sides = done.tally, {side.value: len(done.cohort.patients(side)) for side in Split}
     if as_json:
         where = {"report": str(done.report), "page": str(done.page)}
-        about = {"cohort": sides, "no_labels": done.cohort.no_labels}
+        cohort = done.cohort
+        about = {"cohort": sides, "no_labels": cohort.no_labels, "no_second": dict(cohort.no_second)}
         console.emit_json({**tally.counts, "seconds": tally.seconds, **about, **where})
     else:
         studies, files = console.plural(tally.studies, "study", "studies"), console.plural(tally.fetched, "file")
@@ -319,6 +324,9 @@ def _tell(done: "Ingested", review: str, *, as_json: bool) -> None:
         if count := done.cohort.no_labels:
             told = console.plural(count, "segmentation tells", "segmentations tell")
             console.say(f"{told} probabilities or shares (FRACTIONAL), no classes: not taken for labels")
+        for reason, count in sorted(done.cohort.no_second.items()):
+            studies = console.plural(count, "study", "studies")
+            console.say(f"{studies} without their second contrast: {reason}")
     if tally.incomplete:
         raise PartialError(
             f"not everything came out: {tally.missing} not sent, {tally.unreadable + tally.refused} unreadable or "

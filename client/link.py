@@ -49,7 +49,7 @@ from shared.wire import Refusal, RefusalCode
 HANDLER: Final = "client.link_work:work"
 PRELOAD: Final = (
     *("client.app", "client.rounds", "client.policy", "client.budget", "client.training.accountants"),
-    *(f"shared.imaging.{task}" for task in ("denoise_self", "denoise_volume", "masked", "superres4_gan")),  # and others
+    *(f"shared.imaging.{t}" for t in ("denoise_self", "denoise_volume", "masked", "segment_pair", "superres4_gan")),
     # What those libraries themselves put off until it is first used: a child would do it again for every message.
     *("torch._dynamo", "torch.profiler._cupti_monitor", "skimage.metrics", "skimage.filters", "encodings.utf_16_be"),
     "cryptography.hazmat.backends.openssl.backend",

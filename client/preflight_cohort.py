@@ -1,12 +1,9 @@
 """What a cohort's index says of it, without an image being read."""
 
-import numpy as np
-
-from client.cohort import Cohort, Split, StudyEntry
+from client.cohort import Cohort, Split
 from client.eligible import eligible
 from client.node import Node
 from client.preflight import Verdict
-from shared.imaging.images import StudyImages
 from shared.imaging.tasks import get_task
 
 
@@ -18,7 +15,7 @@ def usable_patients(node: Node, cohort: Cohort, split: Split, task: str) -> int:
     """
     wanted, found = set(eligible(cohort.patients(split), node)), get_task(task)
     return sum(
-        any(found.eligible(_blank(study)) for study in entry.studies) for entry in cohort.entries if entry.key in wanted
+        any(found.eligible(study.blank()) for study in entry.studies) for entry in cohort.entries if entry.key in wanted
     )
 
 
@@ -45,11 +42,3 @@ def missing_images(cohort: Cohort) -> int:
     return sum(
         not (cohort.folder / "images" / study.file).is_file() for entry in cohort.entries for study in entry.studies
     )
-
-
-def _blank(entry: StudyEntry) -> StudyImages:
-    """A study as a task judges it: of its kind and size, without any pixels (they take no memory either)."""
-    shape = (entry.slices, entry.height, entry.width)
-    empty = np.broadcast_to(np.float32(0), shape)
-    label = np.broadcast_to(np.uint8(0), shape) if entry.labelled else None
-    return StudyImages(entry.modality, empty, empty if entry.paired else empty[:0], label, entry.spacing)

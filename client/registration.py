@@ -27,10 +27,10 @@ LEVELS: Final = (4, 2, 1)
 STEPS: Final = 60
 """Of the search at each level, at most."""
 MOST_DISAGREEMENT: Final = 2.0
-"""mm that two searches from different starts may differ."""
+"""mm that two searches from different starts may differ; where the first two do, a third one decides."""
 LEAST_INFORMATION: Final = 0.1
 """Mutual information at the end, nats."""
-_AWAY: Final = (0.05, -0.05, 0.05, 5.0, -5.0, 5.0)  # rad and mm: where the second search starts
+_AWAY: Final = (0.05, -0.05, 0.05, 5.0, -5.0, 5.0)  # rad and mm: where the second search starts, and the third opposite
 _SLICE: Final = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 
 
@@ -98,8 +98,9 @@ class Registered:
         shift: ``[3]``, mm.
         information: Mutual information of the two, nats.
         before: The same without registration, as the series' own coordinates have them.
-        disagreement: mm that the corners of the middle half of the stack differ at most when the search starts from
-            elsewhere: the quality figure, since it is high where the images do not say where they belong.
+        disagreement: mm that the corners of the middle half of the stack differ at most between the best search and
+            that of the others which comes nearest: the quality figure, since it is high where the images do not say
+            where they belong.
     """
 
     matrix: NDArray[np.float64]
@@ -133,12 +134,17 @@ def register(first: Series, second: Series, *, kind: Kind = "rigid") -> Register
     """
     search = _Search(first, second)
     start = np.zeros(6) if first.frame and first.frame == second.frame else search.centred()
-    one, other = (search.run(begin, kind) for begin in (start, start + np.array(_AWAY)))
-    best, worse = sorted((one, other), key=lambda found: -found[2])
     inner = first.points().mean(axis=0) + 0.5 * (first.points() - first.points().mean(axis=0))
-    places = [inner @ matrix.T + shift for matrix, shift, _ in (best, worse)]
-    disagreement = float(np.linalg.norm(places[0] - places[1], axis=1).max())
-    return Registered(best[0], best[1], best[2], search.information(), disagreement)
+    away, found = np.array(_AWAY), [search.run(start, kind)]
+    disagreement = np.inf
+    for begin in (start + away, start - away):
+        if disagreement > MOST_DISAGREEMENT:
+            found.append(search.run(begin, kind))
+            found.sort(key=lambda one: -one[2])
+            best, *others = (inner @ matrix.T + shift for matrix, shift, _ in found)
+            disagreement = min(float(np.linalg.norm(best - other, axis=1).max()) for other in others)
+    matrix, shift, information = found[0]
+    return Registered(matrix, shift, information, search.information(), disagreement)
 
 
 def resampled(second: Series, first: Series, found: Registered) -> NDArray[np.float32]:

@@ -278,4 +278,5 @@ def picture(task_name: str, weights: Path, node: Path, site: str, classical: str
 def _one_slice(study: StudyImages, number: int) -> StudyImages:
     part = slice(number, number + 1)
     label = None if study.label is None else study.label[part]
-    return StudyImages(study.modality, study.noisy[part], study.reference[part], label, study.spacing)
+    second = None if study.second is None else study.second[part]
+    return StudyImages(study.modality, study.noisy[part], study.reference[part], label, study.spacing, second)

@@ -277,7 +277,8 @@ def _study(task: Task, rng: np.random.Generator, size: int) -> StudyImages:
     shape = (2, size, size) if size else (1, 1, 1)
     noisy, reference = rng.random((2, *shape), dtype=np.float32)
     label = rng.integers(0, 3, shape).astype(np.uint8)
-    return StudyImages(max(task.modalities), noisy, reference, label, (1.0, 1.0))
+    second = rng.random(shape, dtype=np.float32)
+    return StudyImages(max(task.modalities), noisy, reference, label, (1.0, 1.0), second)
 
 
 def _settings(plan: TaskPlan, privacy: PrivacyPlan, patients: int) -> TaskPlan:

@@ -8,14 +8,16 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 
 from shared.charter import Charter, TaskPlan
 from shared.console import emit_json, plural, progress, say
 from shared.errors import UsageError
+from shared.imaging.images import StudyImages
 from shared.secagg.parameters import MIN_MEMBERS
 from simulation.record import EVIDENCE, RunRecord
-from simulation.sites.specs import choose_sites
+from simulation.sites.specs import SiteSpec, choose_sites
 from simulation.summary import to_summary
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ PRIVATE = (
     "Charter of the arms that show what privacy costs: a file, a shipped name, or none. "
     "Default: private with a shipped charter; with a file that file, where it asks for privacy."
 )
+SITES = "Hospitals that train: ids such as H1,H3, or how many; P1,P2,P3 take two contrasts."
 EPSILONS = "Guarantees that those arms aim at, such as 1,3,8. Default: the noise that their charter says."
 PLAIN = "Updates travel in the clear, and the coordinator sees each of them: only for comparison."
 ENGINE = "What runs the hospitals: local, or ray, Flower's own engine (an extra); the models are the same."
@@ -46,7 +49,7 @@ def simulate(
         str, typer.Argument(help="A charter file (TOML), or the name of a shipped one: demo, benchmark, private.")
     ] = "demo",
     out: Annotated[Path, typer.Option(help="Folder of the run; made new.")] = RUN,
-    sites: Annotated[str, typer.Option(help="Hospitals that train: ids such as H1,H3, or how many.")] = "H1,H3,H6,H7",
+    sites: Annotated[str, typer.Option(help=SITES)] = "H1,H3,H6,H7",
     unseen: Annotated[str, typer.Option(help="Hospitals that no model is trained on; 'none' for none.")] = "X1",
     patients: Annotated[int, typer.Option(min=0, help="Patients at each hospital; 0: as the site says.")] = 8,
     size: Annotated[int, typer.Option(min=64, max=512, help="Matrix of the images, pixels.")] = 128,
@@ -226,7 +229,7 @@ def _check(plan: "Plan") -> None:
     if both:
         raise UsageError(f"{', '.join(sorted(both))} cannot both train and be unseen", hint="take it out of one list")
     for task in plan.charter.tasks:
-        able = [site.id for site in plan.members if site.protocol.modality in get_task(task.name).modalities]
+        able = [site.id for site in plan.members if get_task(task.name).eligible(_blank(site))]
         if not plan.plain and len(able) < MIN_MEMBERS:
             raise UsageError(
                 f"{task.name} can be trained at {len(able)} of these sites, and masked updates need {MIN_MEMBERS}: "
@@ -248,6 +251,13 @@ def _check(plan: "Plan") -> None:
                 f"{plan.charter.min_patients} to train on",
                 hint="give more --patients: at least 3",
             )
+
+
+def _blank(site: SiteSpec) -> StudyImages:
+    """What a study of a site is, as a task judges it."""
+    empty = np.zeros((1, 1, 1), np.float32)
+    second = empty if site.second else None
+    return StudyImages(site.protocol.modality, empty, empty, empty.astype(np.uint8), (1.0, 1.0), second)
 
 
 def _tell(record: RunRecord, out: Path, *, as_json: bool) -> None:

@@ -18,7 +18,7 @@ from zlib import crc32
 
 import numpy as np
 
-from client.cohort import scaled
+from client.cohort_scale import scaled
 from shared.imaging.images import PatientImages, StudyImages
 from simulation.sites.acquisition import Acquisition
 from simulation.sites.atlas import load_atlas

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
 # Learning rate of ordinary training (Adam) where no federation is in the way, by task.
 ALONE_RATE = {
-    **dict.fromkeys(("denoise", "denoise_volume", "denoise_self", "masked"), 2e-3),
+    **dict.fromkeys(("denoise", "denoise_volume", "denoise_self", "denoise_pair", "masked"), 2e-3),
     **dict.fromkeys(("superres", "superres_gan", "superres4", "superres4_gan"), 2e-3),
-    "segment": 3e-3,
+    **dict.fromkeys(("segment", "segment_pair"), 3e-3),
 }
 
-CLASSES = {"segment": ("background", "cerebrospinal fluid", "grey matter", "white matter")}
+CLASSES = dict.fromkeys(
+    ("segment", "segment_pair"), ("background", "cerebrospinal fluid", "grey matter", "white matter")
+)
 
 PRICED = ("public", "tuned", "federated_dp", "federated_shared", "scratch")
 """The arms that show what privacy costs."""
@@ -41,15 +43,11 @@ Scores = Mapping[str, Metrics]
 
 def taking_part(task: str, hospitals: Iterable[Hospital]) -> list[Hospital]:
     """Those hospitals whose cohort has studies that the task can use."""
-    modalities = get_task(task).modalities
+    eligible = get_task(task).eligible
     return [
         one
         for one in hospitals
-        if any(
-            study.modality in modalities
-            for entry in Cohort.open(one.node / "cohort").entries
-            for study in entry.studies
-        )
+        if any(eligible(study.blank()) for entry in Cohort.open(one.node / "cohort").entries for study in entry.studies)
     ]
 
 

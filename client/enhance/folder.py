@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from scipy.special import softmax
 
-from client.cohort import in_window, window
+from client.cohort_scale import in_window, window
 from client.deid.known import UNREADABLE
 from client.enhance import tiles
 from client.enhance.derive import Story, derived, encode, refer, refine, set_pixels

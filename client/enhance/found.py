@@ -155,7 +155,7 @@ def find(source: Path, model: Model) -> Found:
 def apart(modality: str, model: Model) -> bool:
     """Whether the result of a slice is the same whatever else is in its series.
 
-    CT has one scale for all (:func:`client.cohort.window`); and the model must see one slice at a time.
+    CT has one scale for all (:func:`client.cohort_scale.window`); and the model must see one slice at a time.
     """
     return modality == "CT" and not model.segments and not model.neighbours
 

@@ -12,9 +12,11 @@ from client.released import checked_release, network_with
 from client.training.device import device
 from shared.errors import UsageError
 from shared.imaging.denoise import Denoise
+from shared.imaging.denoise_pair import DenoisePair
 from shared.imaging.denoise_volume import DenoiseVolume, reach
 from shared.imaging.public import PUBLIC, load_public
 from shared.imaging.segment import Segment
+from shared.imaging.segment_pair import SegmentPair
 from shared.imaging.superres import SuperResolution
 from shared.imaging.tasks import Task, get_task
 from shared.vector import State
@@ -137,4 +139,9 @@ def _network(task: Task, state: State, plan: DevicePlan) -> nn.Module:
     """
     if not isinstance(task, Denoise | SuperResolution | Segment):
         raise UsageError(f"a model for {task.name} makes nothing that is written as DICOM", hint="use another model")
+    if isinstance(task, DenoisePair | SegmentPair):
+        raise UsageError(
+            f"a model for {task.name} sees two series of a study, which are not brought together here",
+            hint=f"use a model for {task.name.removesuffix('_pair')}",
+        )
     return network_with(task, state).to(device(plan, virtual=False))

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from client.cohort import CT_WINDOW, MR_PERCENTILE
+from client.cohort_scale import CT_WINDOW, MR_PERCENTILE
 from client.evaluation.data import Site, studies_of
 from client.evaluation.models import Model
 from client.evaluation.report import Chosen

@@ -88,7 +88,8 @@ def student_of(network: nn.Module, seed: int) -> nn.Module:
         case UNet():
             wide = tuple(half(one.second.out_channels) for one in network.encode if isinstance(one, DoubleConv))
             outputs, residual = network.head.out_channels, network.residual
-            return seeded(lambda: UNet(outputs, wide, residual=residual), seed)
+            seen = channels_in(network)
+            return seeded(lambda: UNet(outputs, wide, residual=residual, inputs=seen), seed)
         case FCN():
             wide = tuple(half(one.second.out_channels) for one in network.encode if isinstance(one, DoubleConv))
             (classes,) = {one.out_channels for one in network.score if isinstance(one, nn.Conv2d)}

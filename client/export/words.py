@@ -8,10 +8,12 @@ from client.evaluation.models import PERSONAL, PUBLISHED, UNKNOWN, Model
 from client.export.run import FLOAT, INT8, PRUNED, STUDENT, Export, Variant, deciding, scale_of
 from client.export.speed import Timing
 from shared.imaging.denoise import Denoise
+from shared.imaging.denoise_pair import DenoisePair
 from shared.imaging.denoise_self import DenoiseSelf
 from shared.imaging.denoise_volume import SLICES, DenoiseVolume
 from shared.imaging.inference import MULTIPLE
 from shared.imaging.segment import CLASSES, LIMIT, Segment
+from shared.imaging.segment_pair import SegmentPair
 from shared.imaging.superres import SuperResolution
 from shared.imaging.tasks import Task
 
@@ -45,10 +47,13 @@ _NO_PRIVACY: Final = "no differential privacy: it may tell of the patients that 
 
 def input_of(task: Task) -> str:
     """What a caller must put in."""
-    slices = SLICES if isinstance(task, DenoiseVolume) else 1
-    between = f"; each slice in the middle of its {SLICES - 1} neighbours" if slices > 1 else ""
+    channels, what = 1, ""
+    if isinstance(task, DenoiseVolume):
+        channels, what = SLICES, f"; each slice in the middle of its {SLICES - 1} neighbours"
+    if isinstance(task, DenoisePair | SegmentPair):
+        channels, what = 2, "; a slice, and another contrast registered onto it, each series scaled by itself"
     shape = (
-        f"float32 [n, {slices}, h, w]{between}, h and w multiples of {MULTIPLE} "
+        f"float32 [n, {channels}, h, w]{what}, h and w multiples of {MULTIPLE} "
         "(repeat the border, cut it off afterwards)"
     )
     if isinstance(task, Segment):

@@ -29,7 +29,7 @@ from shared.imaging.tasks import Task
 
 MIXES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 """How far to go from the federated model towards the one that was trained on at home."""
-RATES: Final = MappingProxyType({"denoise": 1e-3, "superres": 1e-3, "superres_gan": 1e-3, "segment": 1.5e-3})
+RATES: Final = MappingProxyType({"segment": 1.5e-3, "segment_pair": 1.5e-3})
 """Learning rates of the first step by task: half of what training from nothing takes."""
 PATIENCE: Final = 5
 """Looks without a better one, after which the training that decides ends."""

@@ -26,6 +26,8 @@ class StudyImages:
             slice at all, where only one series was acquired.
         label: Class of each pixel, uint8 ``[n, height, width]``, 0 is background; None where nobody segmented it.
         spacing: Distance of pixel centres between rows and between columns, mm.
+        second: Another contrast of the patient at the same visit, registered onto the pixels of ``noisy``, float32
+            ``[n, height, width]`` in [0, 1]; None where there is none.
     """
 
     modality: str
@@ -33,11 +35,13 @@ class StudyImages:
     reference: NDArray[np.float32]
     label: NDArray[np.uint8] | None
     spacing: tuple[float, float]
+    second: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together."""
         reference = self.reference.shape if self.paired else (len(self.noisy), *self.reference.shape[1:])
-        shapes = {self.noisy.shape, reference} | ({self.label.shape} if self.label is not None else set())
+        others = [one.shape for one in (self.label, self.second) if one is not None]
+        shapes = {self.noisy.shape, reference, *others}
         if len(shapes) != 1 or self.noisy.ndim != 3:
             raise ValueError(f"the series of one study must be [n, height, width] alike, not {sorted(shapes)}")
 

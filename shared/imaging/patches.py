@@ -88,7 +88,8 @@ def eligible_studies(task: "Task", patient: PatientImages) -> list[StudyImages]:
     if not studies:
         raise DataError(
             f"a patient has no study that the task {task.name} can use",
-            hint=f"it needs {' or '.join(sorted(task.modalities))}, and labels to segment; leave such patients out",
+            hint=f"it needs {' or '.join(sorted(task.modalities))}, and labels to segment, or a second contrast "
+            "for pairs; leave such patients out",
         )
     return studies
 

@@ -125,10 +125,15 @@ def standardised(study: StudyImages) -> NDArray[np.float32]:
 
     Sites differ in contrast and in how much air surrounds the head; statistics of the whole image would mix the two.
     """
-    head = study.noisy[_head(study.noisy)]
+    return standard_scale(study.noisy)
+
+
+def standard_scale(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Images ``[n, h, w]`` on the scale of :func:`standardised`."""
+    head = images[_head(images)]
     low, median, high = np.percentile(head, [25, 50, 75])
     spread = max(float(high - low) / 1.349, 1e-3)
-    scaled = (study.noisy - np.float32(median)) / np.float32(spread)
+    scaled = (images - np.float32(median)) / np.float32(spread)
     return np.asarray(np.clip(scaled, -LIMIT, LIMIT), dtype=np.float32)
 
 

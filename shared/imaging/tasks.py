@@ -57,11 +57,13 @@ _MODULES = (
     "denoise",
     "denoise_volume",
     "denoise_self",
+    "denoise_pair",
     "superres",
     "superres_gan",
     "superres4",
     "superres4_gan",
     "segment",
+    "segment_pair",
     "masked",
 )
 

@@ -160,6 +160,8 @@ TASKS: Mapping[str, str] = {
     "the series with less noise.",
     "denoise_self": "Take the noise out of a slice, learnt from noisy series alone. A series with less noise is what "
     "the result is judged by, where there is one.",
+    "denoise_pair": "Take the noise out of a slice that is given with another contrast of the same place, registered "
+    "onto it. The truth is the series with less noise.",
     "superres": "Double the resolution of a slice in both directions. The input is what a scan of half the matrix "
     "would have given, the truth the full one.",
     "superres_gan": "The same doubling, by a network that also learns to deceive a second one, which tells its images "
@@ -171,6 +173,8 @@ TASKS: Mapping[str, str] = {
     "masked": "Fill in what was hidden of a slice: training for a network that is to learn something else afterwards.",
     "segment": "Name the tissue of every pixel, from the noisy series. The truth is the study's DICOM segmentation. "
     "“Oracle” marks classical methods that the truth itself told which cluster is which tissue.",
+    "segment_pair": "Name the tissue of every pixel, from the noisy series and another contrast of the same place, "
+    "registered onto it. The classical methods see the noisy series alone.",
 }
 
 # Classical methods that the survey does not name and that are harder to beat; the others are the survey's.

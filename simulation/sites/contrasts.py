@@ -38,10 +38,15 @@ class TwoContrasts:
 
     def where(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Where points ``[n, 3]`` of the first scan, mm in scanner coordinates, lie in the second."""
-        own = points @ _FLIP.T + _CENTRE
-        moved = np.linalg.solve(self.move.matrix, (own - self.move.shift).T).T
-        back: NDArray[np.float64] = (moved - _CENTRE) @ np.linalg.inv(_FLIP).T
-        return back
+        return lying(points, self.move)
+
+
+def lying(points: NDArray[np.float64], move: Move) -> NDArray[np.float64]:
+    """Where points ``[n, 3]`` of a head that did not move, mm in scanner coordinates, lie after ``move``."""
+    own = points @ _FLIP.T + _CENTRE
+    moved = np.linalg.solve(move.matrix, (own - move.shift).T).T
+    back: NDArray[np.float64] = (moved - _CENTRE) @ np.linalg.inv(_FLIP).T
+    return back
 
 
 def two_contrasts(

@@ -28,7 +28,7 @@ LARMOR = 42.577  # proton resonance, MHz per tesla (CODATA)
 SCANNING = {PulseSequence.SPIN_ECHO: "SE", PulseSequence.SPOILED_GRADIENT_ECHO: "GR", PulseSequence.FLAIR: "IR"}
 VARIANT = {PulseSequence.SPIN_ECHO: "SK", PulseSequence.SPOILED_GRADIENT_ECHO: "SP", PulseSequence.FLAIR: "MP"}
 KERNEL_NAME = {Kernel.SOFT: "B30f", Kernel.SHARP: "B70f"}
-FAST, REFERENCE = 1, 2  # series numbers
+FAST, REFERENCE, SECOND = 1, 2, 3  # series numbers; the last is another contrast, fast too
 CT_OFFSET = -1024
 SECONDS_PER_SERIES = 240
 DECIMALS = 6  # of lengths in mm; a decimal string holds 16 characters (PS3.5 6.2)
@@ -75,7 +75,7 @@ def encode(ds: Dataset, station: str) -> bytes:
 
 
 def write_series(folder: Path, context: Context, acquired: Acquisition, number: int) -> tuple[list[Dataset], int]:
-    """Write the fast (1) or the reference (2) series of a study as ``folder/001.dcm`` and so on.
+    """Write the fast (1), the reference (2) or the second contrast's (3) series as ``folder/001.dcm`` and so on.
 
     Returns:
         The headers without pixels, for what refers to the series, and the number of files.
@@ -85,7 +85,7 @@ def write_series(folder: Path, context: Context, acquired: Acquisition, number: 
     """
     folder.mkdir(parents=True)
     template = _series_header(context, acquired, number)
-    pixels = acquired.fast if number == FAST else acquired.reference
+    pixels = acquired.reference if number == REFERENCE else acquired.fast
     headers = []
     for index, picture in enumerate(pixels):
         ds = Dataset()
@@ -126,14 +126,15 @@ def _series_header(context: Context, acquired: Acquisition, number: int) -> Data
     ds.AcquisitionNumber = 1
     ds.PixelSpacing = [round(acquired.spacing, DECIMALS)] * 2
     ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    ds.SliceThickness = site.protocol.thickness
+    protocol = site.second if number == SECOND and site.second else site.protocol
+    ds.SliceThickness = protocol.thickness
     ds.Rows, ds.Columns = acquired.label.shape[1:]
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
     ds.BurnedInAnnotation, ds.LossyImageCompression = "NO", "00"
-    if isinstance(site.protocol, MrProtocol):
-        _add_mr(ds, site.protocol, site, number)
+    if isinstance(protocol, MrProtocol):
+        _add_mr(ds, protocol, site, number)
     else:
-        _add_ct(ds, site.protocol, context, number)
+        _add_ct(ds, protocol, context, number)
     return ds
 
 
@@ -154,8 +155,9 @@ def _add_mr(ds: Dataset, protocol: MrProtocol, site: SiteSpec, number: int) -> N
     ds.SOPClassUID = MRImageStorage
     ds.ImageType = ["ORIGINAL", "PRIMARY", "OTHER"]
     ds.BodyPartExamined = "BRAIN"
-    ds.SeriesDescription = ds.ProtocolName = f"{site.description} {'FAST' if number == FAST else 'REFERENCE'}"
-    ds.NumberOfAverages = 1 if number == FAST else protocol.averages
+    kind = {FAST: "FAST", REFERENCE: "REFERENCE", SECOND: "SECOND"}[number]
+    ds.SeriesDescription = ds.ProtocolName = f"{site.description} {kind}"
+    ds.NumberOfAverages = protocol.averages if number == REFERENCE else 1
     ds.ScanningSequence, ds.SequenceVariant = SCANNING[protocol.sequence], VARIANT[protocol.sequence]
     ds.ScanOptions = "FS" if protocol.fat < 1 else ""
     ds.MRAcquisitionType = "2D"

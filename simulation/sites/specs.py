@@ -116,6 +116,8 @@ class SiteSpec:
         vendor, model, description: Manufacturer, device and series description in its headers.
         charset: DICOM Specific Character Set (0008,0005) values; empty for the default repertoire.
         script: Which bank of ``names.py`` its patients' names come from.
+        second: How it takes the second contrast of each study, fast only; None for sites that take one contrast.
+        second_matrix: The matrix of that series relative to the site's own.
     """
 
     id: str
@@ -130,10 +132,13 @@ class SiteSpec:
     ageing: float = 0.0
     charset: tuple[str, ...] = ()
     script: str = "latin"
+    second: MrProtocol | None = None
+    second_matrix: float = 1.0
 
-    def pixels(self, size: int) -> int:
+    def pixels(self, size: int, *, second: bool = False) -> int:
         """Rows and columns of its images when the caller asks for ``size``: a multiple of 16, at least 32."""
-        return max(32, round(size * self.matrix / 16) * 16)
+        factor = self.matrix * (self.second_matrix if second else 1.0)
+        return max(32, round(size * factor / 16) * 16)
 
 
 SITES: tuple[SiteSpec, ...] = (
@@ -303,6 +308,50 @@ UNSEEN: tuple[SiteSpec, ...] = (
 )
 """Two hospitals that no model is trained on."""
 
+PAIRED: tuple[SiteSpec, ...] = (
+    SiteSpec(
+        "P1",
+        "Northgate Imaging Centre",
+        MrProtocol(PulseSequence.SPIN_ECHO, 1.5, tr=500, te=14, noise=0.09, kept_phase=0.9, gap=4.0),
+        patients=12,
+        fov=240,
+        vendor="SIEMENS",
+        model="Sola",
+        description="t1_se_tra",
+        ageing=0.4,
+        second=MrProtocol(PulseSequence.SPIN_ECHO, 1.5, tr=4000, te=100, noise=0.05, echo_train=15, gap=4.0),
+        second_matrix=0.75,
+    ),
+    SiteSpec(
+        "P2",
+        "Harbour Neurology Clinic",
+        MrProtocol(PulseSequence.SPIN_ECHO, 3.0, tr=600, te=12, noise=0.08, shading=0.30, gap=4.0),
+        patients=12,
+        fov=236,
+        vendor="Philips Medical Systems",
+        model="Elition",
+        description="T1W_SE",
+        ageing=0.6,
+        second=MrProtocol(
+            PulseSequence.FLAIR, 3.0, tr=9000, te=110, ti=2400, noise=0.05, echo_train=21, thickness=5.0, gap=5.0
+        ),
+    ),
+    SiteSpec(
+        "P3",
+        "Ashdown Regional Hospital",
+        MrProtocol(PulseSequence.SPOILED_GRADIENT_ECHO, 1.5, tr=250, te=4.6, flip=70.0, noise=0.09, gap=4.0),
+        patients=10,
+        fov=244,
+        vendor="GE MEDICAL SYSTEMS",
+        model="Artist",
+        description="AX T1 GRE",
+        ageing=0.5,
+        second=MrProtocol(PulseSequence.SPIN_ECHO, 1.5, tr=3600, te=90, noise=0.05, echo_train=12, gap=4.0),
+        second_matrix=1.25,
+    ),
+)
+"""Three hospitals that take two contrasts of each head; the patient moves in between. Only by name."""
+
 MOST_DIFFERENT_FIRST = ("H1", "H7", "H3", "H2", "H8", "H4", "H6", "H5")
 """The order in which a caller who asks for n sites gets them: both modalities and distant contrasts early."""
 
@@ -313,7 +362,7 @@ def choose_sites(wanted: str) -> tuple[SiteSpec, ...]:
     Raises:
         UsageError: An id or a number that there is not, or the same site twice.
     """
-    known = {site.id: site for site in SITES + UNSEEN}
+    known = {site.id: site for site in SITES + UNSEEN + PAIRED}
     hint = f"use 1 to {len(SITES)}, 'all', or ids out of {', '.join(known)}"
     if wanted.strip().lower() == "all":
         return SITES + UNSEEN

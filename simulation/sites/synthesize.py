@@ -19,19 +19,22 @@ from shared.processes import WorkerPool
 from simulation.sites.acquisition import Acquisition
 from simulation.sites.atlas import atlas_file, load_atlas
 from simulation.sites.ct import simulate_ct
-from simulation.sites.dicom import FAST, REFERENCE, Context, write_series
+from simulation.sites.dicom import FAST, REFERENCE, SECOND, Context, write_series
 from simulation.sites.headers import Visit, draw_person, draw_visits
 from simulation.sites.mri import Head, draw_head, simulate_mr
 from simulation.sites.segmentation import write_segmentation
 from simulation.sites.specs import CtProtocol, MrProtocol, SiteSpec
 from simulation.sites.torso import Torso, draw_torso
+from simulation.sites.warp import Move
 
 MANIFEST = "manifest.json"
 MAKER = "fedward data synthesize"
 FORMAT = 1
 SMALLEST = 32  # pixels
 
-_ANATOMY, _HEADER, _SCAN = range(3)  # streams of randomness: a change in one leaves the others as they are
+_ANATOMY, _HEADER, _SCAN, _MOVE, _AGAIN = range(
+    5
+)  # streams of randomness: a change in one leaves the others as they are
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class _Job:
     seed: int
 
     def random(self, stream: int, visit: int = 0) -> np.random.Generator:
-        return np.random.default_rng([self.seed, crc32(self.site.id.encode()), self.patient, stream, visit])
+        return _random(self.seed, self.site, self.patient, stream, visit)
 
 
 def synthesize(
@@ -226,6 +229,8 @@ def _make_patient(job: _Job) -> tuple[str, int, int]:
         headers, count = write_series(folder / "002", context, acquired, REFERENCE)
         write_segmentation(folder / "seg.dcm", context, headers, acquired.label)
         files += count + 1
+        if (again := _scan_again(job, body, visit)) is not None:
+            files += write_series(folder / "003", context, again, SECOND)[1]
     return job.site.id, len(visits), files
 
 
@@ -256,6 +261,32 @@ def _scan(job: _Job, body: Head | Torso, visit: Visit, current: float) -> Acquis
             visit=visit.index,
         )
     raise TypeError("the anatomy does not fit the scanner")
+
+
+def _scan_again(job: _Job, body: Head | Torso, visit: Visit) -> Acquisition | None:
+    """The second contrast of one visit, where the site takes one; the patient has moved."""
+    if job.site.second is None or not isinstance(body, Head):
+        return None
+    return simulate_mr(
+        job.site.second,
+        load_atlas(),
+        body,
+        job.random(_AGAIN, visit.index),
+        pixels=job.site.pixels(job.size, second=True),
+        slices=job.slices,
+        fov=job.site.fov,
+        visit=visit.index,
+        move=second_move(job.seed, job.site, job.patient, visit.index),
+    )
+
+
+def second_move(seed: int, site: SiteSpec, patient: int, visit: int = 0) -> Move:
+    """How patient number ``patient`` of a site lies while the second contrast is taken."""
+    return Move.draw(_random(seed, site, patient, _MOVE, visit))
+
+
+def _random(seed: int, site: SiteSpec, patient: int, stream: int, visit: int) -> np.random.Generator:
+    return np.random.default_rng([seed, crc32(site.id.encode()), patient, stream, visit])
 
 
 def _count(site: SiteSpec, counts: Sequence[tuple[str, int, int]]) -> SiteCount:

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from shared.errors import UsageError
 from shared.imaging import inference
+from shared.imaging.denoise_pair import DenoisePair
 from shared.imaging.denoise_self import DenoiseSelf
 from shared.imaging.denoise_volume import DenoiseVolume
 from shared.imaging.images import StudyImages
 from shared.imaging.inference import MULTIPLE
 from shared.imaging.masked import Masked
+from shared.imaging.segment_pair import SegmentPair
 from shared.imaging.tasks import Task
 
 Forward = Callable[[Tensor], Tensor]
@@ -34,7 +36,7 @@ def require_plain(task: Task) -> None:
     Raises:
         UsageError: Its network sees more than one slice, or its answers are corrected or put together afterwards.
     """
-    if isinstance(task, DenoiseVolume | DenoiseSelf | Masked):
+    if isinstance(task, DenoiseVolume | DenoiseSelf | DenoisePair | SegmentPair | Masked):
         raise UsageError(f"models for {task.name} are not explained yet", hint="leave out --explain")
 
 

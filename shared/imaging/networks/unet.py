@@ -15,14 +15,17 @@ class UNet(nn.Module):
         widths: Channels at each scale; each scale halves height and width. Both must be multiples of ``stride``.
         residual: Predict what is to be taken away from the input (Zhang et al. 2017, arXiv:1608.03981);
             the last layer then starts at zero, so that the untrained network returns its input.
+        inputs: Channels of the input; of more than one the first is what the result is compared with.
     """
 
-    def __init__(self, outputs: int = 1, widths: tuple[int, ...] = (16, 32, 64), *, residual: bool = False) -> None:
+    def __init__(
+        self, outputs: int = 1, widths: tuple[int, ...] = (16, 32, 64), *, residual: bool = False, inputs: int = 1
+    ) -> None:
         super().__init__()
         self.residual = residual
         self.stride = 2 ** (len(widths) - 1)
         finer, coarser = widths[:-1], widths[1:]
-        self.encode = nn.ModuleList(DoubleConv(i, o) for i, o in zip((1, *finer), widths, strict=True))
+        self.encode = nn.ModuleList(DoubleConv(i, o) for i, o in zip((inputs, *finer), widths, strict=True))
         self.narrow = nn.ModuleList(nn.Conv2d(c, f, 1) for f, c in zip(finer, coarser, strict=True))
         self.decode = nn.ModuleList(DoubleConv(2 * f, f) for f in finer)
         self.head = nn.Conv2d(widths[0], outputs, 1)
@@ -30,9 +33,11 @@ class UNet(nn.Module):
             zero_start(self.head)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[n, 1, h, w]`` to ``[n, outputs, h, w]``."""
+        """``[n, inputs, h, w]`` to ``[n, outputs, h, w]``."""
         result: Tensor = self.head(self.decoded(x)[-1])
-        return x - result if self.residual else result
+        if not self.residual:
+            return result
+        return (x if x.shape[1] == 1 else x[:, :1]) - result
 
     def decoded(self, x: Tensor) -> list[Tensor]:
         """What the decoder makes at each of its scales, coarsest first; the last is ``[n, widths[0], h, w]``."""

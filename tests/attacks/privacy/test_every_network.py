@@ -21,7 +21,7 @@ from client.training.patient_dp import Clipping, PatientDPOptimizer
 from shared.charter import PrivacyPlan, TaskPlan
 from shared.charter_plans import Precision, Trained
 from shared.imaging import tasks
-from shared.imaging.images import PatientImages
+from shared.imaging.images import PatientImages, StudyImages
 from shared.imaging.tasks import Batch, Task, get_task
 from shared.imaging.trained import freeze
 from shared.vector import Layout
@@ -43,6 +43,13 @@ HOSTILE: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
     "close to overflow": lambda x: np.where(x > 0.5, np.float32(3e38), x),
     "not a number": lambda x: np.where(x > 0.9, np.float32(math.nan), x),
 }
+
+
+def changed(plain: StudyImages, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> StudyImages:
+    """A study all of whose images a patient's enemy, or a broken scanner, has changed."""
+    assert plain.second is not None
+    parts = {"noisy": plain.noisy, "reference": plain.reference, "second": plain.second}
+    return replace(plain, **{name: change(values) for name, values in parts.items()})
 
 
 def small(batch: Batch) -> Batch:
@@ -118,10 +125,7 @@ def test_one_patient_moves_the_sum_by_at_most_the_bound_exactly(
     task, network = case
     one, third = people(2, slices=3, size=4 * EDGE)
     plain = third.studies[0]
-    loud = [
-        replace(third, studies=(replace(plain, noisy=change(plain.noisy), reference=change(plain.reference)),))
-        for change in HOSTILE.values()
-    ]
+    loud = [replace(third, studies=(changed(plain, change),)) for change in HOSTILE.values()]
     everybody, optimizer = [one, *loud], optimizer_for(network, clipping)
     without = accumulate(task, network, everybody, (0,), optimizer, precision=precision)
     moved = []
@@ -167,7 +171,7 @@ def test_with_all_that_a_charter_may_ask_of_patches_a_patient_still_adds_at_most
     (one,) = people(1, slices=3, size=4 * EDGE)
     plain, optimizer = one.studies[0], optimizer_for(network)
     for change in HOSTILE.values():
-        patient = replace(one, studies=(replace(plain, noisy=change(plain.noisy), reference=change(plain.reference)),))
+        patient = replace(one, studies=(changed(plain, change),))
         added = accumulate(task, network, [patient], (0,), optimizer, craft=EVERYTHING).tolist()
         assert Fraction(sum(value * value for value in added)) * Fraction(optimizer.unit) ** 2 <= Fraction(CLIP) ** 2
         assert any(added) or change is not HOSTILE["like the others"]

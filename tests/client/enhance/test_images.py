@@ -11,7 +11,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
-from client.cohort import CT_WINDOW, scaled
+from client.cohort_scale import CT_WINDOW, scaled
 from client.enhance.derive import refine
 from client.enhance.model import Model
 from client.enhance.slices import frames

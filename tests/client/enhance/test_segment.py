@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from client.cli import app
-from client.cohort import in_window, window
+from client.cohort_scale import in_window, window
 from client.enhance.model import Model
 from client.enhance.slices import frames
 from shared.errors import UsageError

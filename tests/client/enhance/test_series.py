@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from client.cohort import in_window, window
+from client.cohort_scale import in_window, window
 from client.enhance.folder import Enhanced, enhance_folder
 from client.enhance.model import Model
 from compliance.log import AuditLog

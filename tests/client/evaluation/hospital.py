@@ -29,8 +29,12 @@ def make(
     headers: bool = False,
     sigma: float = 0.08,
     size: int = 48,
+    beside: bool = False,
 ) -> Node:
-    """A node with ``held_out`` test patients; patient number ``i`` has noise that grows with ``i``."""
+    """A node with ``held_out`` test patients; patient number ``i`` has noise that grows with ``i``.
+
+    With ``beside`` every study has two contrasts.
+    """
     node = Node.create(folder, site=site, purpose=PURPOSE, seed=5 if virtual else None)
     rows = []
     for number in range(held_out + train):
@@ -39,12 +43,16 @@ def make(
         uids = [f"2.25.9{number}{index}{int.from_bytes(site.encode())}" for index in range(2)]
         source = hashlib.sha256("|".join(sorted(uids)).encode()).hexdigest()
         assert images.label is not None
-        data = safetensors.numpy.save({"noisy": images.noisy, "reference": images.reference, "label": images.label})
+        arrays = {"noisy": images.noisy, "reference": images.reference, "label": images.label}
+        if beside and images.second is not None:
+            arrays["second"] = images.second
+        data = safetensors.numpy.save(arrays)
         path = folder / "cohort" / "images" / f"{key}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         row = {"file": path.name, "modality": "MR", "slices": 2, "height": size, "width": size, "spacing": [2.0, 2.0]}
         row |= {"labelled": True, "source": source, "sha256": hashlib.sha256(data).hexdigest()}
+        row |= {"second": "rigid"} if beside else {}
         split = Split.HELD_OUT if number < held_out else Split.TRAIN
         rows.append({"key": key, "split": split.value, "studies": [row]})
         if headers:

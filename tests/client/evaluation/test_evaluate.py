@@ -62,6 +62,20 @@ def test_tasks_of_neighbours_of_noise_alone_and_of_hidden_parts_have_a_report(tm
     assert task.title in render(found)
 
 
+@pytest.mark.parametrize("name", ["denoise_pair", "segment_pair"])
+def test_tasks_of_two_contrasts_have_a_report_of_studies_that_have_them(tmp_path: Path, name: str) -> None:
+    task = get_task(name)
+    model = Model(name, task, task.network(0).eval(), "0" * 64, "public", frozenset(), "a test")
+    found = evaluate((model,), [make(tmp_path / "H1", held_out=2, beside=True)])
+    assert found.parts[0].patients == 2
+    assert {name, *task.classical()} <= set(found.parts[0].methods)
+    assert found.pictures
+    assert task.title in render(found)
+    with pytest.raises(DataError) as caught:
+        evaluate((model,), [make(tmp_path / "H2", "H2", held_out=2)])
+    assert "\n" not in caught.value.message
+
+
 # --- who is looked at -------------------------------------------------------------------------------------------------
 
 

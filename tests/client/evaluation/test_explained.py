@@ -121,7 +121,7 @@ def test_classes_are_explained_too(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["denoise_volume", "denoise_self", "masked"])
+@pytest.mark.parametrize("name", ["denoise_volume", "denoise_self", "denoise_pair", "segment_pair", "masked"])
 def test_answers_that_are_not_the_networks_own_are_refused_before_anything_is_read(name: str, tmp_path: Path) -> None:
     (model,) = open_models(["public-1"], task="denoise", charter="", quorum=None)
     task, node = get_task(name), make(tmp_path / "H1")

@@ -12,7 +12,8 @@ import pydicom
 import pytest
 from typer.testing import CliRunner
 
-from client.cohort import CT_WINDOW, Cohort, Split
+from client.cohort import Cohort, Split
+from client.cohort_scale import CT_WINDOW
 from client.data_cli import app
 from client.deid import Profile
 from client.importing.record import Terms, records

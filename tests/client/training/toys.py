@@ -65,11 +65,12 @@ class ToyTask(OneLoss):
 
 
 def study(rng: np.random.Generator, slices: int, *, size: int = 8, modality: str = "MR") -> StudyImages:
-    """Random slices, and a reference that a 3x3 filter can make of them."""
+    """Random slices, a reference that a 3x3 filter can make of them, and a second contrast of MR."""
     noisy = rng.random((slices, size, size), dtype=np.float32)
     reference = (0.4 * noisy + 0.1 * np.roll(noisy, 1, axis=1)).astype(np.float32)
     label = rng.integers(0, 4, noisy.shape).astype(np.uint8)
-    return StudyImages(modality, noisy, reference, label, (1.0, 1.0))
+    second = np.sqrt(reference) if modality == "MR" else None
+    return StudyImages(modality, noisy, reference, label, (1.0, 1.0), second)
 
 
 def people(count: int, *, slices: int = 3, size: int = 8, seed: int = 0) -> list[PatientImages]:

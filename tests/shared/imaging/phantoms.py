@@ -7,6 +7,7 @@ from shared.imaging.images import PatientImages, StudyImages
 
 # Intensities of background, cerebrospinal fluid, grey matter, white matter.
 CONTRAST = np.array([0.0, 0.25, 0.55, 0.85], dtype=np.float32)
+SECOND = np.array([0.0, 0.9, 0.5, 0.4], dtype=np.float32)
 
 
 def study(
@@ -18,8 +19,9 @@ def study(
     sigma: float = 0.05,
     seed: int = 0,
     labelled: bool = True,
+    beside: bool = True,
 ) -> StudyImages:
-    """Nested ellipses, white matter innermost, with Rician noise in the noisy series."""
+    """Nested ellipses, white matter innermost, with Rician noise in the noisy series; another contrast beside MR."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     label = np.zeros((slices, height, width), dtype=np.uint8)
@@ -29,7 +31,8 @@ def study(
             label[index][radius < edge] = tissue
     reference = CONTRAST[label]
     noisy = np.clip(add_rician_noise(reference, sigma, rng), 0, 1)
-    return StudyImages(modality, noisy, reference, label if labelled else None, (1.0, 1.0))
+    second = SECOND[label] if beside and modality == "MR" else None
+    return StudyImages(modality, noisy, reference, label if labelled else None, (1.0, 1.0), second)
 
 
 def patient(*studies: StudyImages) -> PatientImages:

@@ -26,7 +26,8 @@ def test_the_methods_of_each_task_in_the_order_of_tables_with_titles() -> None:
         "noisy", "histogram_equalisation", "clahe", "mean", "median", "gaussian", "butterworth", "wiener", "nlm",
         "nlm_rician", "tv",
     ]  # fmt: skip
-    assert keys["denoise_self"] == keys["denoise"]
+    assert keys["denoise_self"] == keys["denoise_pair"] == keys["denoise"]
+    assert keys["segment_pair"] == keys["segment"]
     assert keys["denoise_volume"] == [*keys["denoise"], "nlm_volume", "nlm_volume_rician"]
     assert keys["masked"] == ["masked", "interpolated"]
     assert keys["superres"] == ["bicubic", "lanczos", "zero_fill"]

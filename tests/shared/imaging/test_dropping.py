@@ -72,7 +72,7 @@ def test_the_expected_features_are_those_without_dropout() -> None:
 )
 def test_every_network_of_every_task_can_drop(task: str, which: str) -> None:
     made, rng = get_task(task).network(0, which), np.random.default_rng(0)
-    images = torch.rand(2, SLICES if task == "denoise_volume" else 1, 8, 8)
+    images = torch.rand(2, {"denoise_volume": SLICES, "denoise_pair": 2, "segment_pair": 2}.get(task, 1), 8, 8)
     for parameter in made.parameters():
         nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
     plain = made(images)
