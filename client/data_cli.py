@@ -31,7 +31,7 @@ _LICENCE = "Text file with the terms on which it may be used."
 _ACCEPT = "Say that you have read these terms and that they are kept here."
 _LABELS = "TOML file that says which class each label becomes."
 _AFFINE = "Which counts where a NIfTI file's two disagree: sform or qform."
-_NOISE = "Noise that is added where there is no noisy series: HU (CT), or a share of the 99.5th percentile (MR)."
+_NOISE = "Noise where there is no noisy series: HU (CT), or a share of the 99.5th percentile (MR). 0: the default."
 _HU = "Of PNG of CT: Hounsfield units of black and of the brightest value."
 _SPACING = "Of PNG: mm between pixels, and between slices."
 _OVERWRITE = "Take in anew what was taken in under another profile, and replace it."
@@ -57,7 +57,7 @@ def import_command(
     modality: Annotated[str, typer.Option(help="MR or CT, where the layout does not say.")] = "",
     labels: Annotated[Path | None, typer.Option(metavar="FILE", help=_LABELS)] = None,
     affine: Annotated[str, typer.Option(help=_AFFINE)] = "",
-    noise: Annotated[float, typer.Option(min=0, max=1000, help=_NOISE)] = 0.0,
+    noise: Annotated[float, typer.Option(min=0, max=1000, help=_NOISE, show_default="30 HU; 0.06")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, max=2**53 - 1, help="Of that noise.")] = 0,
     hu: Annotated[tuple[float, float] | None, typer.Option(metavar="LOW HIGH", help=_HU)] = None,
     spacing: Annotated[tuple[float, float], typer.Option(metavar="PIXEL SLICE", help=_SPACING)] = (1.0, 1.0),

@@ -51,7 +51,7 @@ def render(report: Path, profile: Profile) -> str:
         facts=(
             ("Released", counts["released"], "each read again by an independent checker"),
             ("Quarantined", counts["quarantined"], "to be read, but not to be released unseen"),
-            ("Refused", counts["refused"] + counts["unreadable"], "not DICOM, or not to be read without guessing"),
+            ("Refused", counts["refused"] + counts["unreadable"], "not to be read, or not without guessing"),
             ("Missing", counts["missing"], "named by the source, and not sent"),
         ),
         reasons=[(status, reason, number) for (status, reason), number in reasons[:MOST_REASONS]],

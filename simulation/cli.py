@@ -232,13 +232,13 @@ def _check(plan: "Plan") -> None:
         able = [site.id for site in plan.members if get_task(task.name).eligible(_blank(site))]
         if not plan.plain and len(able) < MIN_MEMBERS:
             raise UsageError(
-                f"{task.name} can be trained at {len(able)} of these sites, and masked updates need {MIN_MEMBERS}: "
-                "with two, each reads the other's off the sum",
+                f"{task.name} can be trained at {len(able)} of these sites{_named(able)}, and masked updates "
+                f"need {MIN_MEMBERS}: with two, each reads the other's off the sum",
                 hint="choose more sites with --sites, other tasks with --task, or give --plain",
             )
         if len(able) < max(1, plan.charter.min_sites):
             raise UsageError(
-                f"{task.name} can be trained at {len(able)} of these sites, and the charter asks for "
+                f"{task.name} can be trained at {len(able)} of these sites{_named(able)}, and the charter asks for "
                 f"{plan.charter.min_sites}",
                 hint="choose more sites with --sites, other tasks with --task, or another charter",
             )
@@ -251,6 +251,10 @@ def _check(plan: "Plan") -> None:
                 f"{plan.charter.min_patients} to train on",
                 hint="give more --patients: at least 3",
             )
+
+
+def _named(sites: list[str]) -> str:
+    return f" ({', '.join(sites)})" if sites else ""
 
 
 def _blank(site: SiteSpec) -> StudyImages:

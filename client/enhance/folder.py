@@ -139,8 +139,10 @@ def check_folders(source: Path, out: Path, reports: Path) -> None:
 def _require(found: Found, source: Path) -> None:
     if found.images:
         return
+    if not found.records:
+        raise DataError(f"{source} has no files", hint="name a DICOM file, or a folder of them")
     reasons = Counter(record.reason for record in found.records).most_common(4)
-    told = "; ".join(f"{reason} ({count})" for reason, count in reasons) or "there are no files"
+    told = "; ".join(f"{reason} ({count})" for reason, count in reasons)
     raise DataError(f"{source} has no image that the model is for: {told}", hint="see the task of the model")
 
 

@@ -65,7 +65,8 @@ def check_parameters(members: int, threshold: int, colluding: int) -> None:
     if not MIN_MEMBERS <= members <= MAX_MEMBERS:
         raise CharterError(
             f"secure aggregation is for {MIN_MEMBERS} to {MAX_MEMBERS} hospitals, not {members}",
-            hint="with two, each reads the other's update off the sum; 'fedward server approve' takes more of them in",
+            hint="with two, each reads the other's update off the sum; 'fedward server approve' takes more of them in; "
+            "a simulation makes its own masks: leave [secure_aggregation] out for it",
         )
     if colluding < 0 or not 1 <= threshold <= members:
         raise CharterError(
