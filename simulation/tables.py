@@ -201,7 +201,7 @@ def _record(
         parameters=parameters,
         classes=CLASSES.get(name, ()),
         setup=(
-            f"{plan.rounds} rounds of {plan.local_steps} step{'s' * (plan.local_steps > 1)} of {plan.batch} patches "
+            f"{plan.rounds} rounds of {plan.local_steps} step{'s' * (plan.local_steps > 1)} of {plan.batch} patch{'es' * (plan.batch > 1)} "
             f"at each hospital with "
             f"{plan.local_optimizer}, {plan.server_optimizer} at the coordinator; pooled and local: Adam; "
             f"all of them begin at {'random weights' if plan.start == 'fresh' else f'the public weights {plan.start}'}"
