@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from client.cohort import Cohort
 from compliance.log import Action
 from shared.charter import TaskPlan
+from shared.console import plural
 from shared.imaging.metrics import Sums, summarise
 from shared.imaging.tasks import Task, get_task
 from simulation import arms
@@ -201,9 +202,8 @@ def _record(
         parameters=parameters,
         classes=CLASSES.get(name, ()),
         setup=(
-            f"{plan.rounds} rounds of {plan.local_steps} step{'s' * (plan.local_steps > 1)} of {plan.batch} patch{'es' * (plan.batch > 1)} "
-            f"at each hospital with "
-            f"{plan.local_optimizer}, {plan.server_optimizer} at the coordinator; pooled and local: Adam; "
+            f"{plan.rounds} rounds of {plural(plan.local_steps, 'step')} of {plural(plan.batch, 'patch', 'patches')} "
+            f"at each hospital with {plan.local_optimizer}, {plan.server_optimizer} at the coordinator; pooled and local: Adam; "
             f"all of them begin at {'random weights' if plan.start == 'fresh' else f'the public weights {plan.start}'}"
         ),
     )
