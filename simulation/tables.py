@@ -203,7 +203,8 @@ def _record(
         classes=CLASSES.get(name, ()),
         setup=(
             f"{plan.rounds} rounds of {plural(plan.local_steps, 'step')} of {plural(plan.batch, 'patch', 'patches')} "
-            f"at each hospital with {plan.local_optimizer}, {plan.server_optimizer} at the coordinator; pooled and local: Adam; "
+            f"at each hospital with {plan.local_optimizer}, {plan.server_optimizer} at the coordinator; "
+            "pooled and local: Adam; "
             f"all of them begin at {'random weights' if plan.start == 'fresh' else f'the public weights {plan.start}'}"
         ),
     )
