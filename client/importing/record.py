@@ -15,6 +15,7 @@ from client.enhance.derive import release
 from client.importing.settings import Settings
 from client.importing.source import Looked
 from client.node import Node
+from shared.console import plain
 from shared.errors import RecordError, UsageError
 from shared.files import canonical_json, output_errors, private_folder, write_json
 from shared.parsing import parse_json
@@ -54,10 +55,13 @@ class Terms:
         """Terms from a text file.
 
         Raises:
-            UsageError: It cannot be read, is empty, or is larger than 1 MiB; or ``who`` is nobody.
+            UsageError: It cannot be read, is empty, or is larger than 1 MiB; ``who`` is nobody; or
+                ``who`` or ``url`` is more than one line.
         """
         if not who.strip():
             raise UsageError("nobody accepts the terms", hint="name with --who who does")
+        if any(plain(one) != one or "\n" in one for one in (who, url)):
+            raise UsageError("--who and --url are one line each", hint="leave out line breaks and control characters")
         hint = "name a text file (UTF-8) with the licence of the data set"
         try:
             if path.stat().st_size > _LONGEST:

@@ -81,6 +81,11 @@ class Settings:
                 f"--spacing needs two lengths above 0, of at most {LARGEST_STEP:g} mm",
                 hint="for example --spacing 0.7 5",
             )
+        if self.layout != "png" and (self.window is not None or self.spacing != (1.0, 1.0)):
+            raise UsageError(
+                f"--hu and --spacing are for PNG: files of the layout {self.layout} tell their own",
+                hint="leave them out",
+            )
         if not math.isfinite(self.degradation.level):
             raise UsageError(f"--noise {self.degradation.level} is no level of noise", hint="for example --noise 0.06")
         if self.body_part and not _CODE.fullmatch(self.body_part):

@@ -6,7 +6,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from client.importing.record import Terms
 from client.node import Node
+from shared.errors import UsageError
 from tests.client.importing import made
 from tests.client.importing.test_import import reasons, take
 
@@ -125,3 +127,17 @@ def test_a_real_brain_comes_in_where_it_lies(node: Node, tmp_path: Path) -> None
     if affine[0, 0] < 0:
         turned = turned[:, :, ::-1]
     assert np.corrcoef(study.reference.ravel(), turned.ravel())[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("given", [{"window": (-160.0, 240.0)}, {"spacing": (0.7, 3.0)}])
+def test_what_only_a_png_needs_to_be_told_is_not_ignored_elsewhere(given: dict[str, tuple[float, float]]) -> None:
+    with pytest.raises(UsageError, match="are for PNG"):
+        made.settings("lits", "CT", **given)
+
+
+@pytest.mark.parametrize("told", [{"who": "A.\nB."}, {"url": "https://x\r"}])
+def test_who_and_url_are_a_line_each(tmp_path: Path, told: dict[str, str]) -> None:
+    licence = tmp_path / "LICENCE"
+    licence.write_text("free")
+    with pytest.raises(UsageError, match="one line each"):
+        Terms.load(licence, **({"who": "A.", "url": ""} | told))
