@@ -42,7 +42,7 @@ lint: $(READY) ## style, types, floors
 
 check: lint test test-deep test-live ## all that CI runs
 
-benchmark: $(READY) ## the full comparison on ten sites (more than half an hour) and the round overhead
+benchmark: $(READY) ## the full comparison on ten sites (more than an hour) and the round overhead
 	$(BIN)/fedward simulate benchmark --sites 8 --unseen X1,X2 --patients 0 --size 160 --slices 8 --compare all \
 		--out runs/benchmark --overwrite
 	$(BIN)/python -m benchmarks.local_grid

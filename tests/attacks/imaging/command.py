@@ -35,6 +35,7 @@ def fedward(*words: object) -> Done:
     """``fedward WORDS``, with its process boundary, in this process."""
     out, err, before = io.StringIO(), io.StringIO(), (sys.argv, dict(os.environ))
     sys.argv = ["fedward", *map(str, words)]
+    handler = signal.getsignal(signal.SIGINT)
     code: object = 0
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -45,6 +46,7 @@ def fedward(*words: object) -> Done:
         code = 1
         err.write(traceback.format_exc())
     finally:
+        signal.signal(signal.SIGINT, handler)  # a command that was interrupted ignores a second one until it has ended
         sys.argv, environment = before
         os.environ.clear()
         os.environ.update(environment)
