@@ -207,7 +207,7 @@ def test_an_import_is_recorded_and_the_same_again_changes_nothing(tmp_path: Path
     assert len(toy.log_rows(node.folder)) == rows
     written = b"".join(path.read_bytes() for path in node.folder.rglob("*") if path.is_file())
     assert b"geheim" not in written
-    assert b"0815" not in written
+    assert b"0815-secret" not in written
     shown = call("consent", "show", node.folder, "4711-geheim", "--json")
     assert (shown["pseudonym"], shown["today"]) == (pseudonym_of(node, "4711-geheim"), "takes part")
     CliRunner().invoke(app, ["consent", "withdraw", str(node.folder), "4711-geheim"], catch_exceptions=False)

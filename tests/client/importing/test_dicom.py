@@ -214,7 +214,7 @@ def saved(path: Path, made_: Dataset, kind: str) -> Path:
     return path
 
 
-def scan(root: Path, grid: Grid, *, patient: str = "4711", **header: object) -> NDArray[np.int16]:
+def scan(root: Path, grid: Grid, *, patient: str = "PAT-4711", **header: object) -> NDArray[np.int16]:
     """A CT series that lies on ``grid``."""
     values = np.random.default_rng(2).integers(-100, 200, grid.shape).astype(np.int16)
     for number in range(grid.shape[0]):
@@ -240,7 +240,7 @@ def scan(root: Path, grid: Grid, *, patient: str = "4711", **header: object) -> 
 def structures(path: Path, named: dict[str, list[NDArray[np.float64]]], **header: object) -> Path:
     """An RT Structure Set (PS3.3 A.19.3) with closed contours in mm."""
     one = Dataset()
-    one.PatientID, one.Modality, one.SeriesInstanceUID = "4711", "RTSTRUCT", generate_uid()
+    one.PatientID, one.Modality, one.SeriesInstanceUID = "PAT-4711", "RTSTRUCT", generate_uid()
     for name, value in header.items():
         setattr(one, name, value)
     one.StructureSetROISequence, one.ROIContourSequence = [], []
@@ -285,8 +285,8 @@ def test_an_oblique_scan_with_a_structure_set_becomes_classes(node: Node, tmp_pa
     assert np.allclose(study["reference"], np.clip((values + 160) / 400, 0, 1), atol=1e-6)  # type: ignore[arg-type]
     for path in (node.folder / "released").rglob("*.dcm"):
         assert b"Doe" not in path.read_bytes()
-        assert b"4711" not in path.read_bytes()
-    for secret in (b"4711", b"Doe", b"rt.dcm"):  # the record outlives an erasure
+        assert b"PAT-4711" not in path.read_bytes()
+    for secret in (b"PAT-4711", b"Doe", b"rt.dcm"):  # the record outlives an erasure
         assert secret not in done.record.read_bytes()
     found = [pydicom.dcmread(path) for path in (node.folder / "released").rglob("*.dcm")]
     assert {one.BodyPartExamined for one in found if one.Modality == "CT"} == {"ABDOMEN"}
