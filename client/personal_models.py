@@ -129,7 +129,8 @@ def open_personal(folder: Path) -> tuple[PersonalModel, State]:
 def made_with(node: Node, patient: str) -> tuple[Path, ...]:
     """The personal models that a patient was trained into; those that cannot be read count as his.
 
-    A model whose description is damaged may be anybody's: an erasure that passed it over would leave him in it.
+    What is not described, or not readably, may be anybody's, a copy of weights that lies there too: an erasure that
+    passed it over would leave him in it.
     """
     found = []
     for folder in _all(node):
@@ -151,6 +152,10 @@ def forget(node: Node, patient: str) -> int:
     found = made_with(node, patient)
     for folder in found:
         with output_errors(folder):
+            if not folder.is_dir():
+                folder.unlink()
+                sync_folder(folder.parent)
+                continue
             (folder / WEIGHTS).unlink(missing_ok=True)  # what tells of him first, and last what names him
             if folder.is_symlink():  # somebody made room on another disk
                 (folder / ABOUT).unlink(missing_ok=True)
@@ -163,7 +168,7 @@ def forget(node: Node, patient: str) -> int:
 
 def _all(node: Node) -> tuple[Path, ...]:
     folder = node.folder / FOLDER
-    return tuple(sorted(one for one in folder.iterdir() if one.is_dir())) if folder.is_dir() else ()
+    return tuple(sorted(folder.iterdir())) if folder.is_dir() else ()
 
 
 def _about(folder: Path) -> PersonalModel:

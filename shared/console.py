@@ -5,6 +5,8 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Event, Thread
+from typing import Final
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +21,8 @@ from rich.progress import (
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+BETWEEN_LINES: Final = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
 
 
 # Control characters but tab and line feed, and those that turn the direction of writing: a text that came from outside
@@ -56,6 +60,8 @@ def emit_json(value: object) -> None:
 def progress(*, quiet: bool = False, foresees: bool = True) -> Iterator[Progress]:
     """A progress bar on standard error with counts, time spent and time left.
 
+    Where standard error is no terminal but a file or a journal, a line for what is under way every half minute.
+
     Args:
         quiet: Show nothing.
         foresees: Whether the steps take about the same time, so that the share done says how long the rest takes.
@@ -66,4 +72,25 @@ def progress(*, quiet: bool = False, foresees: bool = True) -> Iterator[Progress
     else:
         columns += [TimeElapsedColumn()]
     with Progress(*columns, console=err, disable=quiet, refresh_per_second=4) as bar:
-        yield bar
+        if quiet or err.is_terminal:
+            yield bar
+            return
+        ended = Event()
+        teller = Thread(target=_tell, args=(bar, ended), name="progress", daemon=True)
+        teller.start()
+        try:
+            yield bar
+        finally:
+            ended.set()
+            teller.join()
+
+
+def _tell(bar: Progress, ended: Event) -> None:
+    """A line for each task that moved since the last line."""
+    told: dict[int, float] = {}
+    while not ended.wait(BETWEEN_LINES):
+        for task in bar.tasks:
+            if task.started and not task.finished and told.get(task.id) != task.completed:
+                told[task.id] = task.completed
+                total = f"/{task.total:.0f}" if task.total is not None else ""
+                err.print(plain(f"{task.description} {task.completed:.0f}{total}"), markup=False, soft_wrap=True)

@@ -34,6 +34,8 @@ from shared.imaging.images import StudyImages
 
 NAME: Final = "enhance.json"
 PRIVATE: Final = 0o600
+MOST_WILD: Final = 0.5
+"""Of the pixels that a model makes, which should lie in [0, 1]: so many outside [-1, 2] are no image."""
 
 Slice = tuple[Image, int]
 """A frame of a file, counted from 1."""
@@ -245,8 +247,12 @@ class _Job:
         for image, source in sources:
             stop = start + len(source.stored)
             if image in self.left:
-                pixels = self._pixels(source, unit[start:stop], inputs[start:stop], ends)
-                yield self._write(image, pixels, [self._seen(slices, index) for index in range(start, stop)])
+                try:
+                    pixels = self._pixels(source, unit[start:stop], inputs[start:stop], ends)
+                except UnusableError as error:
+                    yield Record(image.name, Status.FAILED, str(error))
+                else:
+                    yield self._write(image, pixels, [self._seen(slices, index) for index in range(start, stop)])
             start = stop
 
     def _seen(self, slices: list[Slice], index: int) -> list[Slice]:
@@ -265,7 +271,7 @@ class _Job:
         factor, task, modality = self.model.factor, self.model.task, self._stack.modality
         rows, columns = unit.shape[1:]
         result = np.empty((len(unit), factor * rows, factor * columns), source.stored.dtype)
-        for part, made in tiles.outputs(self.model.network, inputs, scale=factor):
+        for part, made in self._made(inputs):
             images = task.finished(made, unit[part], modality) if isinstance(task, Denoise) else made[:, 0]
             result[part] = back(source.of(part), np.clip(images, 0.0, 1.0), ends)
         return result
@@ -290,9 +296,9 @@ class _Job:
         return Record(image.name, Status.WRITTEN, result=self._named(image))
 
     def _segment(self, inputs: NDArray[np.float32]) -> Iterator[Record]:
-        classes = self._shares(inputs) if self._story.fractional else self._classes(inputs)
         images = self._stack.images
         try:
+            classes = self._shares(inputs) if self._story.fractional else self._classes(inputs)
             made = segmentation([_header(one) for one in images], classes, self._story)
             data = encode(made)
         except (UnusableError, *UNREADABLE) as error:
@@ -303,17 +309,29 @@ class _Job:
         for one in images:
             yield Record(one.name, Status.WRITTEN, result=self._named(one))
 
+    def _made(self, inputs: Unit) -> Iterator[tuple[slice, Unit]]:
+        """What the network makes of the slices, a part after the other.
+
+        Raises:
+            UnusableError: It is no number somewhere, or no image: then a black or white slice would look like one.
+        """
+        for part, made in tiles.outputs(self.model.network, inputs, scale=self.model.factor):
+            wild = not self.model.segments and np.mean((made < -1.0) | (made > 2.0)) > MOST_WILD
+            if wild or not np.isfinite(made).all():
+                raise UnusableError("what the model makes of it is no image; evaluate the model before it is used")
+            yield part, made
+
     def _classes(self, inputs: Unit) -> NDArray[np.uint8]:
         """The most likely class of each pixel, ``[n, rows, columns]``."""
         made = np.zeros(inputs.shape, np.uint8)
-        for part, scores in tiles.outputs(self.model.network, inputs):
+        for part, scores in self._made(inputs):
             made[part] = scores.argmax(axis=1)
         return made
 
     def _shares(self, inputs: Unit) -> NDArray[np.float32]:
         """The probability of each class but the background, ``[n, rows, columns, classes]`` in [0, 1]."""
         made: NDArray[np.float32] | None = None
-        for part, scores in tiles.outputs(self.model.network, inputs):
+        for part, scores in self._made(inputs):
             shares = softmax(scores, axis=1)[:, 1:]
             if made is None:
                 made = np.zeros((*inputs.shape, shares.shape[1]), np.float32)

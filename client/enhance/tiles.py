@@ -29,7 +29,7 @@ OVERLAP: Final = 128
 def outputs(
     network: nn.Module, images: NDArray[np.float32], *, scale: int = 1, budget: int = BUDGET, side: int = SIDE
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """The network's outputs for ``images``, a part of the slices after the other.
+    """The network's outputs for ``images``, a part of the slices after the other; numbers or not.
 
     Args:
         network: ``[n, 1, h, w]`` to ``[n, channels, scale h, scale w]``; or ``[n, k, h, w]``.
@@ -50,7 +50,7 @@ def outputs(
     step = max(budget // pixels, 1)
     for start in range(0, count, step):
         part = slice(start, min(start + step, count))
-        yield part, inference.run(network, images[part], scale=scale)
+        yield part, inference.outputs(network, images[part], scale=scale)
 
 
 def _tiled(network: nn.Module, image: NDArray[np.float32], scale: int, side: int) -> NDArray[np.float32]:
@@ -60,7 +60,7 @@ def _tiled(network: nn.Module, image: NDArray[np.float32], scale: int, side: int
     weights = np.zeros((scale * height, scale * width), np.float32)
     for rows in _spans(height, side):
         for columns in _spans(width, side):
-            made = inference.run(network, image[None, ..., rows, columns], scale=scale)[0]
+            made = inference.outputs(network, image[None, ..., rows, columns], scale=scale)[0]
             if total is None:
                 total = np.zeros((len(made), *weights.shape), np.float32)
             place = tuple(slice(scale * one.start, scale * one.stop) for one in (rows, columns))

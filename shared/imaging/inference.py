@@ -13,6 +13,18 @@ MULTIPLE = 8
 def run(network: nn.Module, images: NDArray[np.float32], *, scale: int = 1) -> NDArray[np.float32]:
     """The network's outputs for whole slices.
 
+    As :func:`outputs`, with 0 where that is no number: a network may be made to burst for some images alone, and a
+    score that is missing would tell which.
+
+    Returns:
+        ``[n, channels, scale h, scale w]``, finite.
+    """
+    return np.asarray(np.nan_to_num(outputs(network, images, scale=scale), nan=0.0), np.float32)
+
+
+def outputs(network: nn.Module, images: NDArray[np.float32], *, scale: int = 1) -> NDArray[np.float32]:
+    """What the network says of whole slices, be it a number or not.
+
     Borders are repeated up to a multiple of eight pixels and cropped away afterwards. The network runs in evaluation
     mode and is left in the mode in which it came; it runs where its parameters are.
 
@@ -31,13 +43,10 @@ def run(network: nn.Module, images: NDArray[np.float32], *, scale: int = 1) -> N
     network.eval()
     try:
         with torch.inference_mode():
-            outputs = _outputs(network, channels, device)
+            made = _outputs(network, channels, device)
     finally:
         network.train(training)
-    # A network may be made to burst for some images alone: what is no number would tell which. 0 is as good as any.
-    numbers: NDArray[np.float32] = np.nan_to_num(
-        outputs[:, :, : height * scale, : width * scale].cpu().numpy(), nan=0.0
-    )
+    numbers: NDArray[np.float32] = made[:, :, : height * scale, : width * scale].cpu().numpy()
     return numbers
 
 

@@ -77,11 +77,12 @@ def weights_in(folder: Path) -> list[Path]:
 
 
 def test_an_erasure_leaves_no_weights_whatever_lies_in_the_folder(node: Path, tmp_path: Path) -> None:
-    """Copies by hand, a model without its description, one on another disk, one that begins with a dot."""
+    """Copies by hand, a model without its description, one on another disk, one that begins with a dot, a bare file."""
     own = node / "personal"
     for name in ("copy", ".hidden", "deep/below", "half"):
         shutil.copytree(own / "denoise", own / name)
     (own / "half" / "personal.json").unlink()
+    shutil.copy(own / "denoise" / "model.safetensors", own / "loose.safetensors")
     shutil.move(own / "copy", tmp_path / "other-disk")
     (own / "copy").symlink_to(tmp_path / "other-disk")
     assert erase(node).code == 0

@@ -1,8 +1,10 @@
 """Folders: what is done once is not done again, one bad file stops nobody, and the record comes first."""
 
+import copy
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pydicom
@@ -116,6 +118,25 @@ def test_one_bad_file_does_not_stop_the_others(apply: Apply, sites: Path, tmp_pa
         assert done.counts["written"] + done.counts["there"] == len(good)
         (record,) = [one for one in done.records if one.status == "failed"]
         assert (record.path, record.reason) == (bad.name, "its pixels cannot be decoded")
+
+
+@pytest.mark.parametrize("task", ["denoise", "superres", "segment"])
+@pytest.mark.parametrize("times", [1e12, float("nan")])
+def test_what_a_broken_model_makes_is_no_image(
+    models: dict[str, Model], sites: Path, tmp_path: Path, task: str, times: float
+) -> None:
+    """Weights may be numbers and make none, and a slice that is black or white all over would look like a result."""
+    broken = copy.deepcopy(models[task].network)
+    for weights in broken.parameters():
+        weights.data *= times
+    with AuditLog(tmp_path / "log.jsonl", site="H1", subject_key=b"k" * 32) as log:
+        model = replace(models[task], network=broken)
+        done = enhance_folder(series_of(sites), tmp_path / "out", model=model, log=log, reports=tmp_path / "reports")
+    assert {one.status for one in done.records} == {"failed"}
+    assert {one.reason for one in done.records} == {
+        "what the model makes of it is no image; evaluate the model before it is used"
+    }
+    assert not list((tmp_path / "out").rglob("*.dcm"))
 
 
 def test_what_the_model_is_not_for_is_passed_over_and_listed(apply: Apply, tmp_path: Path) -> None:
