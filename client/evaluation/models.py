@@ -4,11 +4,12 @@ An export also takes a bare file of weights, such as a hospital's personal model
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Final, Literal
 
+from pydantic import BaseModel, Field, ValidationError
 from torch import nn
 
 from client.personal_models import is_personal, open_personal
@@ -16,10 +17,27 @@ from client.released import checked_release, network_with
 from compliance.bundle_form import DESCRIBED, MANIFEST, WEIGHTS
 from compliance.bundle_model import read_weights
 from compliance.bundle_report import Verdict
+from shared.charter_plans import PrivacyMode
 from shared.errors import DataError, RecordError, UsageError
+from shared.faults import first_fault
+from shared.header import NAME
 from shared.imaging.public import PUBLIC, load_public, weights_file
 from shared.imaging.tasks import Task, get_task
 from shared.parsing import parse_json
+
+_Text = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class _Described(BaseModel):
+    """What a run's model says of itself (:class:`server.release.ModelCard`), and anybody could have written."""
+
+    task: _Text
+    run: _Text
+    federation: _Text
+    sites: Annotated[list[Annotated[str, Field(pattern=f"^{NAME.pattern}$")]], Field(max_length=1000)]
+    privacy: PrivacyMode | Literal["unknown"] = "unknown"
+    weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
 
 RELEASE, RUN, PUBLISHED, PERSONAL = "release", "run", "public", "personal"
 UNKNOWN: Final = "unknown"
@@ -153,23 +171,24 @@ def _personal(folder: Path) -> Model:
 def _run(folder: Path) -> Model:
     """A model as a run wrote it: nobody signed for it, and what it says of itself is all that is known."""
     try:
-        said: Mapping[str, Any] = parse_json(_read(folder / DESCRIBED))
-        task, run, federation = (str(said[key]) for key in ("task", "run", "federation"))
-        privacy = frozenset({str(said.get("privacy", UNKNOWN))})
-        sites, expected = frozenset(map(str, said["sites"])), str(said["weights_sha256"])
-    except (ValueError, KeyError, TypeError) as error:
+        said = _Described.model_validate(parse_json(_read(folder / DESCRIBED)))
+    except ValidationError as error:
+        where = f"{folder / DESCRIBED} does not describe a model"
+        raise DataError(f"{where}: {first_fault(error)}", hint="restore it from a copy") from error
+    except ValueError as error:
         raise DataError(f"{folder / DESCRIBED} does not describe a model", hint="restore it from a copy") from error
     weights = _read(folder / WEIGHTS)
     digest = hashlib.sha256(weights).hexdigest()
-    if digest != expected:
+    if digest != said.weights_sha256:
         raise DataError(f"{folder / WEIGHTS} is not what {DESCRIBED} describes", hint="restore it from a copy")
     try:
         state = read_weights(weights)
     except RecordError as error:
         raise DataError(f"{folder / WEIGHTS} cannot be read", hint="restore it from a copy") from error
-    origin = f"run {run} of {federation}, unsigned: no release, so nothing was checked but its own SHA-256"
-    network = network_with(get_task(task), state)
-    return Model(folder.name or run, get_task(task), network, digest, RUN, sites, origin, privacy=privacy)
+    origin = f"run {said.run} of {said.federation}, unsigned: no release, so nothing was checked but its own SHA-256"
+    task, privacy = get_task(said.task), frozenset({said.privacy})
+    network = network_with(task, state)
+    return Model(folder.name or said.run, task, network, digest, RUN, frozenset(said.sites), origin, privacy=privacy)
 
 
 def _read(path: Path) -> bytes:

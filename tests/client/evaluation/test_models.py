@@ -120,6 +120,17 @@ def test_the_model_of_a_run_is_opened_and_called_unsigned(run: Path) -> None:
     assert second.task is first.task
 
 
+@pytest.mark.parametrize(
+    "said",
+    [{"privacy": "perfect, see \u202e"}, {"privacy": None}, {"sites": ["H1\n", "H2"]}, {"sites": "H1"}, {"run": ""}],
+)
+def test_a_description_that_says_what_none_can_say_is_refused(run: Path, said: dict[str, object]) -> None:
+    written = json.loads((run / "model.json").read_text())
+    (run / "model.json").write_text(json.dumps(written | said))
+    with pytest.raises(DataError, match=next(iter(said))):
+        opened(run)
+
+
 @pytest.mark.parametrize("damage", ["weights", "said", "shape"])
 def test_a_damaged_model_of_a_run_is_refused(run: Path, damage: str) -> None:
     raw = (run / "model.safetensors").read_bytes()
