@@ -27,6 +27,9 @@ def show(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's folder, or that of a simulation's.")],
     name: Annotated[str, typer.Argument(metavar="RUN", help="Name of the run.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    tensorboard: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write loss, figures and traffic by round, for TensorBoard.")
+    ] = None,
 ) -> None:
     """Print what the record of RUN says: per task the rounds, who answered, who did not, and why it ended."""
     from server.runs import checked
@@ -40,12 +43,18 @@ def show(
     histories = {str(path.parent.relative_to(run)): _read(path) for path in sorted(run.rglob(HISTORY))}
     if not histories:
         raise DataError(f"{run} holds no {HISTORY}", hint="give the folder of a run")
+    if tensorboard is not None:
+        from server.curves import write_curves
+
+        write_curves(histories, tensorboard)
     if json:
         emit_json(histories)
         return
     for place, history in histories.items():
         for line in describe(history):
             say(f"{history['task'] if place == '.' else place}: {line}")
+    if tensorboard is not None:
+        say(f"curves: tensorboard --logdir {tensorboard}")
 
 
 def describe(history: Mapping[str, Any]) -> list[str]:
