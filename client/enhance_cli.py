@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from client.node import Node
     from compliance.log import AuditLog
 
+_MODEL = "Folder of a release or of a personal model; or public-1, to try it out, with --task."
 _SEND = "Send the results: to a DICOMweb service (STOW-RS), or to dicom://AET@HOST:PORT (C-STORE)."
 _CREDENTIALS = "For --send to DICOMweb. File (0600): 'bearer TOKEN' or 'basic USER:PASSWORD'."
 _DIMSE_TLS = "C-STORE over TLS 1.2 or newer; needs --ca."
@@ -35,9 +36,7 @@ def mount(app: typer.Typer) -> None:
 
 
 def enhance_command(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Folder of a release; or public-1, to try it out, with --task.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)],
     source: Annotated[Path, typer.Argument(metavar="IN", help="A DICOM file, or a folder; read recursively.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for derived DICOM; it names the same patients.")],
     *,
@@ -72,8 +71,9 @@ def enhance_command(
     is there already is not made again. enhance.json has a line for each file. Research use, not for diagnosis.
 
     Exit status 0: done; files that the model is not for are listed. 3: some images failed, or the archive did not take
-    some; the report names each. 2: wrong use, or MODEL is no release. 4: no image that the model is for. 6: a virtual
-    hospital. 8: the archive failed. 9: the release does not hold, or the audit log cannot be written.
+    some; the report names each. 2: wrong use, or MODEL is no release. 4: no image that the model is for, or a
+    damaged personal model. 5: OUT cannot be written. 6: a virtual hospital. 8: the archive failed. 9: the release does
+    not hold, or the audit log cannot be written.
     """
     own, opened = _opened(model, node, task, charter, quorum)
     if fractional and not opened.segments:

@@ -12,7 +12,7 @@ from shared.errors import UsageError
 if TYPE_CHECKING:
     from client.evaluation.run import Report
 
-_MODEL = "A release folder, the folder of a run's model, or a public model such as public-1."
+_MODEL = "A release folder, the folder of a run's model, a personal model, or a public one such as public-1."
 _DATA = "Nodes of hospitals, or the cohorts in them."
 _CHARTER = "SHA-256 of the charter of releases, as a member told you: 32 digits or more."
 _QUORUM = "So many hospitals must have cosigned a release's checkpoint; 0: none. Default: over half."

@@ -49,8 +49,9 @@ def personalise_command(
     than the release, 'fedward node enhance' applies it. It has no differential privacy and must not leave the hospital;
     where one of its patients is erased or rectified it is deleted.
 
-    Exit status 0: made. 2: wrong use, or no such model. 4: too few patients. 5: it cannot be written. 6: a patient may
-    not take part any more, and nothing was written. 9: the release does not hold, or a record cannot be read.
+    Exit status 0: made. 2: wrong use, or no such model. 4: too few patients, or a damaged cohort. 5: it cannot be
+    written. 6: a patient may not take part any more, and nothing was written. 9: the release does not hold, or a record
+    cannot be read.
     """
     from client.node import Node
     from client.personal_models import place_of

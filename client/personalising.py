@@ -69,7 +69,7 @@ def base_of(where: str, *, task: str | None, charter: str, quorum: int | None) -
         raise UsageError(
             f"{where} is a personal model already", hint="begin with the release that it was made from, or a newer one"
         )
-    opened = open_model(where, task=task, charter=charter, quorum=quorum)
+    opened = open_model(where, task=task, charter=charter, quorum=quorum, applied=False)
     return Base(opened.called(), opened.task, weights_of(opened.network), opened.digest)
 
 

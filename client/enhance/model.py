@@ -80,6 +80,7 @@ def open_model(
     charter: str = "",
     quorum: int | None = None,
     plan: DevicePlan = DevicePlan(),  # noqa: B008  # it is frozen
+    applied: bool = True,
 ) -> Model:
     """The model ``where``, checked, on the device that ``plan`` names.
 
@@ -91,11 +92,21 @@ def open_model(
             told it; empty leaves that comparison to the reader.
         quorum: As in :func:`compliance.bundle_check.check_bundle`.
         plan: Where networks run.
+        applied: Whether its results are to be written as DICOM; otherwise a model for any task will do.
 
     Raises:
-        UsageError: There is no such model, it is for another task, or the device is not there.
+        UsageError: There is no such model, it is for another task, its results cannot be written as DICOM, or the
+            device is not there.
         RecordError: The release does not hold, or its weights are no weights of the task.
+        DataError: The weights are those of another network, or a personal model is damaged.
     """
+    found = _open(where, task, charter, quorum, plan)
+    if applied:
+        _require_dicom(found.task)
+    return found
+
+
+def _open(where: str, task: str | None, charter: str, quorum: int | None, plan: DevicePlan) -> Model:
     if is_personal(Path(where)):
         return _personal(Path(where), task, plan)
     if Path(where).exists() or where not in PUBLIC:
@@ -131,12 +142,12 @@ def _released(folder: Path, task: str | None, charter: str, quorum: int | None, 
 
 
 def _network(task: Task, state: State, plan: DevicePlan) -> nn.Module:
-    """The network of ``task`` with all of ``state``, where it runs.
+    """The network of ``task`` with all of ``state``, where it runs."""
+    return network_with(task, state).to(device(plan, virtual=False))
 
-    Raises:
-        UsageError: Results of the task cannot be written as DICOM.
-        DataError: The weights are those of another network.
-    """
+
+def _require_dicom(task: Task) -> None:
+    """Refuse a task whose results are not written as DICOM, or not from one series alone."""
     if not isinstance(task, Denoise | SuperResolution | Segment):
         raise UsageError(f"a model for {task.name} makes nothing that is written as DICOM", hint="use another model")
     if isinstance(task, DenoisePair | SegmentPair):
@@ -144,4 +155,3 @@ def _network(task: Task, state: State, plan: DevicePlan) -> nn.Module:
             f"a model for {task.name} sees two series of a study, which are not brought together here",
             hint=f"use a model for {task.name.removesuffix('_pair')}",
         )
-    return network_with(task, state).to(device(plan, virtual=False))

@@ -1,6 +1,5 @@
-"""What is evaluated or exported: a release that was checked first, a run's model as it lies there, or a public one.
-
-An export also takes a bare file of weights, such as a hospital's personal model: nothing describes it.
+"""What is evaluated or exported: a release that was checked first, a run's or a personal model as it lies there, or a
+public one.
 """
 
 import hashlib

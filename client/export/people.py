@@ -78,9 +78,12 @@ def phantoms(task: Task, *, fit: int, on_progress: Progress = lambda _, __: None
         fit: How many to fit to.
         on_progress: Called with the phantoms drawn and those wanted.
 
+    Returns:
+        Those; :data:`NOBODY` where none is wanted to fit to and the task can use none, such as one of two contrasts.
+
     Raises:
         UsageError: This installation cannot draw any.
-        DataError: What they are made from is missing, or the task can use none of them.
+        DataError: What they are made from is missing, or the task can use none of them to fit to.
     """
     draw = phantoms_here()
     if draw is None:
@@ -94,8 +97,13 @@ def phantoms(task: Task, *, fit: int, on_progress: Progress = lambda _, __: None
             break
         found += usable(task, [draw(SEED, number).images])
         on_progress(len(found), fit + HELD_OUT)
+    if not fit and not found:
+        return NOBODY
     if len(found) < HELD_OUT + min(fit, 1):
-        raise DataError(f"no phantom can be used for the task {task.name}", hint="name a node with --data")
+        raise DataError(
+            f"no phantom can be used for the task {task.name}",
+            hint="take the node's own patients: --data NODE --own-patients",
+        )
     return People(
         tuple(found[HELD_OUT:]), tuple(found[:HELD_OUT]), "synthetic phantoms", "synthetic phantoms", patients=False
     )

@@ -10,7 +10,8 @@ from typer.testing import CliRunner, Result
 
 from client.cli import app
 from client.consenting import withdraw
-from client.enhance.model import open_model
+from client.enhance import model as enhance_model
+from client.enhance.model import Model, open_model
 from client.evaluation.models import open_models
 from client.node import Node
 from client.personal_models import WARNING, forget, made_with, open_personal
@@ -21,6 +22,7 @@ from client.subject_report import report
 from client.training import personal
 from compliance.log import entries
 from shared.errors import DataError, FedwardError, OutputError, PolicyError, UsageError
+from shared.imaging.tasks import get_task
 from tests.federation import toy
 
 PATIENT = "PATIENT-H1-1"
@@ -84,6 +86,21 @@ def test_it_is_applied_and_evaluated_like_any_other(node: Node) -> None:
         open_model(folder, task="segment")
     with pytest.raises(UsageError, match="personal model already"):
         base_of(folder, task=None, charter="", quorum=None)
+
+
+def test_a_release_whose_results_are_no_dicom_can_be_a_hospitals_own(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two contrasts are brought together in the cohort, where personal models are trained and judged."""
+    task = get_task("denoise_pair")
+    there = Model("run 2.0", task, task.network(0), "0" * 64)
+    monkeypatch.setattr(enhance_model, "_released", lambda *_: there)
+    found = base_of(str(tmp_path), task=None, charter="", quorum=None)
+    assert (found.task.name, found.digest) == ("denoise_pair", "0" * 64)
+    with pytest.raises(UsageError, match="two series of a study"):
+        open_model(str(tmp_path))
+    with node.open_log() as log, pytest.raises(DataError, match="takes two patients"):  # the hospital has one contrast
+        make_personal(node, log, found, order())
 
 
 def test_a_hospital_with_a_personal_model_has_trained_on_its_patients(node: Node, tmp_path: Path) -> None:

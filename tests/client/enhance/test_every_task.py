@@ -4,13 +4,11 @@ import pytest
 import torch
 
 from client.enhance import derive
-from client.enhance.model import Model, _network
-from client.policy_file import DevicePlan
+from client.enhance.model import Model, _require_dicom
 from shared.errors import UsageError
 from shared.imaging import tasks
 from shared.imaging.inference import run
 from shared.imaging.tasks import get_task
-from shared.weights import weights_of
 from tests.shared.imaging.phantoms import study
 
 
@@ -20,8 +18,9 @@ def test_results_of_every_task_have_a_name_and_their_size(name: str) -> None:
     task = get_task(name)
     if name not in derive._STEPS:
         with pytest.raises(UsageError, match=r"makes nothing that is written as DICOM|sees two series of a study"):
-            _network(task, weights_of(task.network(0)), DevicePlan())
+            _require_dicom(task)
         return
+    _require_dicom(task)
     model = Model("public-1", task, task.network(0), "0" * 64)
     images = study(32, 32, slices=1)
     made = run(model.network, task.inputs(images), scale=model.factor)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import util
 from pathlib import Path
 
@@ -20,9 +21,12 @@ from client.export.fitting import RATIOS
 from client.node import Node
 from client.personal_models import PersonalModel, encoded, keep, now, place_of
 from shared.errors import DataError, FedwardError, PartialError, UsageError
+from shared.imaging.images import PatientImages, StudyImages
 from shared.imaging.public import load_public
 from shared.imaging.tasks import get_task
+from shared.weights import weights_of
 from tests.client.evaluation.hospital import image_files, log_rows, make
+from tests.client.export.conftest import Head
 from tests.client.export.test_graph import stirred
 from tests.client.opened import opened
 
@@ -46,6 +50,30 @@ def personal(node: Node) -> Path:
     about = PersonalModel("denoise", "public-1", digest, digest, 0.0, {"0": 33.0}, 1, node.site, "", now(), ("P",))
     keep(folder, about, weights)
     return folder
+
+
+class Patient:
+    """What the simulation calls a phantom, of one study."""
+
+    def __init__(self, study: StudyImages) -> None:
+        self.images = PatientImages("phantom", (study,))
+
+
+def run_model(folder: Path, task: str) -> Path:
+    """The folder of a run's model with weights that nobody trained."""
+    raw = encoded(weights_of(get_task(task).network(0)))
+    made = folder / f"{task}-federated"
+    made.mkdir()
+    (made / "model.safetensors").write_bytes(raw)
+    said = {
+        "task": task,
+        "run": "r",
+        "federation": "f",
+        "sites": ["H1"],
+        "weights_sha256": hashlib.sha256(raw).hexdigest(),
+    }
+    (made / "model.json").write_text(json.dumps(said))
+    return made
 
 
 def failed(result: Result) -> FedwardError:
@@ -119,6 +147,23 @@ def test_without_phantoms_the_model_is_written_and_nothing_is_fitted(
     record = json.loads((tmp_path / "out" / "export.json").read_text())
     assert record["models"][0]["figures"] == {}
     assert record["models"][0]["parity"]["real"] is None
+
+
+def test_where_no_phantom_has_what_the_task_needs_the_model_is_written_and_nothing_is_fitted(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As phantoms have one contrast, and models of two see both."""
+    alone = [replace(head, second=None) for number in range(3) for head in Head(number).images.studies]
+    monkeypatch.setattr(people, "phantoms_here", lambda: lambda _, number: Patient(alone[number % 3]))
+    model = run_model(tmp_path, "denoise_pair")
+    wrong = failed(run(model, "--int8"))
+    assert isinstance(wrong, DataError)
+    assert "--own-patients" in wrong.hint
+    assert not (tmp_path / "out").exists()
+    assert run(model).exit_code == 0
+    record = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert record["models"][0]["figures"] == {}
+    assert record["tried_on"] == {"what": "nothing", "patients": 0}
 
 
 def test_a_package_that_is_missing_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
