@@ -113,7 +113,8 @@ def _run(plan: "Plan", *, overwrite: bool, as_json: bool) -> None:
         if run.claim(plan, overwrite=overwrite) and not as_json:
             say(f"going on with the run in {plan.out}")
         with progress(quiet=as_json) as bar:
-            _tell(run.simulate(plan, bar), plan.out, as_json=as_json)
+            record = run.simulate(plan, bar)
+        _tell(record, plan.out, as_json=as_json)  # bars that still move would overwrite it
 
 
 def _read(name: str) -> Charter:

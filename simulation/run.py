@@ -240,6 +240,8 @@ class Calls:
 
         The simulation's own log says so first: it sees the images of several hospitals, as nobody in a federation can.
         """
+        if not jobs:
+            return []
         line = self.bar.add_task(title, total=len(jobs))
         with self.log.act(Entry(action, Outcome.STARTED, detail={"what": title, "jobs": len(jobs)})):
             futures = [self.pool.submit(function, *job) for job in jobs]

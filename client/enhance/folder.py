@@ -102,7 +102,7 @@ def enhance_folder(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of pydicom quote values of headers
         found = find(source, model)
-        _require(found, source)
+        _require(found, source, model)
         records, passed = list(found.records), len(found.records)
 
         def tell(record: Record) -> None:
@@ -138,14 +138,16 @@ def check_folders(source: Path, out: Path, reports: Path) -> None:
         raise OutputError(f"cannot write {out}: it is no folder", hint="choose another folder")
 
 
-def _require(found: Found, source: Path) -> None:
+def _require(found: Found, source: Path, model: Model) -> None:
     if found.images:
         return
     if not found.records:
         raise DataError(f"{source} has no files", hint="name a DICOM file, or a folder of them")
     reasons = Counter(record.reason for record in found.records).most_common(4)
     told = "; ".join(f"{reason} ({count})" for reason, count in reasons)
-    raise DataError(f"{source} has no image that the model is for: {told}", hint="see the task of the model")
+    kinds = " or ".join(sorted(model.task.modalities, reverse=True))
+    hint = f"give DICOM images of {kinds}; docs/enhance.md says which"
+    raise DataError(f"{source} has no image that the model is for: {told}", hint=hint)
 
 
 def _report(result: Enhanced, model: Model) -> dict[str, object]:

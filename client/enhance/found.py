@@ -29,6 +29,7 @@ from client.enhance.slices import (
 )
 
 _UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")  # leading zeros are not allowed (PS3.5 9.1), and are met
+_PIXELS = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit")
 _TOO_LARGE = "more pixels than are worked on at once"
 
 
@@ -198,6 +199,8 @@ def _look(path: Path, name: str, model: Model) -> Image | Record:
         kind = str(header.get("SOPClassUID", ""))
         if kind not in SINGLE | ENHANCED:
             return Record(name, Status.SKIPPED, "it is neither an MR nor a CT image")
+        if any(keyword not in header for keyword in _PIXELS):
+            return Record(name, Status.FAILED, "its pixels are not described")
         skipped, failed = passed_over(header, model), fault(header)
         if skipped:
             return Record(name, Status.SKIPPED, skipped)
@@ -257,7 +260,7 @@ def fault(header: Dataset) -> str:
     if min(int(header.Rows), int(header.Columns), frame_count(header)) < 1:
         return "its pixels are not described"
     for name in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        if not _UID.fullmatch(str(header[name].value)):
+        if not _UID.fullmatch(str(header.get(name, ""))):
             return "its UIDs are none"
     return ""
 

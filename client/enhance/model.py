@@ -114,6 +114,8 @@ def _open(where: str, task: str | None, charter: str, quorum: int | None, plan: 
     if task is None:
         raise UsageError(f"{where} has several models", hint=f"say which with --task {'|'.join(PUBLIC[where])}")
     chosen = get_task(task)
+    if chosen.name not in PUBLIC[where]:
+        raise UsageError(f"{where} has no model for the task {task}", hint=f"it has {', '.join(PUBLIC[where])}")
     network = _network(chosen, load_public(where, chosen.name), plan)
     return Model(where, chosen, network, PUBLIC[where][chosen.name])
 

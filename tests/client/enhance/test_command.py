@@ -17,7 +17,7 @@ from client.enhance.model import open_model
 from client.node import Node
 from compliance.log import entries
 from shared.charter import Charter
-from shared.errors import PartialError, PolicyError, RecordError, UsageError
+from shared.errors import DataError, PartialError, PolicyError, RecordError, UsageError
 from tests.federation import toy
 from tests.federation.released import SITES, Ended
 
@@ -144,6 +144,21 @@ def test_a_model_that_is_none_is_wrong_use(images: Path, tmp_path: Path, words: 
     done = run(words[0], images, tmp_path / "out", *words[1:])
     assert isinstance(done.exception, UsageError)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_public_weights_lack_is_told_without_advice_for_a_charter(images: Path, tmp_path: Path) -> None:
+    done = run("public-1", images, tmp_path / "out", "--task", "superres4")
+    assert isinstance(done.exception, UsageError)
+    assert done.exception.hint == "it has denoise, superres, segment"
+
+
+def test_where_no_file_is_an_image_it_says_what_to_give(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "slice.png").write_bytes(b"\x89PNG")
+    done = run("public-1", tmp_path / "in", tmp_path / "out", "--task", "segment")
+    assert isinstance(done.exception, DataError)
+    assert "it is no DICOM file (1)" in str(done.exception)
+    assert done.exception.hint.startswith("give DICOM images of MR;")
 
 
 def test_a_release_for_another_task_is_wrong_use(ended: Ended, images: Path, tmp_path: Path) -> None:

@@ -220,6 +220,26 @@ def test_a_header_that_contradicts_the_pixels_is_a_line_of_the_report(
     assert done.counts == {"written": 1, "there": 0, "skipped": 0, "failed": 1}
 
 
+@pytest.mark.parametrize(
+    ("keyword", "reason"),
+    [
+        ("Rows", "its pixels are not described"),
+        ("BitsAllocated", "its pixels are not described"),
+        ("SeriesInstanceUID", "its UIDs are none"),
+    ],
+)
+def test_a_header_that_lacks_what_is_needed_is_told_as_that(
+    apply: Apply, tmp_path: Path, keyword: str, reason: str
+) -> None:
+    ds = pydicom.dcmread(example("CT_small.dcm"))
+    delattr(ds, keyword)
+    (tmp_path / "in").mkdir()
+    ds.save_as(tmp_path / "in" / "bad.dcm")
+    shutil.copy(example("MR_small.dcm"), tmp_path / "in")
+    failed = [one.reason for one in apply("denoise", tmp_path / "in").records if one.status == "failed"]
+    assert failed == [reason]
+
+
 def test_too_many_pixels_are_refused_before_they_are_read(
     apply: Apply, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
