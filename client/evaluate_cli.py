@@ -79,6 +79,8 @@ def evaluate(
         return
     _tell(report)
     console.say(f"page with images of patients, for this hospital alone: {page}; figures: {figures}")
+    if quality is not None:
+        console.say(f"figures by group, for 'fedward node statement --quality': {quality}")
 
 
 def _only_reports(page: Path, quality: Path | None) -> None:

@@ -115,7 +115,8 @@ def _shares(task: Task, patients: Sequence[PatientImages], seed: int) -> tuple[l
     if len(people) < 2:
         raise DataError(
             f"personalising for {task.name} takes two patients at least, and {len(people)} can be used",
-            hint="use the federated model as it is",
+            hint="use the federated model as it is; those without a lawful basis today do not count "
+            "('fedward node basis set', docs/consent.md)",
         )
     order = np.random.default_rng([seed, 1]).permutation(len(people))
     # Those by whom nothing can be judged are trained on, and decide nothing.

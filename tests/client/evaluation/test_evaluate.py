@@ -344,6 +344,7 @@ def test_the_command_prints_a_table_and_writes_page_figures_and_cells(tmp_path: 
     page, cells = tmp_path / "q.html", tmp_path / "cells.json"
     code, said = ran("public-1", tmp_path / "H1", "--task", "denoise", "--page", page, "--quality", cells)
     assert code == 0, said
+    assert f"'fedward node statement --quality': {cells}" in said
     assert "PSNR, dB" in said
     assert "5 patients" in said
     assert page.exists()

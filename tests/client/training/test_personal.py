@@ -142,5 +142,6 @@ def test_what_counts_images_is_taken_from_the_federated_model() -> None:
 
 def test_one_patient_is_too_few() -> None:
     task = ScoredToy()
-    with pytest.raises(DataError, match="takes two patients at least, and 1 can be used"):
+    with pytest.raises(DataError, match="takes two patients at least, and 1 can be used") as refused:
         run(task, task.network(0), people(1))
+    assert "fedward node basis set" in refused.value.hint
