@@ -78,9 +78,8 @@ def evaluate(
         console.emit_json(report.to_json())
         return
     _tell(report)
-    console.say(f"page with images of patients, for this hospital alone: {page}; figures: {figures}")
-    if quality is not None:
-        console.say(f"figures by group, for 'fedward node statement --quality': {quality}")
+    groups = f"; figures by group, for 'fedward node statement --quality': {quality}" if quality is not None else ""
+    console.say(f"page with images of patients, for this hospital alone: {page}; figures: {figures}{groups}")
 
 
 def _only_reports(page: Path, quality: Path | None) -> None:

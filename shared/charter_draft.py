@@ -7,7 +7,7 @@ from typing import Final
 import jinja2
 
 from shared.charter import Charter, CharterMember
-from shared.errors import UsageError
+from shared.errors import CharterError, UsageError
 from shared.files import canonical_json
 from shared.imaging.public import PUBLIC
 from shared.secagg.parameters import recommended
@@ -39,6 +39,8 @@ def draft(*, file: str, name: str, purpose: str, members: int, tasks: tuple[str,
                 f"the draft has no task '{task}'" if task not in TASKS else f"the task {task} is named twice",
                 hint=f"choose among {', '.join(TASKS)}; other tasks are written by hand, see docs/charter.md",
             )
+    if not 3 <= members <= 100:
+        raise CharterError(f"a federation of {members} hospitals is none here", hint="give --members from 3 to 100")
     row = recommended(members)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
