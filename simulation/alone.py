@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from client.training.personal import rate_of
 from compliance.log import Action
+from shared.charter_plans import TaskPlan
 from simulation import arms, tables
 from simulation.arms import Alone, AtHome, Hospital
 from simulation.federation import Federated
@@ -26,7 +27,7 @@ def train_alone(plan: "Plan", hospitals: Sequence[Hospital], calls: "Calls") -> 
                 plan=task,
                 nodes=tuple(one.node for one in group),
                 steps=steps * len(group),
-                lr=tables.ALONE_RATE[task.name],
+                lr=rate_alone(task),
                 seed=plan.charter.seed,
                 out=folder / f"{name}.safetensors",
             )
@@ -34,6 +35,14 @@ def train_alone(plan: "Plan", hospitals: Sequence[Hospital], calls: "Calls") -> 
         return {}
     paths = calls.each("Pooled and local training", Action.TRAIN, arms.train_alone, [(job,) for job in jobs.values()])
     return dict(zip(jobs, paths, strict=True))
+
+
+def rate_alone(plan: TaskPlan) -> float:
+    """Adam's rate of pooled and local training: from weights that are good already, that of a personal model.
+
+    It is half of what random weights take, and both arms end better with it (docs/benchmark.md).
+    """
+    return tables.ALONE_RATE[plan.name] if plan.start == "fresh" else rate_of(plan.name)
 
 
 def personalise(
