@@ -124,15 +124,18 @@ class Run:
             return None
         home, away = Figures(), dict[str, list[float]]()
         for path in dict.fromkeys(files.values()):
-            network = arms.load_network(self.task, path)
             tried = [site for site in self.people if site not in files or files[site] == path]
-            predict = functools.partial(self.task.predict, network)
-            own, unseen = self._sides(self._figures(tried, predict))
+            own, unseen = self._sides(self.figures_of(path, tried))
             home |= own
             for key, value in unseen.items():
                 away.setdefault(key, []).append(value)
         mean = {key: float(np.mean(values)) for key, values in away.items()}
         return Scored(name, False, home, mean, _minutes(list(dict.fromkeys(files.values()))))
+
+    def figures_of(self, weights: Path, sites: Iterable[str]) -> Figures:
+        """The main metric of one model on each held-out patient of some hospitals."""
+        network = arms.load_network(self.task, weights)
+        return self._figures(sites, functools.partial(self.task.predict, network))
 
     def _figures(self, sites: Iterable[str], predict: Callable[[StudyImages], Predictions]) -> Figures:
         found = Figures()

@@ -16,8 +16,8 @@ Point = tuple[str, int, float]
 """Name of the curve, round, value."""
 
 
-def write_curves(histories: Mapping[str, Mapping[str, Any]], folder: Path) -> int:
-    """Write the curves of each task to a folder of its own below ``folder``; returns the number of points.
+def write_curves(histories: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """Write the curves of each task to a folder of its own below ``folder``; of the run itself, into ``folder``.
 
     Args:
         histories: Contents of ``history.json`` by the path of its task below the run; ``.`` for the run itself.
@@ -32,22 +32,19 @@ def write_curves(histories: Mapping[str, Mapping[str, Any]], folder: Path) -> in
         boards = importlib.import_module("torch.utils.tensorboard")
     except ImportError as error:
         raise UsageError("tensorboard is not installed", hint="pip install 'fedward[tensorboard]'") from error
-    written = 0
     with output_errors(folder):
         if folder.is_dir() and next(folder.rglob("events.out.tfevents.*"), None):
             raise UsageError(f"{folder} has curves already", hint="name another folder")
         for place, history in histories.items():
-            name = str(history["task"]) if place == "." else place
             try:
                 curves = list(points(history))
             except (KeyError, TypeError, ValueError) as error:
-                raise DataError(f"the record of {name} cannot be read", hint="restore it from a copy") from error
-            private_folder(folder / name)
-            with boards.SummaryWriter(str(folder / name)) as board:
+                whose = "the run" if place == "." else place
+                raise DataError(f"the record of {whose} cannot be read", hint="restore it from a copy") from error
+            private_folder(folder / place)
+            with boards.SummaryWriter(str(folder / place)) as board:
                 for curve, number, value in curves:
                     board.add_scalar(curve, value, number)
-            written += len(curves)
-    return written
 
 
 def points(history: Mapping[str, Any]) -> Iterator[Point]:

@@ -10,7 +10,7 @@ from shared.charter import Charter, CharterMember
 from shared.errors import CharterError, UsageError
 from shared.files import canonical_json
 from shared.imaging.public import PUBLIC
-from shared.secagg.parameters import recommended
+from shared.secagg.parameters import MAX_MEMBERS, MIN_MEMBERS, recommended
 
 START: Final = "public-1"
 STEPS: Final = 40
@@ -26,7 +26,7 @@ def draft(*, file: str, name: str, purpose: str, members: int, tasks: tuple[str,
         file: What the comments call it.
         name: Id of the federation.
         purpose: As every node has it.
-        members: How many hospitals, 3 to 100.
+        members: How many hospitals, :data:`MIN_MEMBERS` to :data:`MAX_MEMBERS`.
         tasks: Some of :data:`TASKS`.
 
     Raises:
@@ -39,8 +39,11 @@ def draft(*, file: str, name: str, purpose: str, members: int, tasks: tuple[str,
                 f"the draft has no task '{task}'" if task not in TASKS else f"the task {task} is named twice",
                 hint=f"choose among {', '.join(TASKS)}; other tasks are written by hand, see docs/charter.md",
             )
-    if not 3 <= members <= 100:
-        raise CharterError(f"a federation of {members} hospitals is none here", hint="give --members from 3 to 100")
+    if not MIN_MEMBERS <= members <= MAX_MEMBERS:
+        raise CharterError(
+            f"a federation of {members} hospitals is none here",
+            hint=f"give --members from {MIN_MEMBERS} to {MAX_MEMBERS}",
+        )
     row = recommended(members)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -53,7 +56,7 @@ def draft(*, file: str, name: str, purpose: str, members: int, tasks: tuple[str,
         id=canonical_json(name).decode(),
         purpose=canonical_json(purpose).decode(),
         members=members,
-        sites=max(3, row.threshold),
+        sites=max(MIN_MEMBERS, row.threshold),
         threshold=row.threshold,
         drops=members - row.threshold,
         seed=secrets.randbelow(2**31),

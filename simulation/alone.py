@@ -40,7 +40,8 @@ def train_alone(plan: "Plan", hospitals: Sequence[Hospital], calls: "Calls") -> 
 def rate_alone(plan: TaskPlan) -> float:
     """Adam's rate of pooled and local training: from weights that are good already, that of a personal model.
 
-    It is half of what random weights take, and both arms end better with it (docs/benchmark.md).
+    It is half of what random weights take. With it pooled training ends better in every task, and local training as
+    well or better (docs/benchmark.md).
     """
     return tables.ALONE_RATE[plan.name] if plan.start == "fresh" else rate_of(plan.name)
 

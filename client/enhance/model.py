@@ -14,7 +14,7 @@ from shared.errors import UsageError
 from shared.imaging.denoise import Denoise
 from shared.imaging.denoise_pair import DenoisePair
 from shared.imaging.denoise_volume import DenoiseVolume, reach
-from shared.imaging.public import PUBLIC, load_public
+from shared.imaging.public import PUBLIC, load_public, require_public
 from shared.imaging.segment import Segment
 from shared.imaging.segment_pair import SegmentPair
 from shared.imaging.superres import SuperResolution
@@ -111,11 +111,7 @@ def _open(where: str, task: str | None, charter: str, quorum: int | None, plan: 
         return _personal(Path(where), task, plan)
     if Path(where).exists() or where not in PUBLIC:
         return _released(Path(where), task, charter, quorum, plan)
-    if task is None:
-        raise UsageError(f"{where} has several models", hint=f"say which with --task {'|'.join(PUBLIC[where])}")
-    chosen = get_task(task)
-    if chosen.name not in PUBLIC[where]:
-        raise UsageError(f"{where} has no model for the task {task}", hint=f"it has {', '.join(PUBLIC[where])}")
+    chosen = get_task(require_public(where, task))
     network = _network(chosen, load_public(where, chosen.name), plan)
     return Model(where, chosen, network, PUBLIC[where][chosen.name])
 

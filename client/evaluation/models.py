@@ -20,7 +20,7 @@ from shared.charter_plans import PrivacyMode
 from shared.errors import DataError, RecordError, UsageError
 from shared.faults import first_fault
 from shared.header import NAME
-from shared.imaging.public import PUBLIC, load_public, weights_file
+from shared.imaging.public import PUBLIC, load_public, require_public, weights_file
 from shared.imaging.tasks import Task, get_task
 from shared.parsing import parse_json
 
@@ -125,12 +125,7 @@ def _open(name: str, task: str | None, charter: str, quorum: int | None) -> Mode
 
 
 def _public(name: str, task: str | None) -> Model:
-    if task is None:
-        raise UsageError(
-            f"{name} has models for several tasks: {', '.join(PUBLIC[name])}", hint="choose one with --task"
-        )
-    if task not in PUBLIC[name]:
-        raise UsageError(f"{name} has no model for the task {task}", hint=f"it has {', '.join(PUBLIC[name])}")
+    task = require_public(name, task)
     state = load_public(name, task)
     origin = f"{weights_file(name, task)} of this installation, trained on synthetic phantoms; its SHA-256 is pinned"
     return Model(

@@ -13,7 +13,7 @@ from typing import Final
 
 import safetensors.numpy
 
-from shared.errors import CharterError, DataError
+from shared.errors import CharterError, DataError, UsageError
 from shared.vector import State
 
 PUBLIC: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
@@ -33,6 +33,22 @@ PUBLIC: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
 def weights_file(name: str, task_name: str) -> str:
     """What the file of one task's weights is called."""
     return f"{name}-{task_name}.safetensors"
+
+
+def require_public(name: str, task_name: str | None) -> str:
+    """The task for which the weights ``name`` of :data:`PUBLIC` are asked, if they have it.
+
+    Raises:
+        UsageError: None is named, or they have none for it.
+    """
+    has = PUBLIC[name]
+    if task_name is None:
+        raise UsageError(
+            f"{name} has models for several tasks: {', '.join(has)}", hint=f"say which with --task {'|'.join(has)}"
+        )
+    if task_name not in has:
+        raise UsageError(f"{name} has no model for the task {task_name}", hint=f"it has {', '.join(has)}")
+    return task_name
 
 
 def load_public(name: str, task_name: str) -> State:

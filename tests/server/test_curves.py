@@ -68,7 +68,7 @@ def test_a_round_says_what_it_knows(history: dict[str, Any]) -> None:
 
 def test_a_damaged_record_is_named(history: dict[str, Any], tmp_path: Path) -> None:
     history["rounds"][0]["evaluation"] = {"sums": {"slices": 4.0}}
-    with pytest.raises(DataError, match="record of denoise"):
+    with pytest.raises(DataError, match="record of the run"):
         write_curves({".": history}, tmp_path / "curves")
 
 
