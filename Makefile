@@ -25,7 +25,7 @@ demo: $(READY) ## a whole federation on this machine, on generated DICOM; ends w
 test: $(READY) ## the tests, two at a time
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test-deep: $(READY) ## five times as many random files; others with FEDWARD_RANDOM=1, all burned-in text with FEDWARD_MATRIX=1
+test-deep: $(READY) ## five times as many random files, twice as many burned-in texts; others with FEDWARD_RANDOM=1, all burned-in text with FEDWARD_MATRIX=1
 	FEDWARD_DEEP=1 $(BIN)/python -m pytest -q tests/attacks/deid
 
 test-live: $(READY) ## a coordinator and three hospitals as processes of their own, disturbed and attacked in every way, and whole runs interrupted (forty minutes)

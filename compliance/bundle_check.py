@@ -16,6 +16,7 @@ from compliance.bundle_form import (
     MANIFEST,
     REQUIRED,
     SIGNATURE,
+    ManifestForm,
     checkpoint_file,
     read_manifest,
     release_text,
@@ -155,6 +156,8 @@ def _charter(given: Given, heard: str) -> Charter | None:
     if rules is None:
         return None
     report.charter = rules.sha256
+    for fault in disagreements(manifest, rules):
+        report.fail(MANIFEST, fault)
     if not heard:
         report.leave(CHARTER, f"compare its SHA-256 with what a member tells you: {rules.sha256}")
     elif len(heard) >= 32 and rules.sha256.startswith(heard):
@@ -162,6 +165,20 @@ def _charter(given: Given, heard: str) -> Charter | None:
     else:
         report.fail(CHARTER, f"its SHA-256 is {rules.sha256}, not the one that you gave")
     return rules
+
+
+def disagreements(manifest: ManifestForm, rules: Charter) -> Iterator[str]:
+    """What a manifest says of the training that its charter does not."""
+    plan = rules.task(manifest.task)
+    agreed = {
+        "start": plan.start,
+        "trained": plan.trained,
+        "aggregation": "plain" if rules.masking is None else "masked",
+    }
+    for name, value in agreed.items():
+        said = getattr(manifest.model, name)
+        if said != value:
+            yield f"says {name} = {said!r}, and the charter {value!r}"
 
 
 def _statements(given: Given, rules: Charter) -> tuple[Statement, ...]:

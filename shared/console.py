@@ -72,17 +72,20 @@ def progress(*, quiet: bool = False, foresees: bool = True) -> Iterator[Progress
     else:
         columns += [TimeElapsedColumn()]
     with Progress(*columns, console=err, disable=quiet, refresh_per_second=4) as bar:
-        if quiet or err.is_terminal:
-            yield bar
-            return
         ended = Event()
         teller = Thread(target=_tell, args=(bar, ended), name="progress", daemon=True)
-        teller.start()
+        if not (quiet or err.is_terminal):
+            teller.start()
         try:
             yield bar
+        except BaseException:
+            for task in bar.tasks:  # above an error, a bar that never moved says nothing
+                bar.update(task.id, visible=task.completed > 0)
+            raise
         finally:
             ended.set()
-            teller.join()
+            if teller.is_alive():
+                teller.join()
 
 
 def _tell(bar: Progress, ended: Event) -> None:

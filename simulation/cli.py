@@ -75,15 +75,16 @@ def simulate(
     unmasks nothing but sums. OUT gets report.html, summary.json, the models and every party's audit log. The tasks of
     --private are trained with noise too. An interrupted run goes on when the same command is given again.
     """
-    from simulation import run  # seconds of imports that `fedward --help` should not cost
-
+    members, levels = choose_sites(sites), _levels(epsilons)
     agreed = _charter(charter, task or [], rounds, seed)
     if audit_privacy:
         _audit(agreed, AUDITED if out == RUN else out, epsilons, engine, overwrite=overwrite, as_json=json)
         return
+    from simulation import run  # seconds of imports that neither `fedward --help` nor a typo should cost
+
     plan = run.Plan(
         charter=agreed,
-        members=choose_sites(sites),
+        members=members,
         unseen=choose_sites(unseen) if unseen != "none" else (),
         patients=patients or None,
         size=size,
@@ -96,7 +97,7 @@ def simulate(
         out=out,
         command=shlex.join(["fedward", *sys.argv[1:]]),
         plain=plain,
-        private=_private(private, charter, agreed, rounds, levels := _levels(epsilons)),
+        private=_private(private, charter, agreed, rounds, levels),
         epsilons=levels,
         repeats=repeats,
         engine=engine,
@@ -179,9 +180,9 @@ def _audit(charter: Charter, out: Path, epsilons: str, engine: str, *, overwrite
 
 
 def _charter(name: str, tasks: list[str], rounds: int, seed: int | None) -> Charter:
+    charter = _read(name)
     from shared.imaging.tasks import get_task
 
-    charter = _read(name)
     plans: tuple[TaskPlan, ...] = charter.tasks
     for plan in plans:
         get_task(plan.name).network(0, plan.network)

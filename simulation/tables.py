@@ -202,9 +202,10 @@ def _record(
         parameters=parameters,
         classes=CLASSES.get(name, ()),
         setup=(
-            f"{plan.rounds} rounds of {plural(plan.local_steps, 'step')} of {plural(plan.batch, 'patch', 'patches')} "
-            f"at each hospital with {plan.local_optimizer}, {plan.server_optimizer} at the coordinator; "
-            "pooled and local: Adam; "
+            f"{plural(plan.rounds, 'round')} of {plural(plan.local_steps, 'step')} of "
+            f"{plural(plan.batch, 'patch', 'patches')} at each hospital "
+            f"with {plan.local_optimizer}, {plan.server_optimizer} at the coordinator; "
+            f"{'pooled and local: Adam; ' if bench.own('local') else ''}"
             f"all of them begin at {'random weights' if plan.start == 'fresh' else f'the public weights {plan.start}'}"
         ),
     )

@@ -341,6 +341,23 @@ def test_another_model_under_the_same_history_is_refused(folder: Path, own: Sign
     assert "another model than history.json ended with" in failed(check_bundle(folder))["model"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("start", "public-1"), ("trained", "biases_norms_head"), ("aggregation", "plain")]
+)
+def test_another_training_than_the_charter_asks_for_is_refused(
+    folder: Path, own: Signer, name: str, value: str
+) -> None:
+    """Told alike everywhere else, so that nothing but the charter says otherwise."""
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    model = manifest["model"] | {name: value}
+    assert model != manifest["model"]
+    for file in ("model.json", "history.json"):
+        told = json.loads((folder / file).read_bytes())
+        (folder / file).write_text(json.dumps(told | ({name: value} if name in told else {})))
+    seal(folder, own, model=model)
+    assert f"says {name} = '{value}', and the charter" in failed(check_bundle(folder))[MANIFEST]
+
+
 @pytest.mark.parametrize("damage", [b"", b"\xff" * 64, b"\0" * 64, b"\x08" + bytes(7) + b'{"a":1} '])
 def test_weights_that_cannot_be_read_are_refused_and_not_crashed_on(folder: Path, own: Signer, damage: bytes) -> None:
     (folder / "model.safetensors").write_bytes(damage)

@@ -39,6 +39,9 @@ OTHERS = (
     ("state.bin", "before"),
     ("state.bin", "after"),
 )
+PLACES = (*((f"{phase}/{file}", when) for phase in PHASES for file, when in MOMENTS), *OTHERS)
+SHORT = 3
+"""Every third place in the short suite, all of them in the live one."""
 PLAN = {"rounds": 1, "evaluate_every": 9, "average": 0.5, "server_optimizer": "Adam", "server_lr": 0.05}
 
 
@@ -98,7 +101,10 @@ def one_sum_a_round(root: Path) -> bool:
     return bool(sums) and all(len(sets) == 1 for sets in sums.values())
 
 
-@pytest.mark.parametrize("place", [*((f"{phase}/{file}", when) for phase in PHASES for file, when in MOMENTS), *OTHERS])
+@pytest.mark.parametrize(
+    "place",
+    [pytest.param(place, marks=[pytest.mark.live] if i % SHORT else []) for i, place in enumerate(PLACES)],
+)
 def test_a_run_that_is_killed_and_resumed_ends_with_the_model_of_one_that_is_not(
     tmp_path: Path, process: Coordinator, undisturbed: list[str], place: Place
 ) -> None:
