@@ -102,6 +102,8 @@ class Ended:
         write_json(run.path / plan.name / HISTORY, history.to_json())
         card = ModelCard(
             *(rules.id, rules.sha256, name, plan.name, plan.rounds, SITES, rules.privacy.mode, layout.size, digest),
+            start=plan.start,
+            trained=plan.trained,
         )
         with AuditLog(self.coordinator.log_path, site="coordinator", subject_key=b"") as log:
             write_model(run.path / plan.name, state, card, log=log)
