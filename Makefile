@@ -22,8 +22,8 @@ env: $(READY) ## the environment alone
 demo: $(READY) ## a whole federation on this machine, on generated DICOM; ends with runs/demo/report.html
 	$(BIN)/fedward simulate --out $(DEMO) --overwrite
 
-test: $(READY) ## the tests, two at a time
-	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: $(READY) ## the tests, three at a time: many of them wait for other processes
+	$(BIN)/python -m pytest -q --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-deep: $(READY) ## five times as many random files, twice as many burned-in texts; others with FEDWARD_RANDOM=1, all burned-in text with FEDWARD_MATRIX=1
 	FEDWARD_DEEP=1 $(BIN)/python -m pytest -q tests/attacks/deid

@@ -237,7 +237,7 @@ def gone(group: int) -> bool:
 
 
 @pytest.mark.system("orthanc")
-@pytest.mark.parametrize("stage", ["spool", "ingest.jsonl"])
+@pytest.mark.parametrize("stage", ["spool", pytest.param("ingest.jsonl", marks=pytest.mark.live)])
 @pytest.mark.parametrize("to", ["group", "parent"])
 def test_an_interrupt_is_one_line_and_leaves_no_process(
     archive: Orthanc, node: Node, credentials: Path, stage: str, to: str

@@ -212,7 +212,7 @@ def test_two_at_once_are_one_too_many(node: Node, images: Path) -> None:
     assert take_in(node, images / "H1").tally.released == 10
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("end", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.live)])
 def test_it_ends_between_two_passes_with_a_line_and_status_zero(node: Node, images: Path, end: signal.Signals) -> None:
     options = ("--folder", images / "H1", "--every", "1h", "--json")
     with start(node, *options) as process:
