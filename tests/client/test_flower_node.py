@@ -245,6 +245,7 @@ def test_work_for_a_run_that_ended_is_ended(
     assert "seen" in coordinator.reply(after, coordinator.send(after, hospital.number, wish())).content
 
 
+@pytest.mark.live
 def test_a_coordinator_that_goes_and_comes_back_finds_the_node_again(own: Hospital, tmp_path: Path) -> None:
     with superlink(tmp_path / "dir") as coordinator:
         away = Hospital.make(tmp_path / "H3", coordinator)
@@ -264,6 +265,7 @@ def test_a_coordinator_that_goes_and_comes_back_finds_the_node_again(own: Hospit
             away.leave()
 
 
+@pytest.mark.live
 def test_a_coordinator_that_begins_anew_gets_the_node_under_a_new_number(tmp_path: Path) -> None:
     with superlink(tmp_path / "dir") as coordinator:
         hospital = Hospital.make(tmp_path / "H3", coordinator)
@@ -356,6 +358,7 @@ def at(coordinator: SuperLink) -> tuple[str, str]:
     )
 
 
+@pytest.mark.live
 def test_a_killed_link_is_back_at_once_and_says_what_it_left_behind(
     coordinator: SuperLink, own: Hospital, tmp_path: Path
 ) -> None:
@@ -385,6 +388,7 @@ def named(coordinator: SuperLink) -> Charter:
     return replace(RULES, coordinator=plan)
 
 
+@pytest.mark.live
 def test_a_link_whose_node_joins_anew_ends_so_that_the_next_connects_by_that(
     coordinator: SuperLink, tmp_path: Path
 ) -> None:

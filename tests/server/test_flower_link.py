@@ -134,6 +134,7 @@ def test_a_node_neither_fetches_nor_confirms_what_was_sent_to_another(two: Two) 
     until(lambda: "not sent to this node" in two.desk.gate_log())
 
 
+@pytest.mark.live
 def test_a_message_that_was_lost_on_its_way_is_given_again(two: Two) -> None:
     """A connection may end under the answer to the question for messages; Flower alone would have sent it once."""
     number = two.send("alpha", "lost")
@@ -292,6 +293,7 @@ def _holds(desk: Desk, content: bytes) -> bool:
     return any(content in path.read_bytes() for path in desk.coordinator.superlink_folder.glob("state.db*"))
 
 
+@pytest.mark.live
 def test_a_superlink_that_is_killed_comes_back_with_its_nodes_and_its_run(tmp_path: Path) -> None:
     desk = Desk.make(tmp_path)
     alpha = desk.admit("alpha")

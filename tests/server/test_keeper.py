@@ -20,6 +20,7 @@ from tests.federation.hospitals import Founded
 from tests.federation.links import HOST, Desk, free_port
 
 
+@pytest.mark.live
 def test_a_superlink_whose_folder_was_removed_is_built_anew(tmp_path: Path) -> None:
     founded = Founded.make(tmp_path)
     folder = founded.desk.coordinator.superlink_folder

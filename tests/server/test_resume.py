@@ -184,6 +184,7 @@ def test_a_history_that_was_damaged_before_the_checkpoint_was_gone_is_written_ag
 # --- who is missing ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.live
 def test_a_run_that_lacked_hospitals_names_them_and_goes_on_when_they_are_back(
     tmp_path: Path, process: Coordinator, undisturbed: list[str]
 ) -> None:
