@@ -89,6 +89,10 @@ class Series:
         return found
 
 
+_Found = tuple[NDArray[np.float64], NDArray[np.float64], float]
+"""Matrix, shift and mutual information."""
+
+
 @dataclass(frozen=True, eq=False)
 class Registered:
     """Where points of the first series lie in the second: ``matrix @ p + shift``.
@@ -135,16 +139,17 @@ def register(first: Series, second: Series, *, kind: Kind = "rigid") -> Register
     search = _Search(first, second)
     start = np.zeros(6) if first.frame and first.frame == second.frame else search.centred()
     inner = first.points().mean(axis=0) + 0.5 * (first.points() - first.points().mean(axis=0))
-    away, found = np.array(_AWAY), [search.run(start, kind)]
-    disagreement = np.inf
-    for begin in (start + away, start - away):
-        if disagreement > MOST_DISAGREEMENT:
-            found.append(search.run(begin, kind))
+    away, found, disagreement = np.array(_AWAY), list[_Found](), np.inf
+    for begin in (start, start + away, start - away):
+        if disagreement > MOST_DISAGREEMENT and (one := search.run(begin, kind)):
+            found.append(one)
             found.sort(key=lambda one: -one[2])
             best, *others = (inner @ matrix.T + shift for matrix, shift, _ in found)
-            disagreement = min(float(np.linalg.norm(best - other, axis=1).max()) for other in others)
-    matrix, shift, information = found[0]
-    return Registered(matrix, shift, information, search.information(), disagreement)
+            disagreement = min((float(np.linalg.norm(best - other, axis=1).max()) for other in others), default=np.inf)
+    if not found and search.information(start) is None:
+        raise DataError("two series of a patient do not overlap", hint="check that they are of one part")
+    matrix, shift, information = found[0] if found else (np.eye(3), np.zeros(3), 0.0)
+    return Registered(matrix, shift, information, search.information(np.zeros(6)) or 0.0, disagreement)
 
 
 def resampled(second: Series, first: Series, found: Registered) -> NDArray[np.float32]:
@@ -180,33 +185,41 @@ class _Search:
         made = sitk.CenteredTransformInitializer(*self._levels[1], sitk.Euler3DTransform(), how)
         return np.array([0.0, 0.0, 0.0, *sitk.Euler3DTransform(made).GetTranslation()])
 
-    def run(self, start: NDArray[np.float64], kind: Kind) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-        """Matrix, shift and mutual information that a search from ``start`` reaches."""
+    def run(self, start: NDArray[np.float64], kind: Kind) -> _Found | None:
+        """What a search from ``start`` reaches; None where it lost the one series while it looked for the other."""
         sitk = self._sitk
-        rigid = sitk.Euler3DTransform()
-        rigid.SetCenter([float(one) for one in self._middle])
-        rigid.SetParameters([float(one) for one in start])
+        rigid = self._at(start)
         found: Any = rigid
-        for level in LEVELS:
-            value = self._optimise(rigid, level)
-        if kind == "affine":
-            stretched = sitk.AffineTransform(3)
-            stretched.SetCenter(rigid.GetCenter())
-            stretched.SetMatrix(rigid.GetMatrix())
-            stretched.SetTranslation(rigid.GetTranslation())
-            found, value = stretched, self._optimise(stretched, LEVELS[-1], line=True)
+        try:
+            for level in LEVELS:
+                value = self._optimise(rigid, level)
+            if kind == "affine":
+                stretched = sitk.AffineTransform(3)
+                stretched.SetCenter(rigid.GetCenter())
+                stretched.SetMatrix(rigid.GetMatrix())
+                stretched.SetTranslation(rigid.GetTranslation())
+                found, value = stretched, self._optimise(stretched, LEVELS[-1], line=True)
+        except RuntimeError:  # ITK's: too few samples of the one lie in the other
+            return None
         matrix = np.array(found.GetMatrix()).reshape(3, 3)
         shift = np.array(found.GetTranslation()) + self._middle - matrix @ self._middle
         return matrix, shift, -value
 
-    def information(self) -> float:
-        """Mutual information as the series' own coordinates have them; 0 where they do not overlap."""
+    def information(self, start: NDArray[np.float64]) -> float | None:
+        """Mutual information at ``start``; None where the series do not overlap there."""
         method = self._method(1)
-        method.SetInitialTransform(self._sitk.Euler3DTransform())
+        method.SetInitialTransform(self._at(start))
         try:
             return -float(method.MetricEvaluate(*self._levels[1]))
         except RuntimeError:
-            return 0.0
+            return None
+
+    def _at(self, start: NDArray[np.float64]) -> Any:
+        """A rigid transform: rotation in rad and translation in mm."""
+        rigid = self._sitk.Euler3DTransform()
+        rigid.SetCenter([float(one) for one in self._middle])
+        rigid.SetParameters([float(one) for one in start])
+        return rigid
 
     def _optimise(self, transform: Any, level: int, *, line: bool = False) -> float:
         """Move ``transform`` to where the mutual information at one resolution is greatest; its negative.
@@ -224,10 +237,7 @@ class _Search:
             )
         method.SetOptimizerScalesFromPhysicalShift()
         method.SetInitialTransform(transform, inPlace=True)
-        try:
-            method.Execute(*self._levels[level])
-        except RuntimeError as error:
-            raise DataError("two series of a patient do not overlap", hint="check that they are of one part") from error
+        method.Execute(*self._levels[level])
         return float(method.GetMetricValue())
 
     def _method(self, level: int) -> Any:

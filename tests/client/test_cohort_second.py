@@ -140,7 +140,7 @@ def blanked(image: pydicom.Dataset) -> None:
 
 
 def scrambled(image: pydicom.Dataset) -> None:
-    values = np.random.default_rng(len(str(image.SOPInstanceUID))).integers(0, 4095, image.pixel_array.shape)
+    values = np.random.default_rng(int(image.InstanceNumber)).integers(0, 4095, image.pixel_array.shape)
     image.PixelData = values.astype("<u2").tobytes()
 
 

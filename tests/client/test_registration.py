@@ -84,9 +84,11 @@ def test_the_second_contrast_comes_onto_the_grid_of_the_first() -> None:
     assert after > before + 0.2
 
 
-def test_noise_is_registered_to_nothing_with_certainty() -> None:
+@pytest.mark.parametrize("seed", [0, 4, 6])
+def test_noise_is_registered_to_nothing_with_certainty(seed: int) -> None:
+    """With seeds 4 and 6 a search loses the one series on its way, which is no sign that the two lie apart."""
     first = series(head(0).first)
-    noise = replace(first, values=np.random.default_rng(0).random(first.values.shape, np.float32))
+    noise = replace(first, values=np.random.default_rng(seed).random(first.values.shape, np.float32))
     assert not register(first, noise).certain
 
 
