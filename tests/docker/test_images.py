@@ -95,6 +95,7 @@ def test_what_is_not_its_own_is_not_there(built: dict[str, Built], image: str) -
         assert f"No module named '{name}'" in built[image].say(f"import {name}", status=1)
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("image", IMAGES)
 def test_what_it_runs_is_all_there(built: dict[str, Built], image: str) -> None:
     assert built[image].say(f"import {', '.join(NEEDED[image])}; print('loaded')") == "loaded\n"

@@ -39,6 +39,7 @@ def local(nodes: Mapping[int, Mapping[str, str]], workers: int = 0) -> LocalGrid
     return LocalGrid(toy.APP, nodes, workers=workers, on_close=close_sessions)
 
 
+@pytest.mark.live
 def test_a_federation_learns_and_gives_the_same_model_on_any_number_of_workers(tmp_path: Path) -> None:
     digests = []
     for workers in (0, 2):

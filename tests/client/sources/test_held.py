@@ -339,6 +339,7 @@ def test_a_review_of_a_nodes_files_needs_the_node(node: Node, source: Path) -> N
 # --- the commands ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.live
 def test_the_commands_of_a_node_from_ingest_to_review_to_ingest(node: Node, source: Path) -> None:
     """As docs/ingest.md has it: what an ingest held is cleared on the page, and the next ingest has it."""
     program = str(Path(sys.executable).with_name("fedward"))

@@ -79,7 +79,7 @@ def blanked_in(done: Cleared, page: Page) -> np.ndarray[tuple[int, int], np.dtyp
 
 
 @pytest.mark.parametrize("share", [0.06, 0.14, 0.22, 0.3])
-@pytest.mark.parametrize("shape", [(128, 256), (200, 400)])
+@pytest.mark.parametrize("shape", [(128, 256), pytest.param((200, 400), marks=pytest.mark.live)])
 def test_letters_of_every_size(shape: tuple[int, int], share: float) -> None:
     """Large letters in small pictures are text as well: nuclear medicine, crops, banners."""
     page = Page(background("dark", np.random.default_rng(1), *shape))
