@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.live import standing as live
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 APP = ROOT / "benchmarks" / "fedavg_app"
@@ -148,7 +149,7 @@ def flower(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     home = folder / "flower"
     home.mkdir()
     out, bins = home / "moments.json", Path(sys.executable).parent
-    port = live.free_port()
+    port = free_port()
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
     )
@@ -157,7 +158,7 @@ def flower(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     commands = [[*link, "--disable-runtime-dependency-installation"]]
     for _ in range(options.sites):
         node = ["flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{port}"]
-        commands.append([*node, "--host", "127.0.0.1", "--port", str(live.free_port())])
+        commands.append([*node, "--host", "127.0.0.1", "--port", str(free_port())])
     names = {"flower-superlink": "SuperLink", "flower-supernode": "SuperNode", "flwr-serverapp": "ServerApp"}
     names |= {"flwr-clientapp": "ClientApp", "flower-superexec": "SuperExec"}
     config = f'rounds={options.rounds} parameters={options.parameters} sites={options.sites} out="{out}"'

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from shared import certificates
 from shared.certificates import Authority
 from shared.link_keys import make_key
+from tests.ports import free_port
 
 HOST = "127.0.0.1"
 
@@ -89,8 +90,7 @@ def silent() -> Iterator[str]:
 
 def nobody() -> str:
     """An address at which nobody listens."""
-    with socket.create_server((HOST, 0)) as listener:
-        return "{}:{}".format(*listener.getsockname())
+    return f"{HOST}:{free_port()}"
 
 
 @contextlib.contextmanager

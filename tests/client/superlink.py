@@ -6,7 +6,6 @@ port with the same state. What a ServerApp would do through the Runtime API is d
 
 import hashlib
 import os
-import socket
 import ssl
 import threading
 import time
@@ -39,6 +38,7 @@ from client.run_check import SERVER_APP
 from shared.bundle import bundle
 from shared.certificates import Authority, pem
 from shared.link_keys import PublicKey, make_key
+from tests.ports import free_port
 
 HOST = "127.0.0.1"
 
@@ -70,10 +70,7 @@ class SuperLink:
         (folder / "authority.pem").write_bytes(pem(authority.certificate))
         gate = make_key(folder / "gate.key")
         (folder / "gate.pem").write_bytes(pem(authority.server(gate.public_key(), "test", [HOST])))
-        with socket.socket() as free:
-            free.bind((HOST, 0))
-            port = free.getsockname()[1]
-        return cls(folder, authority, port)
+        return cls(folder, authority, free_port())
 
     @property
     def address(self) -> str:

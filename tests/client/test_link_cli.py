@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,8 +21,9 @@ from shared.certificates import digest
 from shared.charter import Charter
 from shared.charter_plans import CoordinatorPlan
 from tests.client.linked import RULES, Hospital, config, refusal, until, wish
-from tests.client.superlink import HOST, SuperLink, superlink
+from tests.client.superlink import SuperLink, superlink
 from tests.federation import toy
+from tests.ports import free_port
 from tests.shared.test_supervisor import HOUSE, alive
 
 pytestmark = pytest.mark.live
@@ -64,13 +64,6 @@ def started(hospital: Hospital, *options: object) -> Iterator[subprocess.Popen[s
             yield process
         finally:
             process.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 def state(hospital: Hospital) -> LinkState:

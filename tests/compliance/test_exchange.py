@@ -33,7 +33,8 @@ from shared.charter import Charter, CharterMember
 from shared.errors import PolicyError, ProtocolError
 from shared.link_keys import read_key
 from tests.federation import members as fed
-from tests.federation.links import HOST, Credentials, Desk, free_port
+from tests.federation.links import HOST, Credentials, Desk
+from tests.ports import free_port
 
 SITES = ("H1", "H2", "H3")
 

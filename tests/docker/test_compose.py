@@ -13,8 +13,8 @@ import pytest
 import requests
 import yaml
 
-from tests.client.sources.orthanc import free_port
 from tests.docker import recipes
+from tests.ports import free_port
 
 SITES = (1, 2, 3)
 

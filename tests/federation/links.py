@@ -31,21 +31,9 @@ from shared.certificates import Authority, pem
 from shared.identity import Request
 from shared.link_keys import PrivateKey, make_key, public_der
 from tests.federation import toy
+from tests.ports import HOST, free_port
 
-HOST = "127.0.0.1"
 PATIENCE = 40.0
-
-
-def free_port() -> int:
-    """A port that is free, as is the one above it, where the audit exchange will be."""
-    while True:
-        with socket.create_server((HOST, 0)) as taken:
-            port = int(taken.getsockname()[1])
-            try:
-                socket.create_server((HOST, port + 1)).close()
-            except OSError:
-                continue
-            return port
 
 
 def until(true: Callable[[], object], seconds: float = PATIENCE, what: str = "it did not happen in time") -> None:

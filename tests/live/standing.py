@@ -19,7 +19,7 @@ from typing import Any
 
 from client.ledger_file import read_book
 from compliance.log import entries
-from tests.federation.links import free_port
+from tests.ports import free_port
 
 HOUSE = Path(__file__).parents[2]
 SITES = ("H1", "H2", "H3")

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.federation.links import free_port
 from tests.live.line import Line
 from tests.live.standing import SITES, Standing, descendants, fedward, wait_until
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 

@@ -17,7 +17,8 @@ from shared.errors import ProtocolError, UsageError
 from shared.files import locked
 from shared.link_keys import make_key
 from tests.federation.hospitals import Founded
-from tests.federation.links import HOST, Desk, free_port
+from tests.federation.links import HOST, Desk
+from tests.ports import free_port
 
 
 @pytest.mark.live

@@ -15,7 +15,8 @@ from server.runs import RunFolder
 from server.starting import check
 from shared.errors import CharterError, FedwardError, PolicyError, UsageError
 from tests.federation.hospitals import Founded
-from tests.federation.links import Desk, free_port, until
+from tests.federation.links import Desk, until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.live
 

@@ -18,7 +18,7 @@ from tests.attacks.link.fleet import Member, member, refused
 from tests.attacks.link.raw import request, talk
 from tests.attacks.link.replies import answer_to, order, push
 from tests.attacks.link.routes import ALLOWED, forbidden, served, spellings
-from tests.federation.links import free_port
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")

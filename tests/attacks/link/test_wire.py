@@ -16,9 +16,9 @@ from shared.charter import Charter
 from tests.attacks.link.conftest import Side, silence
 from tests.attacks.link.fleet import member
 from tests.attacks.link.insider import Insider
-from tests.federation.links import free_port
 from tests.live.line import Deed, Line
 from tests.live.standing import SITES, Standing, wait_until
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(1200)]
 

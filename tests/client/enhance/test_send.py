@@ -17,8 +17,9 @@ from client.sources.dicomweb import DicomWeb
 from client.sources.retry import Patience
 from compliance.log import AuditLog, entries
 from shared.errors import PartialError, ProtocolError, UsageError
-from tests.client.sources.orthanc import PASSWORD, USER, Orthanc, free_port, running
+from tests.client.sources.orthanc import PASSWORD, USER, Orthanc, running
 from tests.client.sources.test_hostile_peers import Server
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")

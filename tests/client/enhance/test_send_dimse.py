@@ -24,7 +24,8 @@ from client.sources.tls import Tls
 from compliance.log import AuditLog, entries
 from shared.errors import PartialError, ProtocolError, UsageError
 from tests.client.sources.certificates import Authority
-from tests.client.sources.orthanc import CALLED, CALLING, PASSWORD, USER, Orthanc, free_port, running
+from tests.client.sources.orthanc import CALLED, CALLING, PASSWORD, USER, Orthanc, running
+from tests.ports import free_port
 
 HASTY = Patience(attempts=2, deadline=5, pause=0.05)
 

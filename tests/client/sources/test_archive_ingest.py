@@ -21,7 +21,8 @@ from client.sources.selection import Instance, Selection
 from client.sources.source import Source, Study
 from compliance.log import verify
 from shared.errors import DataError, PolicyError, ProtocolError, UsageError
-from tests.client.sources.orthanc import CALLED, CALLING, PASSWORD, USER, Orthanc, free_port
+from tests.client.sources.orthanc import CALLED, CALLING, PASSWORD, USER, Orthanc
+from tests.ports import free_port
 
 pytestmark = pytest.mark.system("orthanc")
 

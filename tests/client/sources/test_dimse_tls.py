@@ -31,7 +31,8 @@ from client.sources.source import UnreachableError
 from client.sources.tls import Tls
 from shared.errors import PolicyError, ProtocolError, UsageError
 from tests.client.sources.certificates import Authority, Certified
-from tests.client.sources.orthanc import CALLED, CALLING, Orthanc, free_port, running
+from tests.client.sources.orthanc import CALLED, CALLING, Orthanc, running
+from tests.ports import free_port
 
 HASTY = Patience(attempts=2, deadline=5, pause=0.05)
 

@@ -23,7 +23,8 @@ from client.sources.intake import Intake, Spool, header_of
 from client.sources.selection import Selection
 from client.sources.source import Study, UnreachableError
 from shared.errors import ProtocolError
-from tests.client.sources.orthanc import CALLED, CALLING, free_port
+from tests.client.sources.orthanc import CALLED, CALLING
+from tests.ports import free_port
 
 Answer = tuple[int, dict[str, str], bytes]
 
