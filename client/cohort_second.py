@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from client.cohort_scale import in_window, window
 from client.cohort_series import Instance
-from client.registration import Kind, Series, register, resampled
+from client.registration import Kind, Series, met, register, resampled
 from shared.errors import DataError
 
 UNCERTAIN = "the images do not say with certainty where the second contrast lies"
@@ -22,10 +22,12 @@ class Second:
         images: On the grid of the first, float32 ``[n, h, w]`` in [0, 1], 0 where it has no values; None where it was
             not taken.
         why_not: The reason then; empty where there was nothing to take.
+        slices: For each slice of the first, which slices of the second it was interpolated from, counted from 0.
     """
 
     images: NDArray[np.float32] | None = None
     why_not: str = ""
+    slices: tuple[range, ...] = ()
 
 
 def taken(
@@ -48,4 +50,4 @@ def taken(
         return Second(why_not=error.message)
     if not found.certain:
         return Second(why_not=UNCERTAIN)
-    return Second(np.clip(resampled(second, first, found), 0.0, 1.0))
+    return Second(np.clip(resampled(second, first, found), 0.0, 1.0), slices=met(second, first, found))

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from client.enhance.model import Model
     from client.enhance.send import Archive, Sent
     from client.node import Node
+    from client.registration import Kind
     from compliance.log import AuditLog
 
 _MODEL = "Folder of a release or of a personal model; or public-1, to try it out, with --task."
 _SEND = "Send the results: to a DICOMweb service (STOW-RS), or to dicom://AET@HOST:PORT (C-STORE)."
 _CREDENTIALS = "For --send to DICOMweb. File (0600): 'bearer TOKEN' or 'basic USER:PASSWORD'."
 _DIMSE_TLS = "C-STORE over TLS 1.2 or newer; needs --ca."
+_SECOND = "For models that see two contrasts: folder with the other one, of the same studies; IN may lie in it."
+_AFFINE = "Register the second contrast with stretch and shear too, not as one rigid body."
 _FRACTIONAL = "Segmentations with the probability of each class instead of the most likely one (FRACTIONAL)."
 
 
@@ -55,6 +58,8 @@ def enhance_command(
         Path | None, typer.Option(help="Folder for enhance.json. Default: the node's, else beside OUT.")
     ] = None,
     fractional: Annotated[bool, typer.Option("--fractional", help=_FRACTIONAL)] = False,
+    second: Annotated[Path | None, typer.Option(metavar="FOLDER", help=_SECOND)] = None,
+    affine: Annotated[bool, typer.Option("--affine", help=_AFFINE)] = False,
     send: Annotated[str | None, typer.Option(metavar="URL", help=_SEND)] = None,
     credentials: Annotated[Path | None, typer.Option(help=_CREDENTIALS)] = None,
     ca: Annotated[Path | None, typer.Option(help="PEM certificates to trust, for --send.")] = None,
@@ -78,12 +83,15 @@ def enhance_command(
     own, opened = _opened(model, node, task, charter, quorum)
     if fractional and not opened.segments:
         raise UsageError("--fractional belongs to models that segment", hint="leave it out")
+    if affine and second is None:
+        raise UsageError("--affine belongs to --second", hint="leave it out, or name the folder of the other contrast")
+    work = _Work(source, out, opened, fractional, second, "affine" if affine else "rigid")
     archive = _Line(send, credentials, ca, calling, dimse_tls, certificate, private_key).archive()
     reports = reports or (own.folder / "reports" if own else out.parent / f"{out.name}-reports")
     with ExitStack() as stack:
-        log = stack.enter_context(own.open_log() if own else _log_of(reports, source, out))
+        log = stack.enter_context(own.open_log() if own else _log_of(reports, work))
         bar = stack.enter_context(console.progress(quiet=as_json))
-        done, sent = _applied(source, out, opened, archive, log, reports, bar, fractional=fractional)
+        done, sent = _applied(work, archive, log, reports, bar)
     _tell(done, sent, opened, out, as_json=as_json)
 
 
@@ -109,6 +117,25 @@ def _opened(
             soft_wrap=True,
         )
     return own, opened
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is applied to what."""
+
+    source: Path
+    out: Path
+    model: "Model"
+    fractional: bool
+    second: Path | None
+    kind: "Kind"
+
+    def check(self, reports: Path) -> None:
+        """See that input and output are apart, before anything is made."""
+        from client.enhance.folder import check_folders
+
+        for folder in filter(None, (self.source, self.second)):
+            check_folders(folder, self.out, reports)
 
 
 @dataclass(frozen=True)
@@ -165,15 +192,7 @@ class _Line:
 
 
 def _applied(
-    source: Path,
-    out: Path,
-    model: "Model",
-    archive: "Archive | None",
-    log: "AuditLog",
-    reports: Path,
-    bar: "Progress",
-    *,
-    fractional: bool,
+    work: _Work, archive: "Archive | None", log: "AuditLog", reports: Path, bar: "Progress"
 ) -> "tuple[Enhanced, Sent | None]":
     """Write the results, and send those that lie there to the archive if there is one."""
     from client.enhance.folder import enhance_folder
@@ -184,21 +203,28 @@ def _applied(
         return lambda count, total: bar.update(line, completed=count, total=total)
 
     done = enhance_folder(
-        source, out, model=model, log=log, reports=reports, fractional=fractional, on_progress=shown("Enhancing")
+        work.source,
+        work.out,
+        model=work.model,
+        log=log,
+        reports=reports,
+        fractional=work.fractional,
+        second=work.second,
+        kind=work.kind,
+        on_progress=shown("Enhancing"),
     )
     if archive is None:
         return done, None
     with archive:
-        return done, send(out, done.results(), archive, log=log, on_progress=shown("Sending"))
+        return done, send(work.out, done.results(), archive, log=log, on_progress=shown("Sending"))
 
 
-def _log_of(reports: Path, source: Path, out: Path) -> "AuditLog":
+def _log_of(reports: Path, work: _Work) -> "AuditLog":
     """Without a node, a log beside the report; nobody can link its digests to studies, since nobody has the key."""
-    from client.enhance.folder import check_folders
     from compliance.log import AuditLog
     from shared.files import private_folder
 
-    check_folders(source, out, reports)  # before anything is made
+    work.check(reports)
     private_folder(reports)
     return AuditLog(reports / "audit.jsonl", site="", subject_key=secrets.token_bytes(32))
 

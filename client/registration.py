@@ -8,6 +8,7 @@ Coordinates are those of the patient, mm (PS3.3 C.7.6.2.1.1). Where the two seri
 Reference UID, C.7.4.1) the search begins at no move at all; the patient may still have moved between them.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -30,6 +31,14 @@ MOST_DISAGREEMENT: Final = 2.0
 """mm that two searches from different starts may differ; where the first two do, a third one decides."""
 LEAST_INFORMATION: Final = 0.1
 """Mutual information at the end, nats."""
+LEAST_EDGE: Final = 16
+"""Rows and columns that a series must have: the coarsest level has a quarter of them."""
+MOST_CROOKED: Final = 0.01
+"""By which the axes of a slice may fail to be unit vectors at a right angle (PS3.3 C.7.6.2.1.1)."""
+FARTHEST: Final = 1e5
+"""mm from the origin of the coordinates."""
+SMALLEST, LARGEST = 1e-3, 1e3
+"""Edge of a pixel, mm."""
 _AWAY: Final = (0.05, -0.05, 0.05, 5.0, -5.0, 5.0)  # rad and mm: where the second search starts, and the third opposite
 _SLICE: Final = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 
@@ -66,6 +75,7 @@ class Series:
         turned = np.asarray(headers[0].ImageOrientationPatient, float)
         places = np.array([one.ImagePositionPatient for one in headers], float)
         rows, columns = (float(one) for one in headers[0].PixelSpacing)
+        _require_sound(turned, places, (rows, columns))
         step = (places[-1] - places[0]) / (len(places) - 1)
         wanted = places[0] + np.arange(len(places))[:, None] * step
         apart, normal = np.linalg.norm(step), np.cross(turned[:3], turned[3:])
@@ -87,6 +97,21 @@ class Series:
         index = np.vstack([corners, corners.mean(axis=0)])
         found: NDArray[np.float64] = index @ self.affine[:3, :3].T + self.affine[:3, 3]
         return found
+
+
+def _require_sound(turned: NDArray[np.float64], places: NDArray[np.float64], spacing: tuple[float, float]) -> None:
+    """Refuse headers that place pixels nowhere: the library would search there without end, or give up on the study."""
+    axes = turned.reshape(2, 3)
+    if not (
+        np.isfinite(axes).all()
+        and np.abs(axes @ axes.T - np.eye(2)).max() < MOST_CROOKED
+        and np.abs(places).max() < FARTHEST
+        and all(SMALLEST <= one <= LARGEST for one in spacing)
+    ):
+        raise DataError(
+            "a series tells a position, orientation or spacing of slices that no scanner has",
+            hint="leave it out, or send it anew from the scanner",
+        )
 
 
 _Found = tuple[NDArray[np.float64], NDArray[np.float64], float]
@@ -163,6 +188,26 @@ def resampled(second: Series, first: Series, found: Registered) -> NDArray[np.fl
     return np.asarray(sitk.GetArrayFromImage(made), np.float32)
 
 
+def met(second: Series, first: Series, found: Registered) -> tuple[range, ...]:
+    """For each slice of the first series, the slices of the second that :func:`resampled` may take its values from.
+
+    Counted from 0; empty where the slice lies beyond the second series.
+    """
+    slices, rows, columns = first.values.shape
+    corners = np.array([(column, row) for column in (0, columns - 1) for row in (0, rows - 1)], float)
+    back, last = np.linalg.inv(second.affine), len(second.values) - 1
+    result = []
+    for index in range(slices):
+        places = np.column_stack([corners, np.full(4, index)]) @ first.affine[:3, :3].T + first.affine[:3, 3]
+        depths = found.where(places) @ back[2, :3] + back[2, 3]
+        low, high = float(depths.min()), float(depths.max())
+        if high < -0.5 or low > last + 0.5:  # half a slice beyond the last one the last one is repeated
+            result.append(range(0))
+        else:
+            result.append(range(max(0, math.floor(low)), min(last, math.ceil(high)) + 1))
+    return tuple(result)
+
+
 class _Search:
     """The two images, and searches from as many starts as wanted."""
 
@@ -172,6 +217,8 @@ class _Search:
         for series in (first, second):
             if not np.isfinite(series.values).all() or series.values.min() == series.values.max():
                 raise DataError("a series is blank, or has values that are no numbers", hint="leave it out")
+            if min(series.values.shape[1:]) < LEAST_EDGE:
+                raise DataError(f"a series has fewer than {LEAST_EDGE} rows or columns", hint="leave it out")
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
         self._sitk = sitk
         pair = [_image(sitk, one) for one in (first, second)]

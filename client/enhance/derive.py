@@ -41,7 +41,9 @@ _STEPS: Final[Mapping[str, tuple[str, Code]]] = {
     "superres_gan": ("super-resolved x2 (GAN)", codes.cid7203.SpatialResampling),
     "superres4": ("super-resolved x4", codes.cid7203.SpatialResampling),
     "superres4_gan": ("super-resolved x4 (GAN)", codes.cid7203.SpatialResampling),
+    "denoise_pair": ("denoised with a second contrast", codes.cid7203.Smoothing),
     "segment": ("segmented", codes.cid7203.SegmentationImageDerivation),
+    "segment_pair": ("segmented with a second contrast", codes.cid7203.SegmentationImageDerivation),
 }
 """Of each task, what its results are called, and the code of PS3.16 CID 7203 that comes nearest. The group has none for
 removing noise: it says itself that its codes are generic, and leaves what was done to Derivation Description."""
@@ -70,7 +72,8 @@ class Story:
 
     Attributes:
         model: What made it.
-        together: SHA-256 over the instances that it was scaled with; empty where nothing but the source counts.
+        together: SHA-256 over the instances that it was scaled with, and those of a second contrast; empty where
+            nothing but the source counts.
         moment: When.
         fractional: Whether a segmentation tells probabilities.
     """
@@ -251,9 +254,19 @@ def source_reference(sop_class: str, uid: str, frames: list[int] | None = None) 
     return item
 
 
-def refer(made: Dataset, sources: Iterable[tuple[str, str]]) -> None:
-    """Name what a single-frame image was made of (PS3.3 C.12.4.1.2), each by SOP Class and SOP Instance UID."""
-    made.SourceImageSequence = Sequence([source_reference(*one) for one in sources])
+def refer(made: Dataset, sources: Iterable[tuple[str, str]], resampled: Iterable[tuple[str, str]] = ()) -> None:
+    """Name what a single-frame image was made of (PS3.3 C.12.4.1.2), each by SOP Class and SOP Instance UID.
+
+    Args:
+        made: Changed.
+        sources: Images on the same pixels.
+        resampled: Images that were registered and interpolated: places in them are not those in ``made`` (Spatial
+            Locations Preserved NO).
+    """
+    others = [source_reference(*one) for one in resampled]
+    for item in others:
+        item.SpatialLocationsPreserved = "NO"
+    made.SourceImageSequence = Sequence([*(source_reference(*one) for one in sources), *others])
 
 
 def set_pixels(made: Dataset, stored: Stored) -> None:

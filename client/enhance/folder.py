@@ -7,7 +7,7 @@ name follows from the model and the source. The audit log has a study before any
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -20,12 +20,14 @@ from scipy.special import softmax
 from client.cohort_scale import in_window, window
 from client.deid.known import UNREADABLE
 from client.enhance import tiles
+from client.enhance.beside import Behind, behind, paired
 from client.enhance.derive import Story, derived, encode, refer, refine, set_pixels
 from client.enhance.found import Found, Image, Record, Stack, Status, apart, find
 from client.enhance.model import Model
 from client.enhance.multiframe import derive_frames
 from client.enhance.segment import segmentation
 from client.enhance.slices import ENHANCED, Frames, Stored, UnusableError, back, frames, read
+from client.registration import Kind
 from compliance.log import Action, AuditLog, Entry, Outcome, Scalar
 from shared.errors import DataError, OutputError, UsageError
 from shared.files import private_folder, write_bytes, write_json
@@ -76,6 +78,8 @@ def enhance_folder(
     log: AuditLog,
     reports: Path,
     fractional: bool = False,
+    second: Path | None = None,
+    kind: Kind = "rigid",
     on_progress: Progress | None = None,
 ) -> Enhanced:
     """Apply ``model`` to every image of ``source`` that it is for, into ``out``.
@@ -90,18 +94,22 @@ def enhance_folder(
         log: The audit log.
         reports: The folder for ``enhance.json``.
         fractional: Whether segmentations tell the probability of each class; no matter for images.
+        second: For a model that sees two contrasts: the folder of the other one, of the same studies.
+        kind: How that one is registered.
         on_progress: Told how far it is.
 
     Raises:
-        UsageError: There is no ``source``, or the folders lie in each other.
+        UsageError: There is no ``source`` or no ``second``, the folders lie in each other, or the model sees another
+            number of contrasts than were named.
         DataError: There is no image that the model is for.
         OutputError: ``out`` or ``reports`` cannot be written.
         RecordError: The audit log cannot be written; nothing further is done then.
     """
-    check_folders(source, out, reports)
+    for folder in filter(None, (source, second)):
+        check_folders(folder, out, reports)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of pydicom quote values of headers
-        found = find(source, model)
+        found = paired(find(source, model), model, second, kind)
         _require(found, source, model)
         records, passed = list(found.records), len(found.records)
 
@@ -199,6 +207,7 @@ class _Job:
         together = "" if apart(stack.modality, model) else stack.digest
         self._story = Story(model, together, datetime.now(UTC), fractional and model.segments)
         self.left = tuple(one for one in stack.images if not self._target(one).exists())
+        self._behind: Behind | None = None
 
     def _target(self, image: Image) -> Path:
         """Where the result of an image goes; those of a segmentation have one together."""
@@ -226,7 +235,7 @@ class _Job:
         if not readable:
             return
         if len(readable) < len(self._stack.images):
-            rest = Stack(tuple(image for image, _ in readable), self._stack.modality)
+            rest = replace(self._stack, images=tuple(image for image, _ in readable))
             job = _Job(rest, self.model, self._folder, fractional=self._story.fractional)
             yield from job.there()
             if job.left:
@@ -239,6 +248,11 @@ class _Job:
         values = np.concatenate([one.values for _, one in sources])
         ends = window(self._stack.modality, values)
         unit = in_window(values, ends)
+        try:
+            self._behind = behind(self._stack, values) if self.model.pairs else None
+        except UnusableError as error:
+            yield from (Record(image.name, Status.FAILED, str(error)) for image in self.left)
+            return
         inputs = self._inputs(unit)
         del values
         if self.model.segments:
@@ -254,7 +268,9 @@ class _Job:
                 except UnusableError as error:
                     yield Record(image.name, Status.FAILED, str(error))
                 else:
-                    yield self._write(image, pixels, [self._seen(slices, index) for index in range(start, stop)])
+                    resampled = self._behind.sources[start] if self._behind else ()
+                    seen = [self._seen(slices, index) for index in range(start, stop)]
+                    yield self._write(image, pixels, seen, resampled)
             start = stop
 
     def _seen(self, slices: list[Slice], index: int) -> list[Slice]:
@@ -266,7 +282,8 @@ class _Job:
         """What the network sees; super-resolution sees the image as it is, and not what training made coarse."""
         if self.model.factor > 1:
             return unit
-        return self.model.task.inputs(StudyImages(self._stack.modality, unit, unit, None, (1.0, 1.0)))
+        second = self._behind.images if self._behind else None
+        return self.model.task.inputs(StudyImages(self._stack.modality, unit, unit, None, (1.0, 1.0), second))
 
     def _pixels(self, source: Frames, unit: Unit, inputs: Unit, ends: tuple[float, float]) -> Stored:
         """What the network makes of the frames of an image, as stored values."""
@@ -278,7 +295,7 @@ class _Job:
             result[part] = back(source.of(part), np.clip(images, 0.0, 1.0), ends)
         return result
 
-    def _write(self, image: Image, pixels: Stored, seen: list[list[Slice]]) -> Record:
+    def _write(self, image: Image, pixels: Stored, seen: list[list[Slice]], resampled: Iterable[Image]) -> Record:
         factor = self.model.factor
         try:
             source = read(image.path)
@@ -288,7 +305,8 @@ class _Job:
                 numbers = [[number for _, number in one] for one in seen]
                 derive_frames(made, source, self._story, seen=numbers, factor=factor)
             else:
-                refer(made, dict.fromkeys((one.sop_class, one.uid) for of_frame in seen for one, _ in of_frame))
+                sources = dict.fromkeys((one.sop_class, one.uid) for of_frame in seen for one, _ in of_frame)
+                refer(made, sources, [(one.sop_class, one.uid) for one in resampled])
                 if factor > 1:
                     _refine(made, factor)
             data = encode(made)
@@ -301,7 +319,7 @@ class _Job:
         images = self._stack.images
         try:
             classes = self._shares(inputs) if self._story.fractional else self._classes(inputs)
-            made = segmentation([_header(one) for one in images], classes, self._story)
+            made = segmentation([_header(one) for one in images], classes, self._story, self._stack.second)
             data = encode(made)
         except (UnusableError, *UNREADABLE) as error:
             for one in images:
@@ -325,7 +343,7 @@ class _Job:
 
     def _classes(self, inputs: Unit) -> NDArray[np.uint8]:
         """The most likely class of each pixel, ``[n, rows, columns]``."""
-        made = np.zeros(inputs.shape, np.uint8)
+        made = np.zeros((len(inputs), *inputs.shape[-2:]), np.uint8)
         for part, scores in self._made(inputs):
             made[part] = scores.argmax(axis=1)
         return made
@@ -336,7 +354,7 @@ class _Job:
         for part, scores in self._made(inputs):
             shares = softmax(scores, axis=1)[:, 1:]
             if made is None:
-                made = np.zeros((*inputs.shape, shares.shape[1]), np.float32)
+                made = np.zeros((len(inputs), *inputs.shape[-2:], shares.shape[1]), np.float32)
             made[part] = np.moveaxis(shares, 1, -1)
         if made is None:
             raise ValueError("a stack without slices has no classes")

@@ -27,10 +27,11 @@ from client.enhance.slices import (
     frame_count,
     group_of,
 )
+from client.registration import Kind
 
 _UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")  # leading zeros are not allowed (PS3.5 9.1), and are met
 _PIXELS = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit")
-_TOO_LARGE = "more pixels than are worked on at once"
+TOO_LARGE = "more pixels than are worked on at once"
 
 
 class Status(StrEnum):
@@ -96,10 +97,14 @@ class Stack:
     Attributes:
         images: In slice order.
         modality: ``MR`` or ``CT``.
+        second: The series of another contrast beside it, in slice order; empty for models that see one.
+        kind: How that one is registered.
     """
 
     images: tuple[Image, ...]
     modality: str
+    second: tuple[Image, ...] = ()
+    kind: Kind = "rigid"
 
     @property
     def pixels(self) -> int:
@@ -108,8 +113,11 @@ class Stack:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over which instances are in it."""
-        return hashlib.sha256("|".join(sorted(one.uid for one in self.images)).encode()).hexdigest()
+        """SHA-256 over which instances are in it, and how those of the second contrast were brought to them."""
+        parts = sorted(one.uid for one in self.images)
+        if self.second:
+            parts += [self.kind, *sorted(one.uid for one in self.second)]
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -135,8 +143,8 @@ def find(source: Path, model: Model) -> Found:
     records: list[Record] = []
     groups: dict[tuple[str, str, str, int, int], list[Image]] = defaultdict(list)
     seen: set[str] = set()
-    for path, name in _walk(source, records):
-        outcome = _look(path, name, model)
+    for path, name in walk(source, records):
+        outcome = look(path, name, model)
         if isinstance(outcome, Record):
             records.append(outcome)
         elif outcome.uid in seen:
@@ -168,10 +176,10 @@ def _parts(stack: Stack, model: Model, records: list[Record]) -> Iterator[Stack]
     elif stack.pixels <= MOST_PIXELS:
         yield stack
     else:
-        records += (Record(one.name, Status.FAILED, f"its series has {_TOO_LARGE}") for one in stack.images)
+        records += (Record(one.name, Status.FAILED, f"its series has {TOO_LARGE}") for one in stack.images)
 
 
-def _walk(source: Path, records: list[Record]) -> Iterator[tuple[Path, str]]:
+def walk(source: Path, records: list[Record]) -> Iterator[tuple[Path, str]]:
     """Every file in order; what cannot be read, and links to folders, are told in ``records``."""
     if not source.is_dir():
         yield source, source.name
@@ -191,7 +199,8 @@ def _walk(source: Path, records: list[Record]) -> Iterator[tuple[Path, str]]:
             yield path, os.path.relpath(path, source)
 
 
-def _look(path: Path, name: str, model: Model) -> Image | Record:
+def look(path: Path, name: str, model: Model) -> Image | Record:
+    """The image, or why the model cannot be applied to this file."""
     try:
         if not path.is_file():
             return Record(name, Status.SKIPPED, "it is no plain file")
@@ -225,7 +234,7 @@ def _look(path: Path, name: str, model: Model) -> Image | Record:
     except UNREADABLE:
         return Record(name, Status.FAILED, "it cannot be read as DICOM")
     if found.pixels > MOST_PIXELS:
-        return Record(name, Status.FAILED, f"it has {_TOO_LARGE}")
+        return Record(name, Status.FAILED, f"it has {TOO_LARGE}")
     return found
 
 

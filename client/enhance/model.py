@@ -63,6 +63,11 @@ class Model:
         return isinstance(self.task, DenoiseVolume)
 
     @property
+    def pairs(self) -> bool:
+        """Whether it sees two contrasts of a study."""
+        return isinstance(self.task, DenoisePair | SegmentPair)
+
+    @property
     def reach(self) -> tuple[int, int]:
         """How many slices before and after a slice its result is made of, beyond their common scale."""
         return reach(self.network) if self.neighbours else (0, 0)
@@ -145,11 +150,6 @@ def _network(task: Task, state: State, plan: DevicePlan) -> nn.Module:
 
 
 def _require_dicom(task: Task) -> None:
-    """Refuse a task whose results are not written as DICOM, or not from one series alone."""
+    """Refuse a task whose results are not written as DICOM."""
     if not isinstance(task, Denoise | SuperResolution | Segment):
         raise UsageError(f"a model for {task.name} makes nothing that is written as DICOM", hint="use another model")
-    if isinstance(task, DenoisePair | SegmentPair):
-        raise UsageError(
-            f"a model for {task.name} sees two series of a study, which are not brought together here",
-            hint=f"use a model for {task.name.removesuffix('_pair')}",
-        )

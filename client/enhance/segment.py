@@ -27,6 +27,7 @@ from client.enhance.derive import (
     equipment,
     release,
 )
+from client.enhance.found import Image
 from client.enhance.slices import UnusableError
 from shared.imaging.images import CLASSES
 
@@ -48,7 +49,12 @@ MAXIMUM: Final = 255
 """Maximum Fractional Value (0062,000E): what stands for a probability of 1."""
 
 
-def segmentation(sources: Sequence[Dataset], classes: NDArray[np.uint8] | NDArray[np.float32], story: Story) -> Dataset:
+def segmentation(
+    sources: Sequence[Dataset],
+    classes: NDArray[np.uint8] | NDArray[np.float32],
+    story: Story,
+    second: Sequence[Image] = (),
+) -> Dataset:
     """One segment for each class, binary or, where the story is one of probabilities, fractional.
 
     Args:
@@ -56,6 +62,7 @@ def segmentation(sources: Sequence[Dataset], classes: NDArray[np.uint8] | NDArra
         classes: ``[n, rows, columns]``, the class of each pixel of each slice or frame; 0 is in no segment. Of
             probabilities ``[n, rows, columns, classes]`` in [0, 1], without that of class 0.
         story: How it was made.
+        second: Images of the same study in another series, which were seen beside the sources.
 
     Raises:
         UnusableError: The sources do not tell where they lie, or are no one series.
@@ -89,9 +96,23 @@ def segmentation(sources: Sequence[Dataset], classes: NDArray[np.uint8] | NDArra
     dimensions = story.uid("dimensions", str(first.SeriesInstanceUID))
     for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
         item.DimensionOrganizationUID = dimensions
+    if second:
+        made.ReferencedSeriesSequence.append(_series_of(second))
     made.ContentQualification = "RESEARCH"
     made.ContributingEquipmentSequence = [*(made.get("ContributingEquipmentSequence") or []), equipment(story)]
     return made
+
+
+def _series_of(images: Sequence[Image]) -> Dataset:
+    """A series in the same study as an item of Referenced Series Sequence (PS3.3 C.12.2)."""
+    item = Dataset()
+    item.SeriesInstanceUID = images[0].series
+    item.ReferencedInstanceSequence = []
+    for one in images:
+        reference = Dataset()
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = one.sop_class, one.uid
+        item.ReferencedInstanceSequence.append(reference)
+    return item
 
 
 def _described(number: int, code: tuple[str, str], story: Story) -> SegmentDescription:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from scipy.spatial.transform import Rotation
 
-from client.registration import Kind, Series, register, resampled
+from client.registration import Kind, Registered, Series, met, register, resampled
 from shared.errors import DataError
 from simulation.sites.acquisition import Acquisition
 from simulation.sites.contrasts import TwoContrasts, two_contrasts
@@ -84,6 +85,25 @@ def test_the_second_contrast_comes_onto_the_grid_of_the_first() -> None:
     assert after > before + 0.2
 
 
+def test_a_slice_is_made_of_the_slices_that_are_named_and_no_others() -> None:
+    """A move that tilts: every slice lies across several; a series that ends early has nothing behind some."""
+    rng = np.random.default_rng(1)
+    first = Series(rng.random((9, 16, 20), np.float32), np.diag([2.0, 2.0, 4.0, 1.0]))
+    second = Series(rng.random((8, 18, 18), np.float32) + 1, np.diag([2.1, 2.1, 3.0, 1.0]))
+    turn = Rotation.from_rotvec([0.15, -0.1, 0.05]).as_matrix()
+    move = Registered(turn, np.array([1.0, -2.0, 3.0]), 1.0, 0.0, 0.0)
+    whole, named = resampled(second, first, move), met(second, first, move)
+    assert [len(one) for one in named][-1] == 0
+    assert max(map(len, named)) > 2
+    for number in range(len(second.values)):
+        values = second.values.copy()
+        values[number] += 10
+        changed = np.abs(resampled(replace(second, values=values), first, move) - whole).max(axis=(1, 2)) > 0
+        assert {index for index, slices in enumerate(named) if number in slices} >= set(np.flatnonzero(changed))
+    for index, slices in enumerate(named):
+        assert bool(len(slices)) == bool(whole[index].any())
+
+
 @pytest.mark.parametrize("seed", [0, 4, 6])
 def test_noise_is_registered_to_nothing_with_certainty(seed: int) -> None:
     """With seeds 4 and 6 a search loses the one series on its way, which is no sign that the two lie apart."""
@@ -92,11 +112,13 @@ def test_noise_is_registered_to_nothing_with_certainty(seed: int) -> None:
     assert not register(first, noise).certain
 
 
-@pytest.mark.parametrize("fault", ["blank", "not a number", "elsewhere"])
+@pytest.mark.parametrize("fault", ["blank", "not a number", "elsewhere", "tiny"])
 def test_what_cannot_be_registered_is_refused_in_one_line(fault: str) -> None:
     first, second = series(head(0).first), series(head(0).second)
     if fault == "elsewhere":
         second.affine[:3, 3] += 1000
+    elif fault == "tiny":
+        second = replace(second, values=second.values[:, :15])
     else:
         second = replace(second, values=np.full_like(second.values, np.nan if fault == "not a number" else 7))
     with pytest.raises(DataError) as caught:
@@ -134,4 +156,26 @@ def test_slices_that_are_no_stack_are_refused(fault: str) -> None:
     if fault == "no position":
         del given[1].ImagePositionPatient
     with pytest.raises(DataError):
+        Series.of(np.zeros((len(given), 8, 6), np.float32), given)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("PixelSpacing", [0.0, 0.5]),
+        ("PixelSpacing", [2.0, -0.5]),
+        ("PixelSpacing", [float("nan"), 0.5]),
+        ("PixelSpacing", [1e300, 0.5]),
+        ("ImageOrientationPatient", [0, 1, 0, 0, 1, 0]),
+        ("ImageOrientationPatient", [0, 2, 0, 0, 0, -1]),
+        ("ImageOrientationPatient", [float("inf"), 1, 0, 0, 0, -1]),
+        ("ImagePositionPatient", [float("nan"), -20, 30]),
+        ("ImagePositionPatient", [1e200, -20, 30]),
+    ],
+)
+def test_slices_that_lie_nowhere_are_refused(name: str, values: list[float]) -> None:
+    given = headers()
+    for one in given:
+        setattr(one, name, values)
+    with pytest.raises(DataError, match="that no scanner has"):
         Series.of(np.zeros((len(given), 8, 6), np.float32), given)
