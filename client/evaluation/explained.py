@@ -282,7 +282,8 @@ def _middle(study: StudyImages) -> StudyImages:
     """Its middle slice as a study."""
     part = slice(len(study) // 2, len(study) // 2 + 1)
     label = None if study.label is None else study.label[part]
-    return replace(study, noisy=study.noisy[part], reference=study.reference[part], label=label)
+    second = None if study.second is None else study.second[part]
+    return replace(study, noisy=study.noisy[part], reference=study.reference[part], label=label, second=second)
 
 
 def _add(sums: dict[Patient, Sums], patient: Patient, one: Sums) -> None:

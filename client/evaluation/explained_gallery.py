@@ -94,6 +94,8 @@ def _panels(task: Task, model: Model, one: _Slice, window: float, sure: float) -
     classes = not is_image_task(task)
     row, column = asked(one.uncertainty, judged(one.truth, one.output)[1])
     yield Panel("input", "Input", grayscale(one.source))
+    if one.study.second is not None and inputs_of(task, one.study).ndim == 4:
+        yield Panel("second", "Second contrast", grayscale(one.study.second[one.index]))
     if classes:
         yield Panel("model", model.label, overlay(one.source, one.output))
         wrong = np.where(one.output != one.truth, np.where(one.truth > 0, one.truth, INVENTED), 0)
@@ -110,11 +112,13 @@ def _panels(task: Task, model: Model, one: _Slice, window: float, sure: float) -
     scale = scale_of(inputs, task.truth(one.study))
     channel = int(one.output[row, column]) if classes else 0
     found = attribution(model.network, inputs[one.index], (row, column), scale=scale, channel=channel)
-    large = found.repeat(scale, axis=0).repeat(scale, axis=1)[: one.truth.shape[0], : one.truth.shape[1]]
-    shares = np.sign(large) * np.sqrt(
-        np.abs(large) / max(float(np.abs(found).max()), 1e-12)
-    )  # else a dot is all there is
-    yield Panel("error", "What the circle rests on", signed(shares, 1.0), marks=(mark,))
+    # Without the root a dot would be all there is to see.
+    shares = np.sign(found) * np.sqrt(np.abs(found) / max(float(np.abs(found).max()), 1e-12))
+    height, width = one.truth.shape
+    of = ("",) if shares.ndim == 2 else (", input", ", second contrast")
+    for name, share in zip(of, shares.reshape(-1, *shares.shape[-2:]), strict=True):
+        large = share.repeat(scale, axis=0).repeat(scale, axis=1)[:height, :width]
+        yield Panel("error", f"What the circle rests on{name}", signed(large, 1.0), marks=(mark,))
 
 
 def asked(uncertainty: NDArray[np.float32], where: NDArray[np.bool_]) -> tuple[int, int]:

@@ -42,7 +42,7 @@ class Panel:
     """One picture of a row.
 
     Attributes:
-        role: ``input``, ``classical``, ``model``, ``truth`` or ``error``.
+        role: ``input``, ``second``, ``classical``, ``model``, ``truth`` or ``error``.
         title: What it is.
         png: Its bytes.
         figure: Main figure of the slice; None where it has none.

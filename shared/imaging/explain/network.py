@@ -12,22 +12,20 @@ from torch import Tensor, nn
 
 from shared.errors import UsageError
 from shared.imaging import inference
-from shared.imaging.denoise_pair import DenoisePair
 from shared.imaging.denoise_self import DenoiseSelf
 from shared.imaging.denoise_volume import DenoiseVolume
 from shared.imaging.images import StudyImages
 from shared.imaging.inference import MULTIPLE
 from shared.imaging.masked import Masked
-from shared.imaging.segment_pair import SegmentPair
 from shared.imaging.tasks import Task
 
 Forward = Callable[[Tensor], Tensor]
-"""Inputs ``[n, 1, h, w]`` to outputs ``[n, channels, scale h, scale w]``."""
+"""Inputs ``[n, k, h, w]``, k 1 or 2 for two contrasts, to outputs ``[n, channels, scale h, scale w]``."""
 
 
 def scale_of(inputs: NDArray[np.float32], truth: NDArray[np.generic]) -> int:
-    """Pixels of the truth ``[n, H, W]`` to one of the inputs ``[n, h, w]``, along rows and columns."""
-    return -(-int(truth.shape[1]) // int(inputs.shape[1]))
+    """Pixels of the truth ``[n, H, W]`` to one of the inputs ``[n, h, w]`` or ``[n, k, h, w]``, along both axes."""
+    return -(-int(truth.shape[-2]) // int(inputs.shape[-2]))
 
 
 def require_plain(task: Task) -> None:
@@ -36,23 +34,18 @@ def require_plain(task: Task) -> None:
     Raises:
         UsageError: Its network sees more than one slice, or its answers are corrected or put together afterwards.
     """
-    if isinstance(task, DenoiseVolume | DenoiseSelf | DenoisePair | SegmentPair | Masked):
+    if isinstance(task, DenoiseVolume | DenoiseSelf | Masked):
         raise UsageError(f"models for {task.name} are not explained yet", hint="leave out --explain")
 
 
 def inputs_of(task: Task, study: StudyImages) -> NDArray[np.float32]:
-    """What the network sees of a study, ``[n, h, w]``.
+    """What the network sees of a study, ``[n, h, w]``, or ``[n, 2, h, w]`` for tasks of two contrasts.
 
     Raises:
-        UsageError: The task shows its network more than one slice at a time.
+        UsageError: As :func:`require_plain`.
     """
-    inputs = task.inputs(study)
-    if inputs.ndim != 3:
-        raise UsageError(
-            f"a network for {task.name} sees more than one slice at a time, which is not explained yet",
-            hint="leave out --explain",
-        )
-    return inputs
+    require_plain(task)
+    return task.inputs(study)
 
 
 def forward_of(network: nn.Module, *, scale: int = 1) -> Forward:
@@ -78,14 +71,14 @@ def outputs(
 
     Args:
         network: Left in the mode in which it came.
-        images: ``[n, h, w]``.
+        images: ``[n, h, w]`` or ``[n, k, h, w]``.
         size: Rows and columns of the truth.
         classes: Whether the outputs are scores of classes.
 
     Returns:
         ``[n, 1, H, W]`` or ``[n, classes, H, W]``.
     """
-    scale = -(-size[0] // images.shape[1])
+    scale = -(-size[0] // images.shape[-2])
     made = inference.run(network, images, scale=scale)[:, :, : size[0], : size[1]]
     if not classes:
         return np.clip(made, 0.0, 1.0)
@@ -94,8 +87,9 @@ def outputs(
 
 
 def tensor_of(network: nn.Module, images: NDArray[np.float32]) -> Tensor:
-    """Slices ``[n, h, w]`` as inputs ``[n, 1, h, w]`` where the network is."""
-    found = torch.from_numpy(np.ascontiguousarray(images, np.float32))[:, None]
+    """Slices ``[n, h, w]`` or ``[n, k, h, w]`` as inputs ``[n, k, h, w]`` where the network is."""
+    found = torch.from_numpy(np.ascontiguousarray(images, np.float32))
+    found = found if found.ndim == 4 else found[:, None]
     device = next((parameter.device for parameter in network.parameters()), found.device)
     return found.to(device)
 

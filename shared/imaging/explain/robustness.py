@@ -42,7 +42,7 @@ def perturbed(
     Args:
         task: Its loss is what gradients make larger.
         network: Left in evaluation mode.
-        inputs: What the network sees, ``[n, h, w]``.
+        inputs: What the network sees, ``[n, h, w]``; of two contrasts ``[n, 2, h, w]``, and both are changed.
         truth: What it should make of it, ``[n, H, W]``.
         kind: One of :data:`KINDS`.
         size: Share of the range.
@@ -72,4 +72,4 @@ def perturbed(
             found = robust.FGSM(answer, loss, low, high).perturb(images, step, targets)
         else:
             found = robust.PGD(answer, loss, low, high).perturb(images, step, 2.5 * step / STEPS, STEPS, targets)
-    return np.asarray(found[:, 0].detach().cpu().numpy(), np.float32)
+    return np.asarray(found.detach().cpu().numpy(), np.float32).reshape(inputs.shape)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -61,17 +60,17 @@ def attribution(
 
     How much each input pixel, come from black to what it is, adds to the mean output of the five by five pixels around
     ``place``. The values sum up to the difference between the output for the image and that for an all-black one, whose
-    value is the least of the image.
+    value is the least of the image (of two contrasts each one's own).
 
     Args:
         network: Left in evaluation mode.
-        image: What the network sees, ``[h, w]``.
+        image: What the network sees, ``[h, w]``, or ``[k, h, w]``.
         place: Row and column of the output.
         scale: Output pixels to one input pixel.
         channel: Which output: the class that is asked about; 0 for images.
 
     Returns:
-        ``[h, w]``, in the unit of the output.
+        Of the shape of ``image``, in the unit of the output.
 
     Raises:
         UsageError: captum is not installed.
@@ -86,38 +85,40 @@ def attribution(
     with only_inputs(network):
         found = captum("attr").IntegratedGradients(region)
         parts = found.attribute(
-            inputs, torch.full_like(inputs, float(image.min())), n_steps=STEPS, internal_batch_size=_AT_ONCE
+            inputs, inputs.amin(dim=(2, 3), keepdim=True).expand_as(inputs), n_steps=STEPS, internal_batch_size=_AT_ONCE
         )
-    return np.asarray(parts[0, 0].detach().cpu().numpy(), np.float32)
+    return np.asarray(parts.detach().cpu().numpy(), np.float32).reshape(image.shape)
 
 
 def receptive_field(network: nn.Module, images: NDArray[np.float32], *, scale: int = 1, channel: int = 0) -> Field:
     """The effective receptive field at the centre of some slices: mean of absolute gradients over them.
 
-    Group normalisation lets every pixel of a slice move every other a little; that is counted too, since it is so.
+    Those of two contrasts are summed. Group normalisation lets every pixel of a slice move every other a little; that
+    is counted too, since it is so.
 
     Args:
         network: Left in evaluation mode.
-        images: ``[n, h, w]``, n at least 1.
+        images: ``[n, h, w]`` or ``[n, k, h, w]``, n at least 1.
         scale: Output pixels to one input pixel.
         channel: Which output.
 
     Raises:
         UsageError: captum is not installed.
     """
-    forward, total = forward_of(network, scale=scale), np.zeros(images.shape[1:])
-    row, column = images.shape[1] // 2, images.shape[2] // 2
+    height, width = images.shape[-2:]
+    forward, total = forward_of(network, scale=scale), np.zeros((height, width))
+    row, column = height // 2, width // 2
     with only_inputs(network):
         saliency = captum("attr").Saliency(_at(forward, row * scale, column * scale, channel))
         for image in images:
-            total += saliency.attribute(tensor_of(network, image[None]))[0, 0].cpu().numpy()
-    distance = np.hypot(*np.mgrid[-row : images.shape[1] - row, -column : images.shape[2] - column])
+            total += saliency.attribute(tensor_of(network, image[None]))[0].sum(dim=0).cpu().numpy()
+    distance = np.hypot(*np.mgrid[-row : height - row, -column : width - column])
     order = np.argsort(distance, axis=None)
     share = np.cumsum(total.ravel()[order]) / max(total.sum(), 1e-30)
     half, most = (
         float(distance.ravel()[order[min(int(np.searchsorted(share, at)), len(order) - 1)]]) for at in (0.5, 0.9)
     )
-    reach = min(32, row, column, images.shape[1] - row - 1, images.shape[2] - column - 1)
+    reach = min(32, row, column, height - row - 1, width - column - 1)
     window = total[row - reach : row + reach + 1, column - reach : column + reach + 1]
     return Field(half, most, len(images), (window / max(window.max(), 1e-30)).astype(np.float32))
 

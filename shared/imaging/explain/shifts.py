@@ -92,12 +92,16 @@ SHIFTS: Final[Mapping[str, Shift]] = {
 def shifted(study: StudyImages, shift: Shift, *, seed: int = 0) -> tuple[StudyImages, StudyImages]:
     """A study as it would have been measured, and the one that the answer is judged by.
 
-    The change is made to both series, since some tasks make their input of the reference. The same seed gives the same
-    change.
+    The change is made to all series: some tasks make their input of the reference, others see a second contrast; where
+    that has no values it still has none. The same seed gives the same change.
     """
     noisy, reference = (
         np.clip(shift.change(images, study.modality, np.random.default_rng([seed, number])), 0.0, 1.0)
         for number, images in enumerate((study.noisy, study.reference))
     )
-    measured = replace(study, noisy=noisy, reference=reference)
+    second = study.second
+    if second is not None:
+        changed = np.clip(shift.change(second, study.modality, np.random.default_rng([seed, 2])), 0.0, 1.0)
+        second = np.where(second > 0, changed, second)
+    measured = replace(study, noisy=noisy, reference=reference, second=second)
     return measured, measured if shift.scene else study

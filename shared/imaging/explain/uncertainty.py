@@ -95,13 +95,13 @@ def views(
 
     Args:
         network: Left in the mode in which it came.
-        images: ``[n, h, w]``.
+        images: ``[n, h, w]`` or ``[n, k, h, w]``.
         size: Rows and columns of the truth.
         classes: Whether the outputs are scores of classes.
         turns: From 1 to :data:`TURNS`; 2 are the image and its mirror image left to right.
     """
-    scale = -(-size[0] // images.shape[1])
-    whole = (images.shape[1] * scale, images.shape[2] * scale)
+    scale = -(-size[0] // images.shape[-2])
+    whole = (images.shape[-2] * scale, images.shape[-1] * scale)
     for turn in range(turns):
         shape = whole[::-1] if turn & 4 else whole
         made = outputs(network, np.ascontiguousarray(turned(images, turn)), size=shape, classes=classes)
@@ -126,7 +126,7 @@ def dropped(
 
     Args:
         network: Put into evaluation mode but for its dropout; afterwards all of it is in evaluation mode.
-        images: ``[n, h, w]``.
+        images: ``[n, h, w]`` or ``[n, k, h, w]``.
         size: Rows and columns of the truth.
         classes: Whether the outputs are scores of classes.
         passes: How many answers.

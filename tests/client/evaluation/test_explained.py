@@ -23,6 +23,7 @@ from shared.imaging.explain.shifts import SHIFTS
 from shared.imaging.tasks import get_task
 from tests.browser import check_page, chromium
 from tests.client.evaluation.hospital import make
+from tests.client.export.test_graph import stirred
 from tests.client.opened import opened
 
 app = Typer()
@@ -121,7 +122,25 @@ def test_classes_are_explained_too(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["denoise_volume", "denoise_self", "denoise_pair", "segment_pair", "masked"])
+@pytest.mark.parametrize("name", ["denoise_pair", "segment_pair"])
+def test_models_of_two_contrasts_are_explained_by_both(name: str, tmp_path: Path) -> None:
+    (model,) = open_models(["public-1"], task="denoise", charter="", quorum=None)
+    task = get_task(name)
+    network = stirred(task.network(0))
+    node = make(tmp_path / "H1", held_out=1, train=0, beside=True)
+    report = evaluate([replace(model, task=task, network=network)], [node], explained=True)
+    assert report.explanation is not None
+    (part,) = report.explanation.figures.parts
+    assert {one.key for one in part.attacks} == {"unchanged", *KINDS}
+    assert {one.key for one in part.shifts} == {"unchanged", *SHIFTS}
+    panels = {one.title: one.png for one in report.explanation.pictures[0].panels}
+    assert list(panels)[:2] == ["Input", "Second contrast"]
+    assert list(panels)[-2:] == [f"What the circle rests on, {one}" for one in ("input", "second contrast")]
+    assert len(set(panels.values())) == len(panels)
+    assert "Second contrast" in render(report)
+
+
+@pytest.mark.parametrize("name", ["denoise_volume", "denoise_self", "masked"])
 def test_answers_that_are_not_the_networks_own_are_refused_before_anything_is_read(name: str, tmp_path: Path) -> None:
     (model,) = open_models(["public-1"], task="denoise", charter="", quorum=None)
     task, node = get_task(name), make(tmp_path / "H1")

@@ -11,6 +11,7 @@ from shared.imaging.explain.uncertainty import spread
 from shared.imaging.metrics import summarise
 from shared.imaging.public import load_public
 from shared.imaging.tasks import get_task
+from tests.client.export.test_graph import stirred
 from tests.shared.imaging.phantoms import study
 
 
@@ -30,6 +31,26 @@ def test_an_attack_stays_within_its_bound_and_does_more_harm_than_chance(name: s
         figures[kind] = summarise(name, task.score(made.predictions, images))[task.main_metric]
     assert figures["pgd"] < figures["fgsm"] < figures["random"]
     assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_an_attack_on_two_contrasts_changes_both() -> None:
+    task, images = get_task("denoise_pair"), study(44, 48, slices=1)
+    inputs = inputs_of(task, images)
+    for kind in KINDS:
+        changed = perturbed(task, stirred(task.network(0)), inputs, task.truth(images), kind=kind, size=0.02)
+        assert changed.shape == inputs.shape == (1, 2, 44, 48)
+        assert np.abs(changed - inputs).max(axis=(0, 2, 3)) == pytest.approx([0.02 * np.ptp(inputs)] * 2, rel=1e-4)
+
+
+def test_a_shift_changes_the_second_contrast_where_it_has_values() -> None:
+    images = study(40, 48)
+    assert images.second is not None
+    images.second[:, :, :9] = 0.0
+    for shift in SHIFTS.values():
+        measured, _ = shifted(images, shift)
+        assert measured.second is not None
+        assert not measured.second[:, :, :9].any()
+        assert np.abs(measured.second - images.second)[images.second > 0].mean() > 0.004
 
 
 @pytest.mark.parametrize("name", SHIFTS)

@@ -36,6 +36,21 @@ def test_a_mean_rests_on_its_own_square_alone() -> None:
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (10 - reach, 10 + reach, 12 - reach, 12 + reach)
 
 
+@pytest.mark.parametrize("seen", [0, 1])
+def test_of_two_contrasts_the_one_that_is_looked_at_counts(seen: int) -> None:
+    class One(_Mean):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x[:, seen : seen + 1])
+
+    images = np.random.default_rng(0).random((2, 2, 40, 48)).astype(np.float32)
+    found = attribution(One(3), images[0], (10, 12))
+    assert found.shape == (2, 40, 48)
+    assert np.array_equal(found[seen], attribution(_Mean(3), images[0, seen], (10, 12)))
+    assert not found[1 - seen].any()
+    both, alone = receptive_field(One(3), images), receptive_field(_Mean(3), images[:, seen])
+    assert (both.half, both.most) == (alone.half, alone.most)
+
+
 @pytest.mark.parametrize("name", ["denoise", "superres", "segment"])
 def test_what_an_answer_rests_on_adds_up_to_the_answer(name: str) -> None:
     task = get_task(name)
