@@ -1,5 +1,7 @@
 """Models that see two contrasts: the other one is found, registered and scaled as in training, and named."""
 
+import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -18,10 +20,12 @@ from client.enhance import beside
 from client.enhance.folder import Enhanced, enhance_folder
 from client.enhance.found import Status
 from client.enhance.model import Model
+from client.personal_models import PersonalModel, encoded, keep, now
 from client.registration import Kind
 from compliance.log import AuditLog
 from shared.errors import DataError, UsageError
 from shared.imaging.images import StudyImages
+from shared.weights import weights_of
 from simulation.sites.specs import choose_sites
 from simulation.sites.synthesize import synthesize
 from tests.client.enhance.enhanced import enhanced_mr, written
@@ -245,3 +249,23 @@ def test_the_command_says_which_options_belong_together(released: Path, tmp_path
         result = CliRunner().invoke(app, [*words, *more])
         assert isinstance(result.exception, UsageError)
         assert told in result.exception.message
+
+
+def test_the_command_applies_a_hospitals_own_model_to_all_studies_of_a_folder(released: Path, tmp_path: Path) -> None:
+    weights = encoded(weights_of(model_of("segment_pair").network))
+    digest = hashlib.sha256(weights).hexdigest()
+    own = tmp_path / "own"
+    keep(
+        own, PersonalModel("segment_pair", "run", digest, digest, 0.0, {"0": 0.8}, 1, "P2", "", now(), ("P",)), weights
+    )
+    place = series(released)
+    words = ["enhance", str(own), str(place["first"]), str(tmp_path / "out"), "--second", str(released), "--affine"]
+    result = CliRunner().invoke(app, [*words, "--json"])
+    assert result.exit_code == 0, result.exception
+    told = json.loads(result.stdout)
+    assert (told["written"], told["results"], told["task"]) == (SLICES, 1, "segment_pair")
+    (seg,) = (tmp_path / "out").rglob("*.dcm")
+    assert pydicom.dcmread(seg).SegmentSequence[0].SegmentAlgorithmName == "fedward segment_pair"
+    result = CliRunner().invoke(app, ["enhance", str(own), str(place["first"]), str(tmp_path / "out")])
+    assert isinstance(result.exception, UsageError)
+    assert "--second" in result.exception.hint
