@@ -3,6 +3,7 @@
 import json
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,17 +90,21 @@ def test_it_is_applied_and_evaluated_like_any_other(node: Node) -> None:
 
 
 def test_a_release_whose_results_are_no_dicom_can_be_a_hospitals_own(
-    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two contrasts are brought together in the cohort, where personal models are trained and judged."""
-    task = get_task("denoise_pair")
+    task = get_task("masked")
     there = Model("run 2.0", task, task.network(0), "0" * 64)
     monkeypatch.setattr(enhance_model, "_released", lambda *_: there)
     found = base_of(str(tmp_path), task=None, charter="", quorum=None)
-    assert (found.task.name, found.digest) == ("denoise_pair", "0" * 64)
-    with pytest.raises(UsageError, match="two series of a study"):
+    assert (found.task.name, found.digest) == ("masked", "0" * 64)
+    with pytest.raises(UsageError, match="makes nothing that is written as DICOM"):
         open_model(str(tmp_path))
-    with node.open_log() as log, pytest.raises(DataError, match="takes two patients"):  # the hospital has one contrast
+
+
+def test_a_model_of_two_contrasts_needs_patients_who_have_both(node: Node) -> None:
+    task = get_task("denoise_pair")
+    found = replace(base(), task=task, network=task.network(0))
+    with node.open_log() as log, pytest.raises(DataError, match="takes two patients"):
         make_personal(node, log, found, order())
 
 
