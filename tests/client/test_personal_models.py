@@ -24,6 +24,7 @@ from client.training import personal
 from compliance.log import entries
 from shared.errors import DataError, FedwardError, OutputError, PolicyError, UsageError
 from shared.imaging.tasks import get_task
+from shared.weights import weights_of
 from tests.federation import toy
 
 PATIENT = "PATIENT-H1-1"
@@ -103,7 +104,7 @@ def test_a_release_whose_results_are_no_dicom_can_be_a_hospitals_own(
 
 def test_a_model_of_two_contrasts_needs_patients_who_have_both(node: Node) -> None:
     task = get_task("denoise_pair")
-    found = replace(base(), task=task, network=task.network(0))
+    found = replace(base(), task=task, state=weights_of(task.network(0)))
     with node.open_log() as log, pytest.raises(DataError, match="takes two patients"):
         make_personal(node, log, found, order())
 
