@@ -22,7 +22,7 @@ from client.registration import Kind
 from shared.errors import UsageError
 
 MANY_FRAMES = "a model of two contrasts is for files of one slice"
-NONE_BESIDE = "the folder of the second contrast has none of its study"
+NONE_BESIDE = "the folder of the second contrast has none of its patient and study"
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,10 @@ def _with_second(stack: Stack, others: Sequence[Image], kind: Kind) -> Stack | s
         return MANY_FRAMES
     by_path = {one.path: one for one in others}
     try:
-        chosen = second_of(_instances(others), _instances(stack.images[:1]), [])
+        first = _instances(stack.images[:1])
+        patient = str(first[0].header.get("PatientID", ""))
+        own = [one for one in _instances(others) if str(one.header.get("PatientID", "")) == patient]
+        chosen = second_of(own, first, [])
     except UNREADABLE:
         return "a header of its study cannot be understood"
     if not chosen:
